@@ -1,0 +1,1 @@
+"""Reads runs: errors of predictions, sentences, figures, a report. Imports no torch."""

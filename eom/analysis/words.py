@@ -1,0 +1,46 @@
+"""Numbers and names as a reader wants to see them."""
+
+import math
+
+
+def number(value: float) -> str:
+    """Two or three significant digits: 0.0123, 3.1e-4, 12.3, 1.5e6."""
+    if not math.isfinite(value):
+        return {math.inf: "infinite", -math.inf: "-infinite"}.get(value, "not a number")
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of two or three digits."""
+    return "an unknown share" if math.isnan(share) else f"{number(100 * share)} %"
+
+
+def count(number_of: int, noun: str) -> str:
+    """1 record, 2 records."""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+def label(name: str, width: int = 1000) -> str:
+    """A name on one line, what cannot be printed escaped, its middle left out beyond ``width`` characters."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name) or '""'
+    if len(shown) <= width:
+        return shown
+    return shown[: width // 3] + "…" + shown[len(shown) - (width - width // 3 - 1) :]
+
+
+def source_name(source: str) -> str:
+    """order-0 is gradient flow, order-1 is order 1; any other theory has its own name."""
+    return "gradient flow" if source == "order-0" else source.replace("order-", "order ")
+
+
+def quantity_name(quantity: str) -> str:
+    """norm_squared_rate is d|w|²/dt."""
+    if quantity == "position_error":
+        return "distance from the run"
+    for suffix, form in (("_rate", "d{}/dt"), ("_displacement", "change of {}")):
+        if quantity.endswith(suffix):
+            return form.format(quantity_name(quantity.removesuffix(suffix)))
+    return {"norm_squared": "|w|²", "norm": "|w|"}.get(quantity, quantity)

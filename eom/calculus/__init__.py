@@ -1,0 +1,1 @@
+"""Derivatives of plain functions on flat vectors; knows no networks."""

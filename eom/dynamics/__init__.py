@@ -1,0 +1,1 @@
+"""Fields, steppers, observables, and the corrected field between them; knows no networks."""

@@ -1,0 +1,31 @@
+"""The protocol of a stepper, and the march that runs it."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from eom.dynamics.field import State, VectorField
+
+
+class Stepper(Protocol):
+    """Advances a state by a step ``h``; what it remembers between steps is the ``carry``."""
+
+    def init(self, y: State) -> Any: ...
+    def step(self, field: VectorField, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]: ...
+
+
+def march(
+    field: VectorField, stepper: Stepper, y: State, *, h: float, steps: int, t: float = 0.0
+) -> Iterator[tuple[float, State]]:
+    """Yield (t, y [n]) at the start and after each of ``steps`` steps of size ``h``."""
+    carry = stepper.init(y)
+    yield t, y
+    for k in range(steps):
+        y, carry = stepper.step(field, t + k * h, h, y, carry)
+        yield t + (k + 1) * h, y
+
+
+def end(field: VectorField, stepper: Stepper, y: State, *, h: float, steps: int) -> State:
+    """State [n] after ``steps`` steps."""
+    [(_, y)] = deque(march(field, stepper, y, h=h, steps=steps), maxlen=1)
+    return y

@@ -1,0 +1,85 @@
+"""Exceptions and warnings, named after the situation the user is in."""
+
+
+class EomError(Exception):
+    """Any error that `eom` raises on purpose; its text says what came, what was wanted, what to do."""
+
+
+class EomWarning(UserWarning):
+    """Something that a running training should not be stopped for."""
+
+
+class SettingError(EomError, ValueError):
+    """A setting (order, step, schedule, group, method) outside what it may be."""
+
+
+class LossNotScalarError(EomError, TypeError):
+    """The loss function returned something other than one real number as a tensor."""
+
+
+class LossNotFiniteError(EomError, ArithmeticError):
+    """The loss or a derivative of it is NaN or infinite."""
+
+
+class LossNotDifferentiableError(EomError, RuntimeError):
+    """The loss has no gradient, or no second derivative, with respect to the model's parameters."""
+
+
+class LossNotDeterministicError(EomError, RuntimeError):
+    """Two evaluations at the same parameters, generator states and buffers differ."""
+
+
+class ParametersError(EomError, ValueError):
+    """The parameters cannot stand in one real flat vector: none, complex, sparse, or on two devices."""
+
+
+class DataError(EomError, ValueError):
+    """The data is not one batch, nor a re-iterable of the same batches."""
+
+
+class WrongModelError(EomError, ValueError):
+    """The optimizer or the loss belongs to another model than the tracked one."""
+
+
+class IntegrationError(EomError, RuntimeError):
+    """The reference flow could not be followed to the end of its time span."""
+
+
+class TrackingWarning(EomWarning):
+    """A quantity of a running training is withheld; the training goes on."""
+
+
+class FolderNotWritableError(EomError, OSError):
+    """A place where no run folder can be made or written."""
+
+
+class FolderUsedError(EomError, FileExistsError):
+    """A folder that already holds a run."""
+
+
+class FolderInUseError(EomError, BlockingIOError):
+    """Another writer has the run open at this moment."""
+
+
+class RecordsNotWritten(EomError, OSError):
+    """The disk took no more; ``waiting`` rows are held in memory for the next attempt."""
+
+    def __init__(self, message: str, waiting: int = 0):
+        super().__init__(message)
+        self.waiting = waiting
+
+
+class NotARunError(EomError, FileNotFoundError):
+    """A path that holds no run of this package."""
+
+
+class NewerRunError(EomError, ValueError):
+    """A run written by a later version, in a format that this one does not know."""
+
+
+class DamagedRunError(EomError, ValueError):
+    """A run whose files were changed by something else, so that they can no longer be read."""
+
+
+class TornTableWarning(EomWarning):
+    """The last row of a table was cut off, as by a kill in the middle of a write; it is left out."""

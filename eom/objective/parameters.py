@@ -1,0 +1,131 @@
+"""The trainable parameters of a model as one flat vector, and the groups of its entries."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eom.errors import ParametersError, SettingError
+
+Groups = str | Mapping[str, Sequence[str] | Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the trainable parameters, in the order of ``model.named_parameters()``.
+
+    A tied tensor stands once, under its first name; frozen ones (requires_grad=False) do not stand in it.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [shape.numel() for shape in self.shapes]
+
+    @property
+    def n(self) -> int:
+        return sum(self.sizes)
+
+    def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Tensors in the layout's order -> [n], a copy."""
+        return torch.cat([x.detach().reshape(-1) for x in tensors])
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        """[n] -> {name: view of ``theta``}."""
+        parts = theta.split(self.sizes)
+        return {k: x.view(shape) for k, x, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def indices(self, name: str) -> Tensor:
+        """Where the tensor ``name`` stands in the flat vector."""
+        at = self.names.index(name)
+        start = sum(self.sizes[:at])
+        return torch.arange(start, start + self.sizes[at])
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile's and DistributedDataParallel's wrappers."""
+    model = getattr(model, "_orig_mod", model)
+    parallel = nn.parallel.DistributedDataParallel | nn.DataParallel
+    return plain(model.module) if isinstance(model, parallel) else model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that require a gradient, tied ones once."""
+    return {k: p for k, p in model.named_parameters() if p.requires_grad}
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """The layout of a model's trainable parameters.
+
+    Raises:
+        ParametersError: none to train, or not of one real floating dtype on one device.
+    """
+    parameters = trainable(model)
+    if not parameters:
+        raise ParametersError(
+            f"{type(model).__name__} has no trainable parameter; expected at least one with requires_grad=True. "
+            "Lazy modules have none before their first forward pass."
+        )
+    for name, p in parameters.items():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ParametersError(f"parameter {name!r} is not initialised yet: run the model once on a batch")
+        if not p.is_floating_point():
+            raise ParametersError(
+                f"parameter {name!r} is {p.dtype}, expected a real floating dtype: store real and imaginary parts "
+                "as two real parameters (torch.view_as_real)"
+            )
+    for what in ("device", "dtype"):
+        kinds = {getattr(p, what): name for name, p in parameters.items()}
+        if len(kinds) > 1:
+            found = ", ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
+            raise ParametersError(
+                f"the parameters have {len(kinds)} {what}s ({found}), expected one: move the model with model.to(...)"
+            )
+    return Layout(tuple(parameters), tuple(p.shape for p in parameters.values()))
+
+
+def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:
+    """Named sets of indices into the flat vector, ending with "all".
+
+    Args:
+        groups: "tensor" (one per parameter), "module" (one per module that owns parameters), or a mapping from a
+            name to parameter names or to indices; groups may overlap.
+
+    Raises:
+        SettingError: an unknown grouping or parameter, an index outside, an empty group, or one named "all".
+    """
+    if isinstance(groups, Mapping):
+        wanted = dict(groups)
+    elif groups == "tensor":
+        wanted = {name: [name] for name in layout.names}
+    elif groups == "module":
+        wanted = {}
+        for name in layout.names:
+            wanted.setdefault(name.rpartition(".")[0] or "(model)", []).append(name)
+    else:
+        raise SettingError(f'groups is {groups!r}, expected "tensor", "module", or a mapping of names')
+    if "all" in wanted:
+        raise SettingError('a group is named "all", which stands for every parameter: give it another name')
+    found = {str(group): _members(layout, str(group), members) for group, members in wanted.items()}
+    return found | {"all": torch.arange(layout.n)}
+
+
+def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> Tensor:
+    if isinstance(members, str) or not len(members):
+        raise SettingError(f"group {group!r} is {members!r}, expected a non-empty list of parameter names or indices")
+    if all(isinstance(m, str) for m in members):
+        unknown = [m for m in members if m not in layout.names]
+        if unknown:
+            known = ", ".join(layout.names[:8])
+            raise SettingError(f"group {group!r} names {unknown[0]!r}, which is no trainable parameter ({known}, ...)")
+        return torch.cat([layout.indices(m) for m in members])  # type: ignore[arg-type]
+    indices = torch.as_tensor(members)
+    whole = indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1
+    if not whole or int(indices.min()) < 0 or int(indices.max()) >= layout.n:
+        raise SettingError(f"group {group!r} holds other things than whole indices from 0 to {layout.n - 1}")
+    if indices.unique().numel() != indices.numel():
+        raise SettingError(f"group {group!r} holds an index twice: each entry counts once")
+    return indices.long()

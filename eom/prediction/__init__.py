@@ -1,0 +1,1 @@
+"""Rates and displacements per source, with error bars."""

@@ -1,0 +1,81 @@
+"""A displacement: where the run is after N steps, against where the flows from the same start arrive."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from eom.calculus.products import Potential
+from eom.dynamics.observable import GroupSum
+from eom.prediction.displacement import Leg, flows
+from eom.records import Row
+from eom.tracking.observables import Observables
+from eom.tracking.snapshot import Pass, digests, repeats
+from eom.training.descent import Descent
+
+ORDER = 2  # displacements are compared with the flows of order 0, 1, 2
+
+
+@dataclass
+class Horizon:
+    """A displacement that started at ``step`` and ends after ``length`` steps; ``legs`` are the steps so far."""
+
+    step: int
+    time: float
+    descent: Descent
+    theta: Tensor
+    length: int
+    potential: Potential | None
+    passes: tuple[Pass, ...] = ()  # none where the displacement is about all of the data
+    awaits: tuple[str, ...] = ()
+    legs: list[Leg] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return sum(leg.steps for leg in self.legs) >= self.length
+
+    def obstacle(self, descent: Descent, passes: list[Pass]) -> str | None:
+        """Why a step does not belong to the flows from the start, if so. Another learning rate is no obstacle."""
+        if not torch.equal(descent.scale, self.descent.scale) or not torch.equal(descent.decay, self.descent.decay):
+            return "the weight decay, or the ratio of learning rates, changed on the way"
+        if descent.withheld and descent.lr > 0:
+            return descent.withheld
+        if self.passes and not repeats(passes, self.passes):
+            return "the batches changed on the way; for mini-batch training pass data=, the whole data"
+        return None
+
+    def advance(self, lr: float) -> None:
+        """Count one step with learning rate ``lr``."""
+        if self.legs and self.legs[-1].lr == lr:
+            self.legs[-1] = Leg(lr, self.legs[-1].steps + 1)
+        else:
+            self.legs.append(Leg(lr, 1))
+
+    def rows(self, end: Tensor, observables: Observables, total: GroupSum, groups: list[str]) -> list[Row]:
+        """Displacements measured at ``end`` [n] and predicted, and the distance of each flow from the run.
+
+        The flows are computed in float64. The bar of order k is what order k + 1 changes, and the error of the
+        integration.
+        """
+        start, end = self.theta.double(), end.double()
+        legs = [leg for leg in self.legs if leg.lr > 0]
+        ends = flows(self.descent.field(self.potential), start, legs, ORDER + 1)
+        at_start, at_end = observables.values(start), observables.values(end)
+        rows = self._rows(observables.labels, "_displacement", "measured", at_end - at_start, None)
+        for k, (this, after) in enumerate(zip(ends, ends[1:], strict=False)):
+            value = observables.values(this.state) - at_start
+            error = observables.derivative(this.state)(this.error).abs()
+            bar = (observables.values(after.state) - observables.values(this.state)).abs() + error
+            rows += self._rows(observables.labels, "_displacement", f"order-{k}", value, bar)
+            distance = total((this.state - end).square()).sqrt()
+            bar = total((after.state - this.state).square()).sqrt() + total(this.error.square()).sqrt()
+            labels = [("position_error", group) for group in groups]
+            rows += self._rows(labels, "", f"order-{k}", distance, bar)
+        return rows
+
+    def _rows(self, labels, suffix: str, source: str, values: Tensor, bars: Tensor | None) -> list[Row]:
+        bars = torch.full_like(values, torch.nan) if bars is None else bars
+        return [
+            Row(self.step, self.time, group, quantity + suffix, source, value, None if bar != bar else bar)
+            for (quantity, group), value, bar in zip(labels, values.tolist(), bars.tolist(), strict=True)
+        ]

@@ -1,0 +1,129 @@
+"""The door of the tracker: ``eom.track``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eom.errors import SettingError
+from eom.objective.data import Batch
+from eom.objective.objective import LossFunction
+from eom.objective.parameters import Groups
+from eom.records import Run, open_run
+from eom.tracking.observables import UserObservable
+from eom.tracking.recorder import Settings
+from eom.tracking.schedule import Every
+from eom.tracking.tracker import Tracker
+
+
+def track(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    run: str | Path,
+    *,
+    every: Every = 10,
+    order: int | None = 1,
+    observables: Mapping[str, UserObservable] | None = None,
+    groups: Groups = "tensor",
+    product: str = "double-backward",
+    bars: bool = True,
+    sharpness: int = 20,
+    horizon: int | None = None,
+    horizons: int = 10,
+    data: Any = None,
+    precision: torch.dtype | None = None,
+    resume: int | dict[str, Any] | None = None,
+    disabled: bool = False,
+) -> "Tracker | Untracked":
+    """Follow a training in the user's own loop: a context manager whose ``loss`` stands for the loss function.
+
+        with eom.track(model, optimizer, loss_fn, run="runs/first") as tracker:
+            for batch in batches:
+                optimizer.zero_grad()
+                tracker.loss(batch).backward()
+                optimizer.step()
+
+    The training is the same, bit for bit, as without the tracker. Under ``torch.optim.SGD`` without momentum rates are
+    predicted; under any other optimizer they are measured only.
+
+    Args:
+        model: any module. loss_fn: (model, batch) -> one real number as a tensor.
+        run: a new folder for the records.
+        every: record every k steps, "log" (ten per decade), "10%" (of the training's time), or step -> bool.
+        order: highest order predicted, 0 (gradient flow), 1 or 2; None records norms and loss only.
+        observables: {name: function of {parameter name: tensor} -> one number}, followed like the norms.
+        groups: "tensor", "module", or {name: parameter names or indices}.
+        product: H v by "double-backward", or by "difference" of gradients (cheaper, less exact).
+        bars: follow the run's own gradients for a few steps after each record; predictions then carry bars.
+        sharpness: largest Hessian eigenvalue at every so manieth record; 0 for never.
+        horizon: steps over which displacements are compared with the flows of order 0, 1 and 2 (expensive).
+        horizons: a displacement starts at every so manieth record.
+        data: for mini-batch training, the whole data (one batch or a re-iterable) that displacements are about.
+        precision: of the evaluations behind predictions, such as torch.float64; the model's own by default.
+        resume: a step, or a tracker's ``state_dict()``, from which to continue the run in the folder ``run``.
+        disabled: follow and write nothing.
+
+    Raises:
+        EomError: a setting, model, optimizer or folder that cannot be used; at the first ``loss``, a loss that cannot.
+            After the first step nothing is raised: the tracker warns, logs an event, and the training goes on.
+    """
+    if disabled or _other_rank():
+        return Untracked(model, loss_fn, run)
+    settings = Settings(order, product, bars, sharpness, horizon, horizons, precision)
+    _check(settings)
+    return Tracker(model, optimizer, loss_fn, run, every, settings, observables or {}, groups, data, resume)
+
+
+class Untracked:
+    """The tracker of a disabled run, and of every process but the first: it does nothing."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, run: str | Path):
+        self._model, self._loss_fn, self._path = model, loss_fn, run
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self._loss_fn(self._model, batch)
+
+    def observe(self, batch: Batch) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def run(self) -> Run:
+        return open_run(self._path)
+
+    def __enter__(self) -> "Untracked":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def _other_rank() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0
+
+
+def _check(settings: Settings) -> None:
+    if settings.order not in (None, 0, 1, 2):
+        raise SettingError(
+            f"order is {settings.order!r}, expected 0, 1, 2 or None: rates are predicted by terms, which end at order 2"
+        )
+    if settings.product not in ("double-backward", "difference"):
+        raise SettingError(f'product is {settings.product!r}, expected "double-backward" or "difference"')
+    for name, value, least in (
+        ("sharpness", settings.sharpness, 0),
+        ("horizon", settings.horizon, 1),
+        ("horizons", settings.horizons, 1),
+    ):
+        if value is not None and not (isinstance(value, int) and value >= least):
+            raise SettingError(f"{name} is {value!r}, expected a whole number, {least} or more")
+    if settings.horizon and settings.order is None:
+        raise SettingError("a horizon asks for predictions, and order=None for none: pass order=1")
+    if settings.precision is not None and not settings.precision.is_floating_point:
+        raise SettingError(f"precision is {settings.precision}, expected torch.float32 or torch.float64")

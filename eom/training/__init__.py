@@ -1,0 +1,1 @@
+"""Optimizers read as steppers on a gradient flow."""
