@@ -83,3 +83,7 @@ class DamagedRunError(EomError, ValueError):
 
 class TornTableWarning(EomWarning):
     """The last row of a table was cut off, as by a kill in the middle of a write; it is left out."""
+
+
+class MissingExtraError(EomError, ImportError):
+    """Something that was asked for needs a package that is only installed on request."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from eom.analysis.errors import RATE, Edge, by_layer, edge, gain, judged, prediction_errors
+from eom.analysis.errors import DISPLACEMENT, RATE, Edge, by_layer, edge, gain, orders, prediction_errors
 from eom.analysis.reading import AnyRun, Reading
 from eom.analysis.words import count, label, number, percent, source_name
 
@@ -74,19 +74,16 @@ def course(reading: Reading) -> Iterator[str]:
 def withheld(reading: Reading) -> Iterator[str]:
     """Where there are no predictions, and why."""
     reason = (reading.manifest.get("predictions") or {}).get("withheld")
-    predicted = reading.table().source.astype(str).str.startswith("order-")
     if reason:
         yield f"Predictions were withheld: {label(str(reason)).rstrip('.')}. What was measured is unaffected."
-    elif not predicted.any():
+    elif not orders(reading.table()):
         yield "The run holds no predictions, so it says nothing about what the learning rate changes."
 
 
 def worst_layers(errors: pd.DataFrame) -> Iterator[str]:
     """The layers that gradient flow gets most wrong, and by how much the highest order does."""
     medians: Medians = by_layer(errors).to_dict("index")  # type: ignore[assignment]
-    flow = {
-        group: m["error"] for (group, source), m in medians.items() if source == "order-0" and m["records"]
-    }
+    flow = {group: m["error"] for (group, source), m in medians.items() if source == "order-0" and m["records"]}
     best = highest_order(errors)
     for group in sorted(flow, key=lambda g: flow[g], reverse=True)[:WORST]:
         m = medians[group, "order-0"]
@@ -106,15 +103,12 @@ def miss(m: dict[str, float]) -> str:
 
 def pooled(errors: pd.DataFrame) -> Iterator[str]:
     """Over all layers: how much is resolved, whether the bars were honest, the gain over gradient flow."""
-    judgements = judged(errors)
     for source in orders(errors):
-        own = judgements.loc[judgements.source == source]
+        own = errors.loc[errors.source == source]
         name = source_name(source)
         resolved, covered = float(own.resolved.mean()), float(own.covered.mean())
         text = f"Over {count(own.group.nunique(), 'layer')} and {count(own.step.nunique(), 'record')} "
-        text += (
-            f"the error of {name} is larger than the measurement's bar in {percent(resolved)} of the cases"
-        )
+        text += f"the error of {name} is larger than the measurement's bar in {percent(resolved)} of the cases"
         if math.isfinite(covered):
             text += f", and within twice its own bar in {percent(covered)}"
         yield text + "."
@@ -132,7 +126,7 @@ def displaced(reading: Reading, before: float) -> Iterator[str]:
     horizon = reading.settings.get("horizon")
     for quantity, text in (
         ("position_error", "{} the weights of {} end {} from the run's"),
-        ("norm_squared_displacement", "{} {} misses the change of |w|² by {}"),
+        (DISPLACEMENT, "{} {} misses the change of |w|² by {}"),
     ):
         errors = prediction_errors(reading, quantity)
         errors = errors.loc[(errors.group == "all") & (errors.step + (horizon or 0) <= before)]
@@ -169,8 +163,8 @@ def beyond(errors: pd.DataFrame, start: int, end: float, calm: int, meaning: str
     until = "from there on" if math.isinf(end) else f"from there to step {end:g}"
     return (
         f"{head}: {until} the bar of {source_name(best)} is {share(now.bar, before.bar)} of the rate, "
-        f"its error {share(now.error, before.error)}, gradient flow's {percent(flow.error)}, the measurement's "
-        f"bar {percent(now.measured_bar)}: the prediction {verdict}."
+        f"its error {share(now.error, before.error)}, gradient flow's {percent(flow.error)}, the "
+        f"measurement's bar {percent(now.measured_bar)}: the prediction {verdict}."
     )
 
 
@@ -196,11 +190,6 @@ def relative(errors: pd.DataFrame, source: str) -> Relative:
     own = errors.loc[errors.source == source]
     size = own.reference.abs().where(own.reference != 0)
     return Relative(*(float((own[c].abs() / size).median()) for c in ("error", "bar", "reference_bar")))
-
-
-def orders(errors: pd.DataFrame) -> list[str]:
-    """The corrected flows among the sources, by order."""
-    return sorted(source for source in errors.source.unique() if source.startswith("order-"))
 
 
 def highest_order(errors: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from eom.analysis.reading import AnyRun, Reading
 
 REFERENCES = ["measured", "look-ahead"]  # in order of preference
-RATE = "norm_squared_rate"
+RATE, DISPLACEMENT = "norm_squared_rate", "norm_squared_displacement"
 
 
 def prediction_errors(run: AnyRun | pd.DataFrame, quantity: str = RATE) -> pd.DataFrame:
@@ -18,21 +18,47 @@ def prediction_errors(run: AnyRun | pd.DataFrame, quantity: str = RATE) -> pd.Da
     is recorded as a distance from the run, so that its reference is 0.
 
     Returns:
-        One row per prediction: step, time, group, source, value, bar, reference_source, reference,
-        reference_bar, error, in the unit of ``quantity``.
+        One row per prediction. In the unit of ``quantity``: ``value``, ``bar``, ``reference``,
+        ``reference_bar``, ``error``, and ``flow``, the size of gradient flow's error at the same record.
+        Without unit: ``step``, ``time``, ``group``, ``source``, ``reference_source``; ``resolved``, 1 where
+        the error is larger than the measurement's bar; ``covered``, 1 where it is within twice its own bar
+        plus that of the measurement; NaN where there is nothing to judge by.
     """
-    table = run if isinstance(run, pd.DataFrame) else Reading.of(run).table()
+    if isinstance(run, pd.DataFrame):
+        return errors_in(run, quantity)
+    reading = Reading.of(run)
+    if quantity not in reading.errors:
+        reading.errors[quantity] = errors_in(reading.table(), quantity)
+    return reading.errors[quantity]
+
+
+def errors_in(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     rows = table.loc[table.quantity == quantity].drop(columns="quantity")
-    predicted = rows.loc[~rows.source.isin(REFERENCES)]
+    codes, groups = pd.factorize(rows.group)
+    rows.index = pd.Index(rows.step * len(groups) + codes)  # one number for each step and group
+    refers = rows.source.isin(REFERENCES)
+    reference = rows.loc[refers & np.isfinite(rows.value), ["source", "value", "bar"]]
+    reference = pd.concat([reference.loc[reference.source == source] for source in REFERENCES])
+    reference = reference.loc[~reference.index.duplicated()]
+    errors = rows.loc[~refers]
     if quantity == "position_error":
-        errors = predicted.assign(reference_source="measured", reference=0.0, reference_bar=0.0)
+        errors = errors.assign(reference_source="measured", reference=0.0, reference_bar=0.0)
     else:
-        finite = rows.loc[np.isfinite(rows.value)]
-        preferred = pd.concat([finite.loc[finite.source == source] for source in REFERENCES])
-        reference = preferred.drop_duplicates(["step", "group"])[["step", "group", "source", "value", "bar"]]
-        reference.columns = ["step", "group", "reference_source", "reference", "reference_bar"]
-        errors = predicted.merge(reference, on=["step", "group"])
-    return errors.assign(error=errors.value - errors.reference)
+        errors = errors.loc[errors.index.isin(reference.index)]
+        at = reference.reindex(errors.index)
+        errors = errors.assign(reference_source=at.source, reference=at.value, reference_bar=at.bar)
+    errors["error"] = errors.value - errors.reference
+    size, margin = errors.error.abs(), errors.reference_bar.fillna(0.0)
+    return errors.assign(
+        flow=size.loc[errors.source == "order-0"].reindex(errors.index),
+        resolved=(size > margin).astype(float).where(size.notna()),
+        covered=(size <= 2 * errors.bar + margin).astype(float).where(size.notna() & errors.bar.notna()),
+    ).reset_index(drop=True)
+
+
+def orders(rows: pd.DataFrame) -> list[str]:
+    """The corrected flows among the sources of a table, by order."""
+    return sorted(source for source in rows.source.unique() if source.startswith("order-"))
 
 
 def layer_table(run: AnyRun, quantity: str = RATE) -> pd.DataFrame:
@@ -53,35 +79,19 @@ def layer_table(run: AnyRun, quantity: str = RATE) -> pd.DataFrame:
 
 def by_layer(errors: pd.DataFrame) -> pd.DataFrame:
     """The columns of ``layer_table`` over these ``prediction_errors``, layers in no order."""
-    groups = judged(errors).groupby(["group", "source"], observed=True, sort=False)
-    return groups.agg(
+    size = errors.error.abs()
+    sizes = errors.assign(
+        size=size, measured=errors.reference.abs(), over_flow=size / errors.flow.where(errors.flow > 0)
+    )
+    return sizes.groupby(["group", "source"], observed=True, sort=False).agg(
         records=("size", "count"),
-        measured=("reference_size", "median"),
+        measured=("measured", "median"),
         measured_bar=("reference_bar", "median"),
         error=("size", "median"),
         bar=("bar", "median"),
         over_flow=("over_flow", "median"),
         resolved=("resolved", "mean"),
         covered=("covered", "mean"),
-    )
-
-
-def judged(errors: pd.DataFrame) -> pd.DataFrame:
-    """Errors with their size, that of the reference, that of gradient flow's error, and the ratio to it.
-
-    ``resolved`` and ``covered`` are 1 or 0, and NaN where there is no error, or no bar, to judge by.
-    """
-    size = errors.error.abs()
-    margin = errors.reference_bar.fillna(0.0)
-    flow = errors.loc[errors.source == "order-0", ["step", "group", "error"]]
-    flow = errors[["step", "group"]].merge(flow, on=["step", "group"], how="left").error.abs().to_numpy()
-    return errors.assign(
-        size=size,
-        reference_size=errors.reference.abs(),
-        flow=flow,
-        over_flow=size / np.where(flow > 0, flow, np.nan),
-        resolved=(size > margin).astype(float).where(size.notna()),
-        covered=(size <= 2 * errors.bar + margin).astype(float).where(size.notna() & errors.bar.notna()),
     )
 
 
@@ -100,10 +110,10 @@ class Gain(NamedTuple):
 
 def gain(errors: pd.DataFrame, source: str = "order-1") -> Gain:
     """How much smaller the errors of ``source`` are than gradient flow's, over ``prediction_errors``."""
-    rows = judged(errors)
-    rows = rows.loc[(rows.source == source) & np.isfinite(rows["size"]) & np.isfinite(rows.flow)]
-    counts = (rows.flow >= 0.01 * rows.reference_size) | (rows.flow >= 100 * rows.reference_bar)
-    ratio = rows.over_flow.loc[counts].dropna()
+    rows = errors.loc[errors.source == source]
+    rows = rows.loc[np.isfinite(rows.error) & np.isfinite(rows.flow)]
+    counts = (rows.flow >= 0.01 * rows.reference.abs()) | (rows.flow >= 100 * rows.reference_bar)
+    ratio = (rows.error.abs() / rows.flow).loc[counts & (rows.flow > 0)]
     if ratio.empty:
         return Gain(np.nan, np.nan, 0.0, len(rows))
     return Gain(float(ratio.median()), float(ratio.quantile(0.9)), len(ratio) / len(rows), len(rows))
@@ -122,7 +132,7 @@ class Edge(NamedTuple):
 
 
 def edge(run: AnyRun) -> Edge:
-    """Where the run stands against the edge of stability; sharpness is carried forward between its records."""
+    """Where a run stands against the edge of stability; its sharpness is carried on between records."""
     reading = Reading.of(run)
     sharpness, lr = reading.measured("sharpness"), reading.measured("lr")
     if lr.empty:

@@ -18,6 +18,7 @@ class Reading:
     manifest: dict[str, Any] = field(repr=False)
     rows: pd.DataFrame = field(repr=False)
     log: pd.DataFrame = field(repr=False)
+    errors: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)  # by quantity, once worked out
 
     @classmethod
     def of(cls, run: "Run | Reading | str | os.PathLike[str]") -> "Reading":
@@ -42,6 +43,10 @@ class Reading:
     @property
     def settings(self) -> dict[str, Any]:
         return self.manifest.get("settings") or {}
+
+    def unit(self, quantity: str) -> str:
+        """The unit of a quantity, empty where the run does not say."""
+        return (self.manifest.get("units") or {}).get(quantity, "")
 
     @property
     def groups(self) -> list[str]:

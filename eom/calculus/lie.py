@@ -72,12 +72,8 @@ def modified_terms(increments: Sequence[Field]) -> list[Field]:
         return along(terms[ks[0] - 1], nested(ks[1:]))
 
     def term(j: int) -> Field:
-        parts = [
-            (1 / math.factorial(i), nested(ks)) for i in range(2, j + 1) for ks in compositions(j, i)
-        ]
-        return lambda y: increments[j - 1](y) - sum(
-            (c * w(y) for c, w in parts), start=torch.zeros_like(y)
-        )
+        parts = [(1 / math.factorial(i), nested(ks)) for i in range(2, j + 1) for ks in compositions(j, i)]
+        return lambda y: increments[j - 1](y) - sum((c * w(y) for c, w in parts), start=torch.zeros_like(y))
 
     for j in range(1, len(increments) + 1):
         terms.append(term(j))

@@ -38,9 +38,7 @@ from eom.errors import SettingError
 @cache
 def log_weights(terms: int) -> tuple[float, ...]:
     """Weights c_j with F = sum_j c_j s_j: (-1)^j sum_{m=j}^{K-1} binom(m, j) / (m + 1)."""
-    return tuple(
-        (-1) ** j * math.fsum(math.comb(m, j) / (m + 1) for m in range(j, terms)) for j in range(terms)
-    )
+    return tuple((-1) ** j * math.fsum(math.comb(m, j) / (m + 1) for m in range(j, terms)) for j in range(terms))
 
 
 def slopes(field: VectorField, stepper: Stepper, t: float, h: float, y: State) -> Iterator[tuple[State, State]]:
@@ -136,9 +134,7 @@ def _is_euler(stepper: Stepper) -> bool:
 CorrectedField = ByLogMap | ByTerms | ByRecursion
 
 
-def corrected(
-    field: VectorField, stepper: Stepper, h: float, order: int, method: str = "auto"
-) -> CorrectedField:
+def corrected(field: VectorField, stepper: Stepper, h: float, order: int, method: str = "auto") -> CorrectedField:
     """Field whose flow follows ``stepper`` with step ``h`` on ``field`` to the power ``order`` of ``h``.
 
     One step then differs from the flow by O(h^{order+2}), a march over a fixed time by O(h^{order+1}).

@@ -64,6 +64,4 @@ def Heun() -> RungeKutta:
 
 def RK4() -> RungeKutta:
     """The classical Runge-Kutta method, order 4."""
-    return _tableau(
-        "RK4", [[], ["1/2"], ["0", "1/2"], ["0", "0", "1"]], ["1/6", "1/3", "1/3", "1/6"], 4
-    )
+    return _tableau("RK4", [[], ["1/2"], ["0", "1/2"], ["0", "0", "1"]], ["1/6", "1/3", "1/3", "1/6"], 4)

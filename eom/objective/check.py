@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError, ParametersError
+from eom.errors import (
+    LossNotDeterministicError,
+    LossNotDifferentiableError,
+    LossNotFiniteError,
+)
 
 if TYPE_CHECKING:
     from eom.objective.objective import Objective
@@ -73,19 +77,19 @@ def run_checks(objective: "Objective", order: int) -> Check:
 def _require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> None:
     if not torch.isfinite(value):
         raise LossNotFiniteError(
-            f"the loss is {value.item()} at the initial parameters, expected a finite number: look at the data for NaN, "
-            "and at logarithms and divisions in the loss"
+            f"the loss is {value.item()} at the initial parameters, expected a finite number: look at the data for "
+            "NaN, and at logarithms and divisions in the loss"
         )
     bad = [k for k, g in objective.named(gradient).items() if not torch.isfinite(g).all()]
     if bad:
         raise LossNotFiniteError(
-            f"the gradient of {bad[0]!r} is not finite though the loss is {value.item():.6g}: sqrt or norm at 0, or 0 * "
-            "inf behind a torch.where, is the usual cause"
+            f"the gradient of {bad[0]!r} is not finite though the loss is {value.item():.6g}: sqrt or norm at 0, or "
+            "0 * inf behind a torch.where, is the usual cause"
         )
     if not gradient.any():
         raise LossNotDifferentiableError(
-            "the gradient is exactly zero in every parameter: the loss does not depend on this model, or enters through "
-            ".detach() or .data"
+            "the gradient is exactly zero in every parameter: the loss does not depend on this model, or enters "
+            "through .detach() or .data"
         )
 
 
@@ -95,11 +99,11 @@ def _determinism(objective: "Objective", theta: Tensor, value: Tensor, gradient:
     limit = 1e3 * torch.finfo(theta.dtype).eps  # atomics on an accelerator; on a CPU the error is exactly 0
     if not error <= limit:
         raise LossNotDeterministicError(
-            f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their size, so "
-            "derivatives do not describe one function. Randomness from outside torch (numpy, random), a counter or a cache "
-            "in the model is the usual cause: draw it once per batch, outside the loss."
+            f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their size, "
+            "so derivatives do not describe one function. Randomness from outside torch (numpy, random), a counter or "
+            "a cache in the model is the usual cause: draw it once per batch, outside the loss."
         )
-    return Probe("loss is one function", error, limit, "passed")
+    return _probe("loss is one function", error, limit)
 
 
 def _widest(objective: "Objective", theta: Tensor) -> Tensor:
@@ -118,23 +122,25 @@ def _second(objective: "Objective", theta: Tensor, u: Tensor, v: Tensor, limit: 
         hu, hv = hvp(u), hvp(v)
     except RuntimeError as failure:
         reason = str(failure).splitlines()[0]
-        return [Probe(f"H v exists ({reason})", float("inf"), limit, "failed", remedy)]
+        return [_probe(f"H v exists ({reason})", float("inf"), limit, remedy)]
     difference = _ladder(objective.gradient, theta, v, hv)
     scale = (hu.norm() * hv.norm()).sqrt().item() or 1.0
     symmetry = abs((u @ hv - v @ hu).item()) / scale
     return [
-        Probe("H v against central differences", difference, limit, _verdict(difference, limit), remedy),
-        Probe("u . H v = v . H u", symmetry, limit, _verdict(symmetry, limit), remedy),
+        _probe("H v against central differences", difference, limit, remedy),
+        _probe("u . H v = v . H u", symmetry, limit, remedy),
     ]
 
 
 def _third(objective: "Objective", theta: Tensor, v: Tensor, limit: float) -> Probe:
-    remedy = "order 2 is had by the log map only (LayerNorm and train-mode BatchNorm: torch's third derivatives are wrong)"
+    remedy = (
+        "order 2 is had by the log map only (LayerNorm and train-mode BatchNorm: torch's third derivatives are wrong)"
+    )
     try:
         error = _ladder(lambda y: objective.hvp(y, v), theta, v, objective.third(theta, v, v))
     except RuntimeError as failure:
-        return Probe(f"T(v, v) exists ({str(failure).splitlines()[0]})", float("inf"), limit, "failed", remedy)
-    return Probe("T(v, v) against central differences", error, limit, _verdict(error, limit), remedy)
+        return _probe(f"T(v, v) exists ({str(failure).splitlines()[0]})", float("inf"), limit, remedy)
+    return _probe("T(v, v) against central differences", error, limit, remedy)
 
 
 def _ladder(f: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, derivative: Tensor) -> float:
@@ -151,14 +157,5 @@ def _relative(x: Tensor, reference: Tensor) -> float:
     return error / size if size else error
 
 
-def _verdict(error: float, limit: float) -> str:
-    return "passed" if error <= limit else "failed"
-
-
-def require_dense(objective: "Objective") -> None:
-    """Raise where a parameter's own gradient would be sparse."""
-    for name, module in objective.model.named_modules():
-        if getattr(module, "sparse", False) and isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
-            raise ParametersError(
-                f"{type(module).__name__} {name!r} gives sparse gradients, expected dense ones: build it with sparse=False"
-            )
+def _probe(check: str, error: float, limit: float, remedy: str = "") -> Probe:
+    return Probe(check, error, limit, "passed") if error <= limit else Probe(check, error, limit, "failed", remedy)

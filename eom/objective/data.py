@@ -1,6 +1,7 @@
 """Batches: the tensors in them, their weights, and the rule that every pass yields the same ones."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -83,9 +84,13 @@ class Batches:
         self._first = [mark for mark, _ in self._marked()]
         if not self._first:
             raise DataError("data holds no batch; expected at least one")
-        self.total = sum(weight for weight, _ in self._first)
-        if not self.total > 0:
-            raise DataError(f"the weights of the batches sum to {self.total}, expected a positive number")
+        weights = [weight for weight, _ in self._first]
+        self.total = sum(weights)
+        if not (min(weights) >= 0 and 0 < self.total < math.inf):
+            raise DataError(
+                f"the weights of the batches range from {min(weights)} to {max(weights)} and sum to {self.total}, "
+                "expected none below 0 and a positive, finite sum"
+            )
 
     def __iter__(self) -> Iterator[tuple[float, Batch]]:
         """Yield (weight / total weight, batch)."""
@@ -116,7 +121,7 @@ class Batches:
 
 def checksum(batch: Batch) -> float:
     """A number that changes when the batch does."""
-    return sum(x.detach().double().sum().item() for x in tensors(batch) if not x.is_complex())
+    return sum(x.detach().double().nan_to_num().sum().item() for x in tensors(batch) if not x.is_complex())
 
 
 def is_one_batch(data: Any) -> bool:

@@ -1,7 +1,7 @@
 """A model, its loss and its data as a function L(theta) of one flat vector, with derivatives."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,14 @@ from eom.calculus.products import (
     third_derivative,
     value_and_gradient,
 )
-from eom.errors import DataError, EomError, LossNotDifferentiableError, LossNotScalarError, SettingError
+from eom.errors import (
+    DataError,
+    EomError,
+    LossNotDifferentiableError,
+    LossNotScalarError,
+    ParametersError,
+    SettingError,
+)
 from eom.objective.data import Batch, Batches, in_dtype, length
 from eom.objective.parameters import Groups, Layout, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
@@ -124,17 +131,18 @@ class Objective:
         return self._mean(lambda f: third_derivative(f, theta, u, v))
 
     def expansion(self, theta: Tensor) -> Expansion:
-        """L, its gradient and its Hessian's product at ``theta`` [n]; one batch keeps its graph for further products."""
+        """L, its gradient and H's product at ``theta`` [n]; one batch keeps its graph for further products."""
         lam = self._decay(theta)
         if self.product == "difference":
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             g = g + lam * theta
-            return Expansion(
-                value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g)
-            )
+            return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
         if len(self.batches) == 1:
             value, g, hvp = self._evaluate(self.batches.first, lambda f: expand(f, theta))
-            product = hvp
+
+            def product(v: Tensor) -> Tensor:
+                with _explaining():
+                    return hvp(v)
         else:
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
 
@@ -169,13 +177,8 @@ class Objective:
         return total
 
     def _evaluate(self, batch: Batch, of: Callable) -> Any:
-        with self._replay.generators():
-            try:
-                return of(lambda theta: self._data_loss(theta, batch))
-            except EomError:
-                raise
-            except RuntimeError as failure:
-                raise _explained(failure) from failure
+        with self._replay.generators(), _explaining():
+            return of(lambda theta: self._data_loss(theta, batch))
 
     def _data_loss(self, theta: Tensor, batch: Batch) -> Tensor:
         if theta.shape != (self.layout.n,):
@@ -192,8 +195,8 @@ class Objective:
         if torch.is_grad_enabled() and theta.requires_grad and not value.requires_grad:
             raise LossNotDifferentiableError(
                 "the loss does not depend on any trainable parameter of this model through differentiable operations. "
-                "A loss function that uses another model than the one it is given, .detach(), .item() or torch.no_grad() "
-                "is the usual cause."
+                "A loss function that uses another model than the one it is given, .detach(), .item() or "
+                "torch.no_grad() is the usual cause."
             )
         return value.reshape(())
 
@@ -202,17 +205,38 @@ def check_scalar(value: Any) -> None:
     """Raise unless ``value`` is one real number as a tensor."""
     if not isinstance(value, Tensor):
         raise LossNotScalarError(
-            f"the loss function returned a {type(value).__name__}, expected a tensor with one number: return the tensor "
-            "itself, not .item() of it"
+            f"the loss function returned a {type(value).__name__}, expected a tensor with one number: return the "
+            "tensor itself, not .item() of it"
         )
     if value.numel() != 1 or value.is_complex():
         kind = "complex" if value.is_complex() else "real"
         raise LossNotScalarError(
-            f"the loss has shape {list(value.shape)} ({kind}), expected one real number: reduce it with .mean() or .sum()"
+            f"the loss has shape {list(value.shape)} ({kind}), expected one real number: reduce it with .mean() or "
+            ".sum()"
         )
 
 
-def _explained(failure: RuntimeError) -> RuntimeError:
+@contextmanager
+def _explaining() -> Iterator[None]:
+    try:
+        yield
+    except EomError:
+        raise
+    except RuntimeError as failure:
+        raise _explained(failure) from failure
+
+
+def _explained(failure: RuntimeError) -> Exception:
+    if "sparse" in str(failure):
+        return ParametersError(
+            f"a gradient is sparse, expected dense ones: pass sparse=False to the embedding (torch says: {failure})"
+        )
+    if "not have been used in the graph" in str(failure):
+        return LossNotDifferentiableError(
+            "the loss, or its gradient, does not depend on the parameters of this model. A loss function that uses "
+            "another model than the one it is given is the usual cause; where second derivatives were asked for, a "
+            'function that can be differentiated once only: pass product="difference".'
+        )
     if "requires grad" in str(failure) or "not implemented" in str(failure) or "once_differentiable" in str(failure):
         return LossNotDifferentiableError(
             f"torch cannot differentiate this loss as often as asked: {failure}. For second derivatives pass "
@@ -222,19 +246,24 @@ def _explained(failure: RuntimeError) -> RuntimeError:
 
 
 def _decay_vector(decay: float | Mapping[str, float] | Tensor, layout: Layout) -> Tensor:
+    """[] or [n], float64."""
     if isinstance(decay, Mapping):
         unknown = sorted(set(decay) - set(layout.names))
         if unknown:
             raise SettingError(f"decay names {unknown[0]!r}, which is no trainable parameter")
-        parts = [torch.full((size,), float(decay.get(k, 0.0)), dtype=torch.float64) for k, size in zip(layout.names, layout.sizes, strict=True)]
-        return torch.cat(parts)
-    if isinstance(decay, Tensor) and decay.ndim:
-        if decay.shape != (layout.n,):
-            raise SettingError(f"decay has shape {list(decay.shape)}, expected [{layout.n}]")
-        return decay.double()
-    if not math.isfinite(decay) or decay < 0:
-        raise SettingError(f"decay is {decay}, expected a finite number, 0 or more")
-    return torch.tensor(float(decay), dtype=torch.float64)
+        parts = [
+            torch.full((size,), float(decay.get(k, 0.0)), dtype=torch.float64)
+            for k, size in zip(layout.names, layout.sizes, strict=True)
+        ]
+        vector = torch.cat(parts)
+    else:
+        vector = torch.as_tensor(decay, dtype=torch.float64)
+    if vector.ndim and vector.shape != (layout.n,):
+        raise SettingError(f"decay has shape {list(vector.shape)}, expected [{layout.n}]")
+    wrong = vector[~(torch.isfinite(vector) & (vector >= 0))]
+    if len(wrong):
+        raise SettingError(f"decay is {wrong[0].item()}, expected a finite number, 0 or more")
+    return vector
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:

@@ -49,7 +49,7 @@ def plain(model: nn.Module) -> nn.Module:
     """The module inside torch.compile's and DistributedDataParallel's wrappers."""
     model = getattr(model, "_orig_mod", model)
     parallel = nn.parallel.DistributedDataParallel | nn.DataParallel
-    return plain(model.module) if isinstance(model, parallel) else model
+    return plain(model.module) if isinstance(model, parallel) else model  # type: ignore[arg-type]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -61,7 +61,7 @@ def layout_of(model: nn.Module) -> Layout:
     """The layout of a model's trainable parameters.
 
     Raises:
-        ParametersError: none to train, or not of one real floating dtype on one device.
+        ParametersError: none to train, not of one real floating dtype on one device, or with sparse gradients.
     """
     parameters = trainable(model)
     if not parameters:
@@ -76,6 +76,12 @@ def layout_of(model: nn.Module) -> Layout:
             raise ParametersError(
                 f"parameter {name!r} is {p.dtype}, expected a real floating dtype: store real and imaginary parts "
                 "as two real parameters (torch.view_as_real)"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad:
+            raise ParametersError(
+                f"{type(module).__name__} {name!r} gives sparse gradients, expected dense ones: build it with "
+                "sparse=False"
             )
     for what in ("device", "dtype"):
         kinds = {getattr(p, what): name for name, p in parameters.items()}
@@ -114,15 +120,16 @@ def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:
 
 
 def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> Tensor:
-    if isinstance(members, str) or not len(members):
+    if isinstance(members, str) or not hasattr(members, "__len__") or not len(members):
         raise SettingError(f"group {group!r} is {members!r}, expected a non-empty list of parameter names or indices")
-    if all(isinstance(m, str) for m in members):
+    if not isinstance(members, Tensor) and any(isinstance(m, str) for m in members):
         unknown = [m for m in members if m not in layout.names]
         if unknown:
             known = ", ".join(layout.names[:8])
             raise SettingError(f"group {group!r} names {unknown[0]!r}, which is no trainable parameter ({known}, ...)")
-        return torch.cat([layout.indices(m) for m in members])  # type: ignore[arg-type]
-    indices = torch.as_tensor(members)
+        indices = torch.cat([layout.indices(m) for m in members])
+    else:
+        indices = torch.as_tensor(members)
     whole = indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1
     if not whole or int(indices.min()) < 0 or int(indices.max()) >= layout.n:
         raise SettingError(f"group {group!r} holds other things than whole indices from 0 to {layout.n - 1}")

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from eom.dynamics.correction import corrected
 from eom.dynamics.field import SmoothField
-from eom.dynamics.integrate import Flow, flow_with_error
+from eom.dynamics.integrate import Flow, flow, flow_with_error
 from eom.dynamics.runge_kutta import Euler
+from eom.errors import IntegrationError
 
 # Integration error allowed per step of the solver, as a share of what the next order changes.
-SHARE = 1e-3
+SHARE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,46 @@ class Leg:
 
 
 def flows(field: SmoothField, theta: Tensor, legs: Sequence[Leg], order: int) -> list[Flow]:
-    """End states [n] of the corrected flows of order 0 .. ``order`` from ``theta`` [n], with integration errors.
+    """End states [n] of the corrected flows of order 0 .. ``order + 1`` from ``theta`` [n], with integration errors.
 
     Orders 0 and 1 by terms, higher ones by the log map (third derivatives are not right through every module).
-    Each flow is integrated to a tolerance set by the term that it leaves out.
+    Each flow is integrated to a tolerance set by the term that it leaves out. The last flow is there for the bar of
+    the one before, to ten times that one's tolerance; its error is not estimated (NaN).
+
+    Beyond lr lambda = 1 the fields of higher order grow stiff and mean less and less: a flow that takes more than
+    about two steps of the solver per step of the march is given up (NaN).
     """
     ends = []
-    for k in range(order + 1):
-        y, error = theta, torch.zeros_like(theta)
-        for leg in legs:
-            this, after = (_field(field, leg.lr, j) for j in (k, k + 1))
-            left_out = (after(0.0, y) - this(0.0, y)).square().mean().sqrt().item()
-            floor = 1e-14 * y.square().mean().sqrt().item()
-            y, own = flow_with_error(this, y, leg.time, rtol=0.0, atol=max(SHARE * left_out * leg.time, floor))
-            error = error + own
-        ends.append(Flow(y, error))
+    left_out = [_left_out(field, theta, legs[0].lr, k) for k in range(order + 1)]
+    for k in range(order + 2):
+        try:
+            ends.append(_flow(field, theta, legs, k, SHARE * left_out[min(k, order)], estimate=k <= order))
+        except IntegrationError:
+            ends.append(Flow(torch.full_like(theta, torch.nan), torch.full_like(theta, torch.nan)))
     return ends
 
 
-def _field(field: SmoothField, lr: float, order: int):
-    return corrected(field, Euler(), lr, order, "terms" if order <= 1 else "log-map")
+def _flow(
+    field: SmoothField, y: Tensor, legs: Sequence[Leg], order: int, tolerance: float, *, estimate: bool
+) -> Flow:
+    """The flow over all legs, to ``tolerance`` per unit time; loosely, and without an estimate, for a bar only."""
+    error = torch.zeros_like(y)
+    for leg in legs:
+        by = corrected(field, Euler(), leg.lr, order, _method(order))
+        atol, limits = tolerance * leg.time + 1e-15, {"method": "dopri5", "max_steps": 2 * leg.steps + 20}
+        if estimate:
+            y, own = flow_with_error(by, y, leg.time, rtol=0.0, atol=atol, **limits)
+        else:
+            y, own = flow(by, y, leg.time, rtol=0.0, atol=10 * atol, **limits), torch.full_like(y, torch.nan)
+        error = error + own
+    return Flow(y, error)
+
+
+def _left_out(field: SmoothField, y: Tensor, lr: float, order: int) -> float:
+    """Root mean square of the next term of the corrected field at ``y``."""
+    this, after = (corrected(field, Euler(), lr, k, _method(k))(0.0, y) for k in (order, order + 1))
+    return (after - this).square().mean().sqrt().item()
+
+
+def _method(order: int) -> str:
+    return "terms" if order <= 1 else "log-map"

@@ -8,11 +8,11 @@ Rates of an observable q along a march y_0, y_1, ... are read off slopes, [m, g]
 Both give dq/dt(y_0) = sum_k (-1)^k / (k + 1) Delta^k s_0.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
 
 TERMS = 5  # of the series behind a measured rate; one more slope gives the first omitted term
 
@@ -54,5 +54,5 @@ def prediction_bars(predicted: list[Tensor], reference: Estimate | None) -> list
     if reference is not None:
         return [Estimate(p, (reference.value - p).abs() + reference.bar) for p in predicted]
     unknown = [torch.full_like(predicted[-1], torch.nan)]
-    gaps = [(after - p).abs() for p, after in zip(predicted, predicted[1:], strict=False)]
+    gaps = [(after - p).abs() for p, after in pairwise(predicted)]
     return [Estimate(p, bar) for p, bar in zip(predicted, gaps + unknown, strict=True)]

@@ -132,8 +132,7 @@ class RunWriter:
             write_manifest(self.path, self._manifest)
         except OSError as error:
             raise RecordsNotWritten(
-                f"{self.path / MANIFEST} could not be replaced ({error}); the old one stands. "
-                "Make room on the disk."
+                f"{self.path / MANIFEST} could not be replaced ({error}); the old one stands. Make room on the disk."
             ) from error
         self._manifest_waits = False
 
@@ -154,8 +153,7 @@ class RunWriter:
             replace(self.path / ARRAYS, buffer.getvalue())
         except OSError as error:
             raise RecordsNotWritten(
-                f"{self.path / ARRAYS} could not be replaced ({error}); the old one stands. "
-                "Make room on the disk."
+                f"{self.path / ARRAYS} could not be replaced ({error}); the old one stands. Make room on the disk."
             ) from error
 
     def close(self) -> None:

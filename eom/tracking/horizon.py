@@ -1,6 +1,7 @@
 """A displacement: where the run is after N steps, against where the flows from the same start arrive."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Horizon:
     length: int
     potential: Potential | None
     passes: tuple[Pass, ...] = ()  # none where the displacement is about all of the data
-    awaits: tuple[str, ...] = ()
+    awaits: tuple[str, ...] | None = None  # after a resume: digests of the batches that it goes on with
     legs: list[Leg] = field(default_factory=list)
 
     @property
@@ -40,6 +41,8 @@ class Horizon:
             return "the weight decay, or the ratio of learning rates, changed on the way"
         if descent.withheld and descent.lr > 0:
             return descent.withheld
+        if self.potential is None:
+            return "the batch after the resume is another one"
         if self.passes and not repeats(passes, self.passes):
             return "the batches changed on the way; for mini-batch training pass data=, the whole data"
         return None
@@ -57,9 +60,10 @@ class Horizon:
         The flows are computed in float64. The bar of order k is what order k + 1 changes, and the error of the
         integration.
         """
+        assert self.potential is not None  # else there was an obstacle
         start, end = self.theta.double(), end.double()
         legs = [leg for leg in self.legs if leg.lr > 0]
-        ends = flows(self.descent.field(self.potential), start, legs, ORDER + 1)
+        ends = flows(self.descent.field(self.potential), start, legs, ORDER)
         at_start, at_end = observables.values(start), observables.values(end)
         rows = self._rows(observables.labels, "_displacement", "measured", at_end - at_start, None)
         for k, (this, after) in enumerate(zip(ends, ends[1:], strict=False)):
@@ -79,3 +83,23 @@ class Horizon:
             Row(self.step, self.time, group, quantity + suffix, source, value, None if bar != bar else bar)
             for (quantity, group), value, bar in zip(labels, values.tolist(), bars.tolist(), strict=True)
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the loss: its batches are known again by their digests."""
+        kept = ("step", "time", "theta", "length")
+        state = {name: getattr(self, name) for name in kept}
+        legs = [(leg.lr, leg.steps) for leg in self.legs]
+        awaits = digests(self.passes) if self.awaits is None else self.awaits
+        return state | {"descent": asdict(self.descent), "legs": legs, "awaits": awaits}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "Horizon":
+        """The horizon of a saved state; its potential is found again with its batches."""
+        return cls(
+            **state
+            | {
+                "descent": Descent(**state["descent"]),
+                "legs": [Leg(*x) for x in state["legs"]],
+                "potential": None,
+            }
+        )

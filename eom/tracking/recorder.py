@@ -80,10 +80,16 @@ class Recorder:
         """Take the routes that the self-test found right; returns its probes for the manifest."""
         if check.product != self.product:
             self.product = check.product
-            self.notice("self_test", "double backward is wrong or missing for this model, so H v is taken by differences of gradients")
+            self.notice(
+                "self_test",
+                "double backward is wrong or missing for this model, so H v is taken by differences of gradients",
+            )
         if self.order == 2 and not check.third:
             self.order = 1
-            self.notice("self_test", "third derivatives are wrong or missing for this model, so rates of order 2 are withheld")
+            self.notice(
+                "self_test",
+                "third derivatives are wrong or missing for this model, so rates of order 2 are withheld",
+            )
         return [asdict(probe) for probe in check.probes]
 
     def potential(self, passes: Sequence[Pass], descent: Descent) -> Potential:
@@ -94,7 +100,13 @@ class Recorder:
     def potential_of(self, data: Batches, descent: Descent, replay: Replay | None = None) -> Objective:
         """The loss of ``data`` with the decay of this step."""
         return Objective(
-            self.model, self.loss_fn, data, descent.decay, per_batch_statistics=True, product=self.product, replay=replay
+            self.model,
+            self.loss_fn,
+            data,
+            descent.decay,
+            per_batch_statistics=True,
+            product=self.product,
+            replay=replay,
         )
 
     def record(self, moment: Moment) -> tuple[list[Row], Window | None]:
@@ -177,7 +189,7 @@ class Recorder:
         if start is None or start.dtype != theta.dtype:
             generator = torch.Generator().manual_seed(0)
             start = torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
-        found = lanczos(lambda v: root * hvp(root * v), start, rtol=1e-3, steps=40)
+        found = lanczos(lambda v: root * hvp(root * v), start, rtol=1e-2, steps=40)
         self.direction = found.vectors[0]
         value, residual = found.eigenvalues[0].item(), found.residuals[0].item()
         return Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual)

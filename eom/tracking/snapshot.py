@@ -51,6 +51,6 @@ def repeats(passes: Sequence[Pass], earlier: Sequence[Pass]) -> bool:
     )
 
 
-def digests(passes: Sequence[Pass]) -> list[str]:
+def digests(passes: Sequence[Pass]) -> tuple[str, ...]:
     """SHA-256 of each batch."""
-    return [digest(tensors(p.batch)) for p in passes]
+    return tuple(digest(tensors(p.batch)) for p in passes)

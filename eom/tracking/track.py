@@ -60,9 +60,9 @@ def track(
         groups: "tensor", "module", or {name: parameter names or indices}.
         product: H v by "double-backward", or by "difference" of gradients (cheaper, less exact).
         bars: follow the run's own gradients for a few steps after each record; predictions then carry bars.
-        sharpness: largest Hessian eigenvalue at every so manieth record; 0 for never.
+        sharpness: records from one largest Hessian eigenvalue to the next; 0 for never.
         horizon: steps over which displacements are compared with the flows of order 0, 1 and 2 (expensive).
-        horizons: a displacement starts at every so manieth record.
+        horizons: one displacement starts in the middle of every so many records.
         data: for mini-batch training, the whole data (one batch or a re-iterable) that displacements are about.
         precision: of the evaluations behind predictions, such as torch.float64; the model's own by default.
         resume: a step, or a tracker's ``state_dict()``, from which to continue the run in the folder ``run``.

@@ -4,6 +4,7 @@ import time as clock
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from eom.tracking.horizon import Horizon
 from eom.tracking.observables import Observables, UserObservable, check_names
 from eom.tracking.recorder import Moment, Recorder, Settings
 from eom.tracking.schedule import Budget, Every, make_schedule
-from eom.tracking.snapshot import Pass, accumulates, repeats, versions
+from eom.tracking.snapshot import Pass, accumulates, digests, versions
 from eom.tracking.window import Window
 from eom.training.descent import Descent, check_owner, read, unsupported
 
@@ -75,7 +76,8 @@ class Tracker:
         self._handles: list[Any] = []
         self._path = Path(run)
         manifest = describe_start() | {
-            "settings": settings.plain() | {"every": every if isinstance(every, int | str) else "callable"}
+            "settings": settings.plain()
+            | {"every": every if isinstance(every, int | str) else "callable"}
             | describe_optimizer(optimizer),
             "units": UNITS | {name + end: "own" for name in own for end in ("", "_rate", "_displacement")},
             "group_kind": groups if isinstance(groups, str) else "user",
@@ -161,7 +163,11 @@ class Tracker:
     def _start(self, batch: Batch) -> None:
         """Test the loss on the first batch, and describe the run; errors are raised."""
         objective = Objective(
-            self._model, self._loss_fn, Batches(batch, single=True), groups=self._groups, product=self._settings.product
+            self._model,
+            self._loss_fn,
+            Batches(batch, single=True),
+            groups=self._groups,
+            product=self._settings.product,
         )
         entries: dict[str, Any] = describe_objective(objective, batch)
         self._observables.derivative(objective.theta())  # raises where an observable cannot be followed
@@ -199,8 +205,14 @@ class Tracker:
 
     def _follow(self) -> None:
         """One step of every open record, and a new record where one is due."""
-        descent, after, gradient = read(self._optimizer, self._parameters), self._flat(), self._flat_gradient()
+        descent, after, gradient = (
+            read(self._optimizer, self._parameters),
+            self._flat(),
+            self._flat_gradient(),
+        )
         theta = descent.before(after, gradient) if self._theta is None else self._theta
+        for opened in (*self._windows, *self._horizons):
+            self._adopt(opened)
         for window in list(self._windows):
             if not window.continues(descent, self._passes):
                 self._finish(window)
@@ -216,6 +228,16 @@ class Tracker:
                 if window.complete:
                     self._finish(window)
 
+    def _adopt(self, opened: Window | Horizon) -> None:
+        """After a resume: give an open record its batches and its loss back."""
+        if opened.awaits is None:
+            return
+        if self._data is not None and isinstance(opened, Horizon):
+            opened.potential, opened.awaits = self._recorder.potential_of(self._data, opened.descent), None
+        elif digests(self._passes) == opened.awaits:
+            opened.passes, opened.awaits = tuple(self._passes), None
+            opened.potential = self._recorder.potential(opened.passes, opened.descent)
+
     def _moment(self, descent: Descent, theta: Tensor, after: Tensor, gradient: Tensor) -> Moment:
         untouched = all(p.grad is None or p.grad._version == 0 for p in self._parameters)
         loss = float(torch.stack(self._losses).double().mean()) if self._losses else float("nan")
@@ -229,8 +251,9 @@ class Tracker:
         if window is None:
             return
         self._windows.append(window)
-        if self._settings.horizon and (self._recorder.records - 1) % self._settings.horizons == 0:
-            self._open_horizon(moment, window, self._settings.horizon)
+        settings = self._settings
+        if settings.horizon and (self._recorder.records - 1) % settings.horizons == settings.horizons // 2:
+            self._open_horizon(moment, window, settings.horizon)
 
     def _finish(self, window: Window) -> None:
         """Write the rates of a record; where the run did not go on with the same step map, from a look-ahead."""
@@ -264,7 +287,15 @@ class Tracker:
         horizon.advance(descent.lr)
         if horizon.complete:
             self._horizons.remove(horizon)
-            self._write(horizon.rows(after, self._observables, self._total, self._names))
+            rows = horizon.rows(after, self._observables, self._total, self._names)
+            given_up = sorted({row.source for row in rows if isnan(row.value)})
+            if given_up:
+                self._notice(
+                    "flow_given_up",
+                    f"displacement from step {horizon.step}: the flow of {', '.join(given_up)} is too stiff to follow, as "
+                    "where lr times sharpness is near 1 or above",
+                )
+            self._write(row for row in rows if not isnan(row.value))
 
     def _write(self, rows: Iterable[Row]) -> None:
         rows = [row for row in rows if (row.step, row.quantity) not in self._written]
@@ -313,7 +344,11 @@ class Tracker:
         bare = ((t1 - t0) - (spent1 - spent0)) / (len(self._marks) - 2)
         every = budget.settle(spent1 - self._marks[budget.FIRST][1], bare)
         self._writer.update(every=every)
-        self._notice("budget", f"recording every {every} steps to stay within {budget.share:.0%} of the time", warn=False)
+        self._notice(
+            "budget",
+            f"recording every {every} steps to stay within {budget.share:.0%} of the time",
+            warn=False,
+        )
 
     def _flat(self) -> Tensor:
         return self._layout.flatten(self._parameters)
@@ -328,7 +363,9 @@ class Tracker:
         table = open_run(self._path).table()
         self._writer = RunWriter.resume(self._path, self._step, manifest)
         self._time = state.get("time", time_at(table, self._step))
-        self._recorder.load_state_dict(state.get("recorder", {"records": table.loc[table["step"] < self._step, "step"].nunique()}))
+        self._recorder.load_state_dict(
+            state.get("recorder", {"records": table.loc[table["step"] < self._step, "step"].nunique()})
+        )
         self._windows = [Window.from_state_dict(w, self._observables) for w in state.get("windows", [])]
         self._horizons = [Horizon.from_state_dict(h) for h in state.get("horizons", [])]
         opened = {x.step for x in (*self._windows, *self._horizons)}

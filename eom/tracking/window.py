@@ -37,7 +37,7 @@ class Window:
     derivative: Callable[[Tensor], Tensor] | None = None
     potential: Potential | None = None
     passes: tuple[Pass, ...] = ()
-    awaits: tuple[str, ...] = ()  # after a resume: digests of the batches that it goes on with
+    awaits: tuple[str, ...] | None = None  # after a resume: digests of the batches that it goes on with
     source: str = "measured"
 
     @property
@@ -54,9 +54,7 @@ class Window:
         """Whether a step is one more of the same map; without predictions, whether time goes on alike."""
         if self.derivative is None:
             return descent.lr == self.descent.lr
-        if self.awaits and tuple(digests(passes)) == self.awaits:
-            self.passes, self.awaits = tuple(passes), ()
-        return not self.awaits and descent.same_as(self.descent) and repeats(passes, self.passes)
+        return descent.same_as(self.descent) and repeats(passes, self.passes)
 
     def obstacle(self) -> str | None:
         """Why a look-ahead cannot take the place of the run's further steps, if so."""
@@ -99,12 +97,14 @@ class Window:
         """All but the loss: its batches are known again by their digests."""
         kept = ("step", "time", "descent", "theta", "length", "values", "slopes", "predicted", "source")
         state = {name: getattr(self, name) for name in kept}
-        return state | {"descent": asdict(self.descent), "awaits": self.awaits or tuple(digests(self.passes))}
+        awaits = digests(self.passes) if self.awaits is None else self.awaits
+        return state | {"descent": asdict(self.descent), "awaits": awaits if self.predicted else None}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], observables: Observables) -> "Window":
         """The window of a saved state."""
-        window = cls(**state | {"descent": Descent(**state["descent"])})
+        kept: dict[str, Any] = {**state, "descent": Descent(**state["descent"])}
+        window = cls(**kept)
         if window.predicted:
             window.derivative = observables.derivative(window.theta)
         return window

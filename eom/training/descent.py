@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from eom.dynamics.field import SmoothField, gradient_flow, scaled
 from eom.calculus.products import Potential
+from eom.dynamics.field import SmoothField, gradient_flow, scaled
 from eom.errors import WrongModelError
 
 
@@ -54,9 +54,9 @@ def check_owner(optimizer: Optimizer, model: nn.Module) -> None:
     strange = sum(id(p) not in own for p in held)
     if strange or not any(p.requires_grad for p in held):
         raise WrongModelError(
-            f"{strange} of the optimizer's {len(held)} parameters do not belong to this {type(model).__name__}; expected "
-            "all of them to. Build the optimizer from model.parameters() after the last change to the model, and track "
-            "that same model."
+            f"{strange} of the optimizer's {len(held)} parameters do not belong to this {type(model).__name__}; "
+            "expected all of them to. Build the optimizer from model.parameters() after the last change to the model, "
+            "and track that same model."
         )
 
 
@@ -101,4 +101,6 @@ def _vector(values: tuple[float, ...], parameters: list[nn.Parameter]) -> Tensor
     if len(set(values)) == 1:
         return torch.tensor(values[0], dtype=torch.float64)
     dtype = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
-    return torch.cat([torch.full((p.numel(),), v, dtype=dtype, device=device) for v, p in zip(values, parameters, strict=True)])
+    return torch.cat(
+        [torch.full((p.numel(),), v, dtype=dtype, device=device) for v, p in zip(values, parameters, strict=True)]
+    )

@@ -155,9 +155,7 @@ def test_an_unwritable_place_is_refused():
 
 
 def test_a_folder_in_use_is_refused_until_its_writer_is_gone(tmp_path):
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"open\n"
@@ -179,9 +177,7 @@ sys.stdin.read()
 
 
 def test_a_full_disk_loses_nothing_and_tears_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True)
     refused = [int(line) for line in done.stdout.split()]
     assert refused == [40, 80, 1]  # rows that waited at each refusal, and the event
     run = open_run(tmp_path)
@@ -291,9 +287,7 @@ def test_a_path_that_is_no_folder_is_no_run(tmp_path):
         open_run(tmp_path / "file")
 
 
-@pytest.mark.parametrize(
-    "text", ["a,b\n1,2\n", "step,time,group,quantity,source,value,bar\n1,x,g,q,s,1.0,\n"]
-)
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "step,time,group,quantity,source,value,bar\n1,x,g,q,s,1.0,\n"])
 def test_a_table_changed_by_something_else_is_refused(tmp_path, text):
     RunWriter.create(tmp_path, {}).close()
     (tmp_path / "table.csv").write_text(text)

@@ -1,0 +1,5 @@
+"""python -m eom"""
+
+from eom.cli import main
+
+main()

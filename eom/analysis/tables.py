@@ -1,0 +1,84 @@
+"""The tables of a report and of the terminal: one row per layer."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from eom.analysis.errors import DISPLACEMENT, RATE, layer_table
+from eom.analysis.reading import Reading
+from eom.analysis.words import label, number, quantity_name, source_name
+
+ROWS = 400  # of a table on the page; an export has all
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and what it sorts by."""
+
+    text: str
+    key: float | str
+
+
+class Table(NamedTuple):
+    """A table with its headers (title, unit) and a line that says what is good."""
+
+    title: str
+    note: str
+    headers: list[tuple[str, str]]
+    rows: list[list[Cell]]
+
+
+def tables(reading: Reading) -> Iterator[Table]:
+    """Of every quantity that was predicted, norms by their squares."""
+    recorded = [q for q in reading.table().quantity.unique() if not q.startswith("norm_") or "squared" in q]
+    first = [RATE, DISPLACEMENT, "position_error"]
+    for quantity in [q for q in first if q in recorded] + [q for q in recorded if q not in first]:
+        found = by_layer(reading, quantity)
+        if found.rows:
+            yield found
+
+
+def by_layer(reading: Reading, quantity: str) -> Table:
+    """One row per layer: the measured size, the error of each source, the bar of the last."""
+    numbers = layer_table(reading, quantity)
+    sources = sorted(source for source in numbers.index.unique("source"))
+    unit = reading.unit(quantity)
+    last = max((s for s in sources if s.startswith("order-")), default=sources[-1] if sources else "")
+    compared = last not in ("", "order-0")
+    measured = quantity != "position_error"
+
+    headers = [("layer", ""), ("kind", "")]
+    headers += [("measured", unit), ("bar of measured", unit)] if measured else []
+    headers += [(f"error of {source_name(source)}", unit) for source in sources]
+    headers += [(f"bar of {source_name(last)}", unit), ("within 2 bars", "%")]
+    headers += [(f"{source_name(last)} over gradient flow", "")] if compared else []
+    kinds = reading.manifest.get("layers") or {}
+    rows = []
+    for group, found in by_group(numbers).items():
+        any_source = next(iter(found.values()))
+        end, kind = found.get(last, {}), kinds.get(group, "")
+        row = [Cell(label(group, 80), label(group)), Cell(label(kind, 40) if kind else "", kind)]
+        row += [amount(any_source["measured"]), amount(any_source["measured_bar"])] if measured else []
+        row += [amount(found.get(source, {}).get("error", math.nan)) for source in sources]
+        row += [amount(end.get("bar", math.nan)), amount(100 * end.get("covered", math.nan))]
+        row += [amount(end.get("over_flow", math.nan))] if compared else []
+        rows.append(row)
+    cut = f" The first {ROWS} of {len(rows)} rows; an export has all." if len(rows) > ROWS else ""
+    note = (
+        "Medians of absolute values over the records. Good: errors that fall from order to order, close to 100 % "
+        f"within twice the bar.{cut}"
+    )
+    return Table(quantity_name(quantity), note, headers, rows[:ROWS])
+
+
+def by_group(numbers: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """The rows of ``layer_table`` by group and source."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (group, source), row in numbers.to_dict("index").items():  # type: ignore[misc]
+        found.setdefault(group, {})[source] = row
+    return found
+
+
+def amount(value: float) -> Cell:
+    return Cell("–" if math.isnan(value) else number(value), value)

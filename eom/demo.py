@@ -1,0 +1,65 @@
+"""`eom demo`: handwritten digits, a small convolutional network, three learning rates, one report."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eom.records import Run
+from eom.tracking import track
+
+Batch = tuple[Tensor, Tensor]
+
+RATES = (0.2, 0.02, 0.005)  # the first reaches the edge of stability within the run
+WEIGHT_DECAY = 0.01
+STEPS = 200
+
+
+def digits(samples: int | None = None) -> Batch:
+    """The 1797 handwritten digits that ship with scikit-learn: images [b, 1, 8, 8] in 0..1, float64, and labels [b].
+
+    Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+    """
+    data = load_digits()
+    images = torch.tensor(data.data, dtype=torch.float64).view(-1, 1, 8, 8) / 16
+    return images[:samples], torch.tensor(data.target)[:samples]
+
+
+def network(activation: Callable[[], nn.Module] = nn.GELU) -> nn.Module:
+    """Two convolutions with BatchNorm and a linear layer before the softmax, seeded, float64."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), activation()),
+        *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), activation()),
+        *(nn.Flatten(), nn.Linear(64, 10)),
+    ).double()
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the softmax."""
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
+
+
+def train(
+    lr: float,
+    run: Path,
+    *,
+    batch: Batch,
+    steps: int = STEPS,
+    activation: Callable[[], nn.Module] = nn.GELU,
+    progress: Callable[[], None] = lambda: None,
+) -> Run:
+    """Full-batch gradient descent with weight decay, tracked."""
+    model = network(activation)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
+    with track(model, optimizer, cross_entropy, run, sharpness=4, horizon=10, horizons=20) as tracker:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            tracker.loss(batch).backward()
+            optimizer.step()
+            progress()
+    return tracker.run

@@ -1,0 +1,45 @@
+"""The sharpness of an objective: its largest Hessian eigenvalues."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eom.calculus.products import Potential
+from eom.calculus.spectrum import lanczos
+
+
+class Sharpness(NamedTuple):
+    """Largest eigenvalues [k], descending, and the residual |H v - lambda v| of each [k]."""
+
+    eigenvalues: Tensor
+    residuals: Tensor
+
+
+def sharpness(
+    objective: Potential,
+    k: int = 1,
+    *,
+    theta: Tensor | None = None,
+    rtol: float = 1e-6,
+    steps: int = 200,
+    seed: int = 0,
+) -> Sharpness:
+    """The ``k`` algebraically largest Hessian eigenvalues, by Lanczos on one kept graph.
+
+    Gradient descent with learning rate eta is at the edge of stability where eta lambda_max = 2; the log map's series
+    converges while eta lambda < 1 for every excited mode.
+
+    Args:
+        objective: an ``eom.Objective``. theta: [n] the point, the present parameters by default.
+        rtol: residual wanted, relative to the largest eigenvalue found. steps: products allowed.
+        seed: of the random start vector.
+
+    Raises:
+        SettingError: k outside 1 .. n.
+    """
+    at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined]
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
+    found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps)
+    return Sharpness(found.eigenvalues, found.residuals)

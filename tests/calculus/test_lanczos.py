@@ -1,0 +1,116 @@
+"""Largest eigenvalues by Lanczos against dense eigenvalues, with residuals that can be believed."""
+
+import numpy as np
+import pytest
+import torch
+from problems import randn, symmetric
+from torch import Tensor
+
+from eom.calculus.spectrum import Spectrum, lanczos
+from eom.errors import SettingError
+
+SPREAD = [10.0, 9.0, 5.0, 4.9, 1.0, 0.5, 0.1, 0.0, -3.0, -12.0]
+
+
+def largest(matrix: Tensor, k: int) -> Tensor:
+    return torch.from_numpy(np.linalg.eigvalsh(matrix.numpy())[::-1][:k].copy())
+
+
+def solve(matrix: Tensor, k: int, **settings) -> Spectrum:
+    return lanczos(lambda v: matrix @ v, randn(len(matrix), seed=9), k, **settings)
+
+
+def true_residuals(matrix: Tensor, found: Spectrum) -> Tensor:
+    return torch.stack(
+        [(matrix @ v - x * v).norm() for x, v in zip(found.eigenvalues, found.vectors, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_the_largest_eigenvalues_are_the_dense_ones(k):
+    matrix = symmetric(SPREAD)
+    found = solve(matrix, k, rtol=1e-12)
+    torch.testing.assert_close(found.eigenvalues, largest(matrix, k), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+@pytest.mark.parametrize("n", [40, 120])
+def test_residuals_are_those_of_the_returned_vectors(n, k):
+    """Stopped early, where residuals are far above rounding, they still are what A v - lambda v says."""
+    a = randn(n, n, seed=n)
+    matrix = (a + a.T) / 2
+    found = solve(matrix, k, rtol=1e-3)
+    assert found.eigenvalues.shape == found.residuals.shape == (k,)
+    torch.testing.assert_close(found.residuals, true_residuals(matrix, found), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(k), rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-8])
+def test_each_eigenvalue_is_within_its_residual_of_a_dense_one(rtol):
+    a = randn(80, 80, seed=1)
+    matrix = (a + a.T) / 2
+    found = solve(matrix, 3, rtol=rtol)
+    dense = torch.linalg.eigvalsh(matrix)
+    distance = (found.eigenvalues[:, None] - dense).abs().min(1).values
+    assert (distance <= found.residuals + 1e-12).all()
+    assert (found.residuals <= rtol * dense.abs().max()).all()
+
+
+def test_a_budget_of_steps_that_is_too_small_shows_in_the_residuals():
+    a = randn(80, 80, seed=1)
+    found = solve((a + a.T) / 2, 1, rtol=1e-10, steps=5)
+    assert found.residuals[0] > 1e-3
+    torch.testing.assert_close(found.residuals, true_residuals((a + a.T) / 2, found), rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_degenerate_eigenvalue_is_found_once_and_nothing_is_invented(k):
+    matrix = symmetric([2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    found = solve(matrix, k)
+    torch.testing.assert_close(found.eigenvalues, torch.tensor([2.0, 1.0, 0.0])[:k], rtol=0.0, atol=1e-12)
+    assert (true_residuals(matrix, found) < 1e-12).all()
+
+
+def test_a_rank_deficient_operator_ends_the_search_early():
+    u, v = torch.linalg.qr(randn(30, 2)).Q.T
+    matrix = 3 * torch.outer(u, u) - 2 * torch.outer(v, v)
+    found = solve(matrix, 2)
+    torch.testing.assert_close(found.eigenvalues, torch.tensor([3.0, 0.0]), rtol=0.0, atol=1e-12)
+    assert (true_residuals(matrix, found) < 1e-12).all()
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0, -4.0])
+def test_multiples_of_the_identity_take_one_product(factor):
+    products = 0
+
+    def product(v: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        return factor * v
+
+    found = lanczos(product, randn(6))
+    assert found.eigenvalues.tolist() == pytest.approx([factor], abs=1e-15)
+    assert products == 1
+
+
+def test_more_steps_than_dimensions_give_the_whole_spectrum():
+    matrix = symmetric([3.0, 1.0, -1.0, -2.0])
+    found = solve(matrix, 4, rtol=0.0, steps=500)
+    torch.testing.assert_close(found.eigenvalues, torch.tensor([3.0, 1.0, -1.0, -2.0]), rtol=0.0, atol=1e-12)
+
+
+def test_a_dimension_of_one_is_its_own_eigenvalue():
+    assert lanczos(lambda v: -7 * v, torch.ones(1)).eigenvalues.tolist() == [-7.0]
+
+
+def test_an_operator_in_float32_is_solved_in_float32():
+    matrix = symmetric(SPREAD).float()
+    found = lanczos(lambda v: matrix @ v, randn(10).float(), 2)
+    assert found.vectors.dtype == torch.float32
+    torch.testing.assert_close(found.eigenvalues, torch.tensor([10.0, 9.0]), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("k", [0, -1, 11])
+def test_a_number_of_eigenvalues_outside_the_dimension_is_refused(k):
+    with pytest.raises(SettingError, match=rf"k is {k}, expected between 1 and the dimension 10"):
+        solve(symmetric(SPREAD), k)

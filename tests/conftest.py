@@ -1,0 +1,15 @@
+"""Every test runs in float64, from the same seed, on one thread."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the problems are small, and sums are the same on every machine with one thread
+
+
+@pytest.fixture(autouse=True)
+def _float64_and_seeded():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
