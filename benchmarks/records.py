@@ -22,7 +22,8 @@ start = time.perf_counter()
 from eom.analysis.report import report
 path = report(sys.argv[1])
 assert "torch" not in sys.modules
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, path.stat().st_size / 1e6)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+print(time.perf_counter() - start, time.process_time(), peak, path.stat().st_size / 1e6)
 """
 
 
@@ -57,19 +58,20 @@ def write_run(path: Path, rows: int) -> int:
 
 
 def main(rows: int = 1_000_000) -> dict[str, float]:
-    """Seconds of wall time, peak resident megabytes, megabytes of HTML, and of the table."""
+    """Seconds of wall time and of the processor, peak resident megabytes, megabytes of HTML and of the table."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         start = time.perf_counter()
         written = write_run(run, rows)
         writing = time.perf_counter() - start
         done = subprocess.run([sys.executable, "-c", REPORT, str(run)], capture_output=True, text=True, check=True)
-        inside, memory, html = map(float, done.stdout.split())
+        inside, cpu, memory, html = map(float, done.stdout.split())
         return {
             "rows": written,
             "table_mb": (run / "table.csv").stat().st_size / 1e6,
             "write_s": writing,
             "report_s": inside,
+            "cpu_s": cpu,
             "peak_mb": memory,
             "html_mb": html,
         }

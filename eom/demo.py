@@ -1,13 +1,17 @@
 """`eom demo`: handwritten digits, a small convolutional network, three learning rates, one report."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eom.errors import FolderUsedError, TrackingWarning
 from eom.records import Run
 from eom.tracking import track
 
@@ -16,6 +20,7 @@ Batch = tuple[Tensor, Tensor]
 RATES = (0.2, 0.02, 0.005)  # the first reaches the edge of stability within the run
 WEIGHT_DECAY = 0.01
 STEPS = 200
+HORIZON = 10  # steps of the displacement that is compared with the flows, from the middle of the run
 
 
 def digits(samples: int | None = None) -> Batch:
@@ -51,15 +56,49 @@ def train(
     batch: Batch,
     steps: int = STEPS,
     activation: Callable[[], nn.Module] = nn.GELU,
+    horizon: int | None = HORIZON,
     progress: Callable[[], None] = lambda: None,
 ) -> Run:
     """Full-batch gradient descent with weight decay, tracked."""
     model = network(activation)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    with track(model, optimizer, cross_entropy, run, sharpness=4, horizon=10, horizons=20) as tracker:
+    with track(model, optimizer, cross_entropy, run, sharpness=4, horizon=horizon, horizons=20) as tracker:
         for _ in range(steps):
             optimizer.zero_grad()
             tracker.loss(batch).backward()
             optimizer.step()
             progress()
     return tracker.run
+
+
+def run_demo(out: Path, *, small: bool = False) -> Path:
+    """Train at three learning rates, print what was found, and return the path of the report.
+
+    Raises:
+        FolderUsedError: ``out`` holds something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderUsedError(f"{out} is not empty: delete it, or choose another folder with --out")
+    from eom.analysis.report import report
+    from eom.analysis.show import show
+
+    console = Console()
+    batch = digits(360 if small else None)
+    console.print(
+        f"Full-batch gradient descent on {len(batch[1])} handwritten digits, {STEPS} steps at each of {len(RATES)} "
+        f"learning rates, weight decay {WEIGHT_DECAY}, float64."
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
+    runs = []
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrackingWarning)  # events are shown below
+        for lr in RATES:
+            task = bar.add_task(f"lr {lr:g}", total=STEPS)
+            runs.append(train(lr, out / f"lr-{lr:g}", batch=batch, progress=lambda task=task: bar.advance(task)))
+    for lr, run in zip(RATES, runs, strict=True):
+        console.rule(f"learning rate {lr:g}")
+        show(run, console)
+    page = report(runs, out / "report.html")
+    console.rule()
+    console.print(f"report: {page}", soft_wrap=True)
+    return page

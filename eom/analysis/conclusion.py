@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eom.analysis.errors import DISPLACEMENT, RATE, Edge, by_layer, edge, gain, orders, prediction_errors
 from eom.analysis.reading import AnyRun, Reading
+from eom.analysis.stability import beyond_edge
 from eom.analysis.words import count, label, number, percent, source_name
 
 WORST = 3  # layers named one by one
-HOLDS = 0.1  # a prediction holds where its error and its bar are at most this share of the rate
-
 Medians = dict[tuple[str, str], dict[str, Any]]  # of by_layer, by group and source
 
 
@@ -27,24 +26,30 @@ def conclusion(run: AnyRun) -> list[str]:
     limits = edge(reading)
     errors = prediction_errors(reading, RATE)
     errors = errors.loc[errors.group.isin(reading.layers)]
-    before = math.inf if limits.radius is None else limits.radius
-    calm = errors.loc[errors.step < before]
+    calm = errors.loc[limits.below(errors.step)]
     return [
         *course(reading),
         *withheld(reading),
-        *scope(calm, limits),
+        *scope(calm, errors),
         *worst_layers(calm),
         *pooled(calm),
-        *displaced(reading, before),
+        *displaced(reading, limits),
         *beyond_edge(errors, limits),
     ]
 
 
-def scope(calm: pd.DataFrame, limits: Edge) -> Iterator[str]:
+def scope(calm: pd.DataFrame, errors: pd.DataFrame) -> Iterator[str]:
     """Which records the numbers that follow are taken from."""
-    if not calm.empty and limits.radius is not None:
-        yield f"The next numbers are from the steps before {limits.radius}, where lr × sharpness is below 1."
-    looked = (calm.reference_source == "look-ahead").mean() if len(calm) else 0.0
+    if calm.empty:
+        return
+    kept, all_of_them = calm.step.nunique(), errors.step.nunique()
+    if kept < all_of_them:
+        verb = "is" if kept == 1 else "are"
+        yield (
+            f"The next numbers are from the {kept} of {count(all_of_them, 'record')} that {verb} below "
+            "lr × sharpness = 1."
+        )
+    looked = float((calm.reference_source == "look-ahead").mean())
     if looked > 0:
         yield (
             f"In {percent(looked)} of the cases the rate is that of a look-ahead on the same batch, not of "
@@ -84,14 +89,15 @@ def worst_layers(errors: pd.DataFrame) -> Iterator[str]:
     """The layers that gradient flow gets most wrong, and by how much the highest order does."""
     medians: Medians = by_layer(errors).to_dict("index")  # type: ignore[assignment]
     flow = {group: m["error"] for (group, source), m in medians.items() if source == "order-0" and m["records"]}
-    best = highest_order(errors)
+    best = max(orders(errors), default="order-0")
     for group in sorted(flow, key=lambda g: flow[g], reverse=True)[:WORST]:
         m = medians[group, "order-0"]
         of_rate = m["error"] / m["measured"] if m["measured"] else math.nan
         text = f"Gradient flow misses d|w|²/dt of {label(group, 60)} by {miss(m)} ({percent(of_rate)} of it)"
         if best != "order-0" and (group, best) in medians:
             text += f", {source_name(best)} by {miss(medians[group, best])}"
-        yield f"{text}; the measurement's own bar is {number(m['measured_bar'])}."
+        known = math.isfinite(m["measured_bar"])
+        yield text + (f"; the measurement's own bar is {number(m['measured_bar'])}." if known else ".")
 
 
 def miss(m: dict[str, float]) -> str:
@@ -121,76 +127,20 @@ def pooled(errors: pd.DataFrame) -> Iterator[str]:
             )
 
 
-def displaced(reading: Reading, before: float) -> Iterator[str]:
+def displaced(reading: Reading, limits: Edge) -> Iterator[str]:
     """How far from the run the flows arrive, by order."""
     horizon = reading.settings.get("horizon")
+    after = f"After {count(horizon, 'step')}" if horizon else "After the horizon"
     for quantity, text in (
         ("position_error", "{} the weights of {} end {} from the run's"),
         (DISPLACEMENT, "{} {} misses the change of |w|² by {}"),
     ):
         errors = prediction_errors(reading, quantity)
-        errors = errors.loc[(errors.group == "all") & (errors.step + (horizon or 0) <= before)]
-        medians = {s: float(errors.error.loc[errors.source == s].abs().median()) for s in orders(errors)}
+        errors = errors.loc[(errors.group == "all") & limits.below(errors.step)]
+        medians = [
+            (source_name(source), number(errors.error.loc[errors.source == source].abs().median()))
+            for source in orders(errors)
+        ]
         if medians:
-            after = f"After {count(horizon, 'step')}" if horizon else "After the horizon"
-            first, *rest = (text.format(after, source_name(s), number(m)) for s, m in medians.items())
-            rest = [f"{source_name(s)} {number(m)}" for s, m in list(medians.items())[1:]]
-            starts = count(errors.step.nunique(), "start")
-            yield f"{', '.join([first, *rest])} (all parameters, medians over {starts})."
-
-
-def beyond_edge(errors: pd.DataFrame, limits: Edge) -> Iterator[str]:
-    """What became of the predictions where lr x sharpness passed 1, and 2."""
-    end = math.inf if limits.stability is None else limits.stability
-    if limits.radius is not None and limits.radius < end:
-        meaning = "1, where the log map need not converge any more,"
-        yield beyond(errors, limits.radius, end, limits.radius, meaning)
-    if limits.stability is not None:
-        start = limits.radius if limits.radius is not None else limits.stability
-        yield beyond(errors, limits.stability, math.inf, start, "2, the edge of stability,")
-
-
-def beyond(errors: pd.DataFrame, start: int, end: float, calm: int, meaning: str) -> str:
-    """One such sentence: error and bar of the highest order in [``start``, ``end``), and before ``calm``."""
-    head = f"lr × sharpness reached {meaning} at step {start}"
-    there = errors.loc[(errors.step >= start) & (errors.step < end)]
-    if there.empty:
-        return f"{head}; there are no predictions from there on."
-    best = highest_order(errors)
-    now, before = relative(there, best), relative(errors.loc[errors.step < calm], best)
-    flow = relative(there, "order-0")
-    verdict = "still held" if holds(now, best, flow) else "stopped holding"
-    until = "from there on" if math.isinf(end) else f"from there to step {end:g}"
-    return (
-        f"{head}: {until} the bar of {source_name(best)} is {share(now.bar, before.bar)} of the rate, "
-        f"its error {share(now.error, before.error)}, gradient flow's {percent(flow.error)}, the "
-        f"measurement's bar {percent(now.measured_bar)}: the prediction {verdict}."
-    )
-
-
-def holds(now: "Relative", source: str, flow: "Relative") -> bool:
-    """Whether error and bar are small against the rate, and the error smaller than gradient flow's."""
-    bar = 0.0 if math.isnan(now.bar) else now.bar  # no bars were asked for
-    return now.error <= HOLDS and bar <= HOLDS and (source == "order-0" or now.error < flow.error)
-
-
-def share(now: float, before: float) -> str:
-    return percent(now) + (f" ({percent(before)} before)" if math.isfinite(before) else "")
-
-
-class Relative(NamedTuple):
-    """Median error and bars over the size of the rate."""
-
-    error: float
-    bar: float
-    measured_bar: float
-
-
-def relative(errors: pd.DataFrame, source: str) -> Relative:
-    own = errors.loc[errors.source == source]
-    size = own.reference.abs().where(own.reference != 0)
-    return Relative(*(float((own[c].abs() / size).median()) for c in ("error", "bar", "reference_bar")))
-
-
-def highest_order(errors: pd.DataFrame) -> str:
-    return max(orders(errors), default="order-0")
+            said = [text.format(after, *medians[0]), *(f"{name} {median}" for name, median in medians[1:])]
+            yield f"{', '.join(said)} (all parameters, median over {count(errors.step.nunique(), 'start')})."

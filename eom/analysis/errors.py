@@ -49,8 +49,9 @@ def errors_in(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
         errors = errors.assign(reference_source=at.source, reference=at.value, reference_bar=at.bar)
     errors["error"] = errors.value - errors.reference
     size, margin = errors.error.abs(), errors.reference_bar.fillna(0.0)
+    flow = size.loc[errors.source == "order-0"]
     return errors.assign(
-        flow=size.loc[errors.source == "order-0"].reindex(errors.index),
+        flow=flow.loc[~flow.index.duplicated()].reindex(errors.index),
         resolved=(size > margin).astype(float).where(size.notna()),
         covered=(size <= 2 * errors.bar + margin).astype(float).where(size.notna() & errors.bar.notna()),
     ).reset_index(drop=True)
@@ -129,6 +130,15 @@ class Edge(NamedTuple):
     path: pd.DataFrame
     radius: int | None
     stability: int | None
+
+    def at(self, steps: pd.Series) -> np.ndarray:
+        """The value at these steps, carried on from the record before; NaN before the first."""
+        place = np.searchsorted(self.path.step, steps, side="right")
+        return np.concatenate([[np.nan], self.path.value])[place]
+
+    def below(self, steps: pd.Series) -> np.ndarray:
+        """Where the value at these steps is below 1, or not known."""
+        return ~(self.at(steps) >= 1)
 
 
 def edge(run: AnyRun) -> Edge:

@@ -19,19 +19,19 @@ class Figure(NamedTuple):
     caption: str
 
 
-def figures(reading: Reading) -> Iterator[Figure]:
-    """Those figures for which the run has numbers."""
+def figures(reading: Reading, prefix: str = "") -> Iterator[Figure]:
+    """Those figures for which the run has numbers; their ids begin with ``prefix``."""
     limits = edge(reading)
     lines = ""
     if limits.radius is not None:
-        lines = " Vertical lines: lr × sharpness reaches 1 (dotted) and, if it does, 2 (dashed)."
+        lines = " Vertical lines: lr × sharpness first reaches 1 (dotted) and 2 (dashed)."
     layers = len(reading.layers)
 
     rates = series.values(reading, RATE)
     if not rates.empty:
         yield Figure(
             "Rates, measured and predicted",
-            plots.panels("rates", rates, limits, log=False),
+            plots.panels(prefix + "rates", rates, limits, log=False),
             f"{quantity_name(RATE)} by layer. A prediction is good where its line lies on the measured one. Each "
             f"panel is scaled to what was measured; a prediction may leave it.{lines}{more(layers, rates)}",
         )
@@ -39,7 +39,7 @@ def figures(reading: Reading) -> Iterator[Figure]:
     if not errors.empty:
         yield Figure(
             "Errors of the predicted rates, by order",
-            plots.panels("errors", errors, limits, log=True),
+            plots.panels(prefix + "errors", errors, limits, log=True),
             "Solid: how far each order is from the measured rate; lower is better, and below the measurement's "
             "bar nothing is known. Dashed: what each says of its own error; a bar is honest where it runs along "
             f"its solid line.{lines}{more(layers, errors)}",
@@ -50,7 +50,7 @@ def figures(reading: Reading) -> Iterator[Figure]:
         after = f"after {count(horizon, 'step')}" if horizon else "after the horizon"
         yield Figure(
             "Displacements, by order of the flow",
-            plots.panels("displacements", displaced, limits, log=True),
+            plots.panels(prefix + "displacements", displaced, limits, log=True),
             f"How far from the run the flow of each order arrives {after}, by the step where both start: first "
             f"the distance of all parameters, then the error in the change of {quantity_name('norm_squared')}. "
             f"Each order should lie below the one before.{lines}",
@@ -59,7 +59,7 @@ def figures(reading: Reading) -> Iterator[Figure]:
     if cells.notna().any(axis=None):
         yield Figure(
             "Where the prediction fails",
-            plots.heat_map("heat", cells, "log10(error / rate)"),
+            plots.heat_map(prefix + "heat", cells, "log10(error / rate)"),
             f"Error of {name} over the measured rate, layers by steps: -3 is one part in a thousand, 0 is an "
             "error as large as the rate. Each cell shows the worst record in it."
             + (f" The {len(cells)} layers with the largest rates, of {layers}." if len(cells) < layers else ""),
@@ -69,7 +69,7 @@ def figures(reading: Reading) -> Iterator[Figure]:
     if not loss.empty:
         yield Figure(
             "Loss and sharpness" if len(limits.path) else "Loss",
-            plots.course("loss", loss, limits),
+            plots.course(prefix + "loss", loss, limits),
             "The training loss without weight decay." + (" lr × sharpness: where it passes 1 the log map need not "
             "converge, and at 2 plain gradient descent is at the edge of stability." if len(limits.path) else ""),
         )  # fmt: skip

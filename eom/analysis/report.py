@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,27 +15,30 @@ from eom.analysis.conclusion import conclusion
 from eom.analysis.reading import AnyRun, Reading
 from eom.analysis.tables import tables
 from eom.analysis.words import label, number
-from eom.errors import FolderNotWritableError
+from eom.errors import FolderNotWritableError, NotARunError
 from eom.records.manifest import replace
 
 EVENTS = 200  # on the page; events.csv has all
 
 
-def report(run: AnyRun, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write the report of a run, and return where it is.
+def report(run: AnyRun | Sequence[AnyRun], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run, or of several on one page, and return where it is.
 
     Args:
-        run: a run or its folder, also one that is still being written.
-        out: the file to write, or a folder for it; by default ``report.html`` in the run's folder.
+        run: a run or its folder, also one that is still being written; or a sequence of them.
+        out: the file to write, or a folder for it; by default ``report.html`` in the (first) run's folder.
 
     Raises:
         NotARunError, NewerRunError, DamagedRunError: there is no run to report on.
         FolderNotWritableError: the report cannot be written there.
     """
-    reading = Reading.of(run)
-    path = reading.path if out is None else Path(out)
+    several = isinstance(run, Sequence) and not isinstance(run, str)
+    readings = [Reading.of(one) for one in (run if several else [run])]
+    if not readings:
+        raise NotARunError("no run was given, expected at least one")
+    path = readings[0].path if out is None else Path(out)
     path = path / "report.html" if path.is_dir() else path
-    page = render(reading).encode("utf-8", "backslashreplace")
+    page = render(readings).encode("utf-8", "backslashreplace")
     try:
         replace(path, page)
     except OSError as error:
@@ -43,26 +48,31 @@ def report(run: AnyRun, out: str | os.PathLike[str] | None = None) -> Path:
     return path
 
 
-def render(reading: Reading) -> str:
-    """The page as text."""
-    from eom.analysis.figures import figures  # only a report draws
-
+def render(readings: Sequence[Reading]) -> str:
+    """The page as text, a section for each run."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["whole"] = whole_numbers
     template = environment.from_string(files("eom.analysis").joinpath("page.html.j2").read_text("utf-8"))
+    runs = [section(reading, f"run{i}-") for i, reading in enumerate(readings)]
+    return template.render(name=", ".join(run["name"] for run in runs), runs=runs)
+
+
+def section(reading: Reading, prefix: str) -> dict[str, Any]:
+    """What the page says of one run; the ids in its figures begin with ``prefix``."""
+    from eom.analysis.figures import figures  # only a report draws
+
     events = reading.events()
-    return template.render(
-        name=label(reading.path.resolve().name),
-        manifest=reading.manifest,
-        sentences=conclusion(reading),
-        settings=described(reading),
-        self_test=[plain(check) for check in reading.manifest.get("self_test") or []],
-        events=[{k: plain(v) for k, v in e.items()} for e in events.head(EVENTS).to_dict("records")],
-        events_left=max(0, len(events) - EVENTS),
-        figures=list(figures(reading)),
-        tables=list(tables(reading)),
-        model=str(reading.manifest.get("model", "")),
-    )
+    return {
+        "name": label(reading.path.resolve().name),
+        "sentences": conclusion(reading),
+        "settings": described(reading),
+        "self_test": [checked(check) for check in reading.manifest.get("self_test") or []],
+        "events": [{k: plain(v) for k, v in e.items()} for e in events.head(EVENTS).to_dict("records")],
+        "events_left": max(0, len(events) - EVENTS),
+        "figures": list(figures(reading, prefix)),
+        "tables": list(tables(reading)),
+        "model": str(reading.manifest.get("model", "")),
+    }
 
 
 def whole_numbers(text: str) -> Markup:
@@ -78,21 +88,30 @@ def described(reading: Reading) -> list[tuple[str, str]]:
     lines |= {k: manifest.get(k) for k in ("parameters", "steps", "records", "group_kind", "eom")}
     lines |= {f"{k}: {name}": v for k in sorted(shown) for name, v in (manifest.get(k) or {}).items()}
     lines["resumed"] = manifest.get("resumed")
-    return [(label(k.replace("_", " ")), plain(v)) for k, v in lines.items() if v is not None]
+    if isinstance(lines["command"], list):
+        lines["command"] = shlex.join(lines["command"])
+    return [(label(name.replace("_", " ")), plain(value)) for name, value in lines.items() if value is not None]
 
 
-def plain(value: Any) -> Any:
+def checked(check: dict[str, Any]) -> dict[str, str]:
+    """A check of the self-test; a value that JSON has no number for was written as null."""
+    numbers = {"value": check.get("value"), "limit": check.get("limit")}
+    shown = {k: "not finite" if v is None else number(v) for k, v in numbers.items()}
+    return {name: plain(v) for name, v in check.items()} | shown
+
+
+def plain(value: Any) -> str:
     """A value of the manifest as a reader wants to see it."""
     match value:
         case dict():
-            return {name: plain(item) for name, item in value.items()}
+            return ", ".join(f"{label(str(name))} {plain(item)}" for name, item in value.items())
         case list():
-            return " ".join(str(plain(item)) for item in value)
+            return ", ".join(map(plain, value))
         case bool():
             return "yes" if value else "no"
-        case float():
-            return number(value)
         case None:
-            return "not finite"
+            return "none"
+        case "":
+            return ""
         case _:
             return label(str(value))

@@ -49,6 +49,7 @@ def errors(reading: Reading, quantity: str = RATE) -> pd.DataFrame:
     """panel, unit, step, value, source, kind of errors and bars in the leading layers, all positive."""
     position = quantity == "position_error"
     found = prediction_errors(reading, quantity)
+    found = found.loc[found.source.isin(orders(found))]
     found = found.loc[found.group.isin(["all"] if position else leading(reading, quantity))]
     found = found.assign(panel="all parameters: distance from the run" if position else found.group)
     unit = reading.unit(quantity)

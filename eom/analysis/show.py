@@ -27,6 +27,9 @@ def show(run: AnyRun, console: Console | None = None) -> None:
     for quantity in (RATE, DISPLACEMENT):
         table = layers(reading, quantity)
         if table.row_count:
+            unit = reading.unit(quantity)
+            named = f"{quantity_name(quantity)} [{unit}]" if unit else quantity_name(quantity)
+            console.print(Text(f"{named}, and by how much each order misses it (medians)", "bold"))
             console.print(table)
     for sentence in conclusion(reading):
         console.print(Text("• " + sentence))
@@ -41,12 +44,10 @@ def layers(reading: Reading, quantity: str) -> Table:
     """Medians over the records, by layer: the measured size, errors, the last order's bar and its coverage."""
     numbers = layer_table(reading, quantity)
     sources = orders(numbers.reset_index())
-    unit = reading.unit(quantity)
-    title = f"{quantity_name(quantity)}{f' [{unit}]' if unit else ''}, and by how much each order misses it (medians)"
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("layer", no_wrap=True)
     headers = ["measured", *(source_name(source) for source in sources)]
-    headers += [f"{source_name(sources[-1])}'s bar", "within 2 bars"] if sources else []
+    headers += [f"{source_name(sources[-1])}'s bar", "% within 2 bars"] if sources else []
     for header in headers:
         table.add_column(header, justify="right", min_width=7)
     groups = by_group(numbers)
@@ -57,7 +58,7 @@ def layers(reading: Reading, quantity: str) -> Table:
         if sources:
             cells += [by_source[-1]["bar"], 100 * by_source[-1]["covered"]]
         shown = [amount(cell).text for cell in cells]
-        table.add_row(Text(label(group, 22)), *shown[:-1], f"{shown[-1]} %")
+        table.add_row(Text(label(group, 22)), *shown)
     if len(groups) > LAYERS:
         table.caption = f"and {count(len(groups) - LAYERS, 'more layer')}; the report and an export have all"
     return table

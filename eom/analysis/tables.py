@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from eom.analysis.errors import DISPLACEMENT, RATE, layer_table
+from eom.analysis.errors import DISPLACEMENT, RATE, layer_table, orders
 from eom.analysis.reading import Reading
 from eom.analysis.words import label, number, quantity_name, source_name
 
@@ -34,17 +34,17 @@ def tables(reading: Reading) -> Iterator[Table]:
     recorded = [q for q in reading.table().quantity.unique() if not q.startswith("norm_") or "squared" in q]
     first = [RATE, DISPLACEMENT, "position_error"]
     for quantity in [q for q in first if q in recorded] + [q for q in recorded if q not in first]:
-        found = by_layer(reading, quantity)
+        found = table_of(reading, quantity)
         if found.rows:
             yield found
 
 
-def by_layer(reading: Reading, quantity: str) -> Table:
+def table_of(reading: Reading, quantity: str) -> Table:
     """One row per layer: the measured size, the error of each source, the bar of the last."""
     numbers = layer_table(reading, quantity)
-    sources = sorted(source for source in numbers.index.unique("source"))
+    sources = orders(numbers.reset_index()) or sorted(numbers.index.unique("source"))
     unit = reading.unit(quantity)
-    last = max((s for s in sources if s.startswith("order-")), default=sources[-1] if sources else "")
+    last = sources[-1] if sources else ""
     compared = last not in ("", "order-0")
     measured = quantity != "position_error"
 

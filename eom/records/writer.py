@@ -90,10 +90,10 @@ class RunWriter:
     @classmethod
     def _open(cls, folder: Path, entries: dict[str, Any], prepare: Callable[[], None]) -> "RunWriter":
         """Take the lock, prepare the folder under it, and hold it; it is let go of where that fails."""
-        lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
+        lock = FileLock(folder / LOCK, thread_local=False)
         with ExitStack() as failed:
             try:
-                lock.acquire()
+                lock.acquire(blocking=False)
                 failed.callback(lock.release)
                 prepare()
                 writer = cls(folder, entries, lock)

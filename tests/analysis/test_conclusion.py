@@ -49,9 +49,9 @@ def test_beyond_the_edge_it_says_that_the_prediction_stopped_holding(tmp_path):
     assert "reached 1, where the log map need not converge any more, at step 200" in radius
     assert radius.endswith("the prediction still held.")
     assert "reached 2, the edge of stability, at step 400" in edge
-    assert "the bar of order 1 is 29.8 % (0.01 % before) of the rate" in edge
-    assert edge.endswith("the prediction stopped holding.")
-    assert "The next numbers are from the steps before 200" in text[1]
+    assert "the bar of order 1 is 29.8 % (0.01 % below 1) of the rate" in edge
+    assert "the prediction stopped holding in 65 % (0 % below 1) of the cases" in edge  # steps 470 to 590
+    assert text[1] == "The next numbers are from the 20 of 60 records that are below lr × sharpness = 1."
 
 
 def test_below_the_edge_it_says_nothing_of_it(tmp_path):
@@ -64,14 +64,14 @@ def test_predictions_that_end_at_the_edge_are_missed(tmp_path):
     rows = [row for step in range(0, 600, 10) for row in rows_at(step, LAYERS)]
     rows = [row for row in rows if row.step < STABILITY or row.source == "measured"]
     text = conclusion(written(tmp_path / "run", rows))
-    assert "at step 400; there are no predictions from there on." in text[-1]
+    assert "at step 400: there are no predictions at or above 2." in text[-1]
 
 
 def test_a_run_that_was_beyond_the_edge_from_the_start_has_no_before(tmp_path):
     rows = [row for step in range(450, 600, 10) for row in rows_at(step, LAYERS)]
     text = conclusion(written(tmp_path / "run", rows))
     assert "at step 450" in text[-1]
-    assert "before" not in text[-1]
+    assert "below 1" not in text[-1]
 
 
 def test_withheld_predictions_are_explained(tmp_path):
