@@ -45,10 +45,12 @@ def smooth_field(seed: int = 0, n: int = 3) -> Callable[[Tensor], Tensor]:
     return lambda y: b @ torch.sin(a @ y + bias[0]) + c @ y
 
 
+MIXING = {n: symmetric([0.5 + k / n for k in range(n)], seed=n) for n in range(1, 9)}
+
+
 def bowl(y: Tensor) -> Tensor:
     """A scalar function with no symmetry and derivatives of every order."""
-    n = y.numel()
-    a = symmetric([0.5 + k / n for k in range(n)], seed=n).to(y)
+    a = MIXING[y.numel()].to(y.dtype)
     return torch.log(torch.cosh(a @ y)).sum() + torch.sin(y).sum() / 3 + (y.roll(1) * y * y).sum() / 10
 
 

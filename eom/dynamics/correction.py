@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import islice
 
 import torch
 
@@ -43,15 +42,15 @@ def log_weights(terms: int) -> tuple[float, ...]:
 
 def slopes(field: VectorField, stepper: Stepper, t: float, h: float, y: State) -> Iterator[tuple[State, State]]:
     """Yield (y_j, s_j) along a look-ahead from ``y``: each [n], with s_j = (y_{j+1} - y_j) / h."""
+    if isinstance(stepper, RungeKutta):  # no cancellation
+        while True:
+            s = stepper.slope(field, t, h, y)
+            yield y, s
+            y, t = torch.add(y, s, alpha=h), t + h
     carry = stepper.init(y)
     while True:
-        if isinstance(stepper, RungeKutta):  # no cancellation
-            s = stepper.slope(field, t, h, y)
-            ahead = y + h * s
-        else:
-            ahead, carry = stepper.step(field, t, h, y, carry)
-            s = (ahead - y) / h
-        yield y, s
+        ahead, carry = stepper.step(field, t, h, y, carry)
+        yield y, (ahead - y) / h
         y, t = ahead, t + h
 
 
@@ -66,9 +65,9 @@ class ByLogMap:
 
     def __call__(self, t: float, y: State) -> State:
         ahead = slopes(self.field, self.stepper, t, self.h, y)
-        weights = log_weights(self.order + 1)
-        total = torch.zeros_like(y)
-        for c, (_, s) in zip(weights, islice(ahead, len(weights)), strict=True):
+        first, *weights = log_weights(self.order + 1)
+        total = first * next(ahead)[1]
+        for c, (_, s) in zip(weights, ahead, strict=False):
             total.add_(s, alpha=c)
         return total
 

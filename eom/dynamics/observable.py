@@ -1,6 +1,7 @@
 """Numbers read off a state, and how fast a field changes them."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,21 +18,43 @@ def rate(observable: Observable, field: VectorField) -> Callable[[float, State],
 
 
 class GroupSum:
-    """Sum of the entries [n] of each group, [g], accumulated in float64; groups may overlap."""
+    """Sums over groups of entries of [n], in float64; groups may overlap.
+
+    The vector is cut into pieces of which each group is a union, so that entries shared by several groups are added up
+    once. A group of scattered entries is gathered.
+    """
 
     def __init__(self, groups: Mapping[str, Tensor]):
-        self._members = [_slice_if_contiguous(indices) for indices in groups.values()]
+        runs = [_runs(indices) for indices in groups.values()]
+        unions = [r if len(r) <= PIECES else [] for r in runs]
+        cuts = sorted({end for union in unions for run in union for end in run})
+        parts: list[slice | Tensor] = [slice(a, b) for a, b in pairwise(cuts)]
+        member = [
+            [any(a <= start and stop <= b for a, b in union) for start, stop in pairwise(cuts)] for union in unions
+        ]
+        scattered = [i for i, r in enumerate(runs) if len(r) > PIECES]
+        self._parts = parts + [indices for i, indices in enumerate(groups.values()) if i in scattered]
+        self._member = torch.tensor(
+            [row + [i == j for j in scattered] for i, row in enumerate(member)], dtype=torch.float64
+        )
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.stack([x[members].sum(dtype=torch.float64) for members in self._members])
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """sum_{i in g} x_i y_i of each group, [n], [n] -> [g]."""
+        x, y = x.double(), y.double()
+        return self._member.to(x.device) @ torch.stack([torch.dot(x[part], y[part]) for part in self._parts])
 
 
-def _slice_if_contiguous(indices: Tensor) -> Tensor | slice:
-    contiguous = bool((indices.diff() == 1).all())
-    return slice(int(indices[0]), int(indices[-1]) + 1) if contiguous else indices
+PIECES = 64  # runs of adjacent indices up to which a group counts as a union of pieces
+
+
+def _runs(indices: Tensor) -> list[tuple[int, int]]:
+    """Runs [start, stop) of adjacent indices, in order."""
+    indices = indices.sort().values
+    breaks = ((indices.diff() != 1).nonzero().flatten() + 1).tolist()
+    return [(int(indices[a]), int(indices[b - 1]) + 1) for a, b in pairwise([0, *breaks, len(indices)])]
 
 
 def norm_squared(groups: Mapping[str, Tensor]) -> Observable:
     """|theta_g|^2 of each group, [n] -> [g]."""
     total = GroupSum(groups)
-    return lambda y: total(y * y)
+    return lambda y: total.inner(y, y)

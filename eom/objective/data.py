@@ -50,7 +50,7 @@ def digest(xs: Iterable[Tensor]) -> str:
     """SHA-256 of shapes, dtypes and entries."""
     found = hashlib.sha256()
     for x in xs:
-        x = x.detach().cpu().contiguous()
+        x = (x.detach() if x.layout == torch.strided else x.detach().to_dense()).cpu().contiguous()
         found.update(f"{x.dtype}{tuple(x.shape)}".encode())
         found.update(x.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
@@ -72,7 +72,7 @@ class Batches:
         self.single = is_one_batch(data) if single is None else single
         self._data = [data] if self.single else data
         self._weight = weight
-        if iter(self._data) is self._data:
+        if isinstance(self._data, Iterator):
             raise DataError(
                 f"data is a {type(data).__name__}, which can be read once; derivatives need the same batches again "
                 "and again. Pass a list of batches, or a DataLoader with shuffle=False."

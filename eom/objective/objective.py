@@ -120,7 +120,8 @@ class Objective:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
-        return self._mean(lambda f: value_and_gradient(f, theta)[1]) + self._decay(theta) * theta
+        g = self._mean(lambda f: value_and_gradient(f, theta)[1])
+        return torch.addcmul(g, self._decay(theta), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """[n] H(theta) v."""
@@ -135,7 +136,7 @@ class Objective:
         lam = self._decay(theta)
         if self.product == "difference":
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
-            g = g + lam * theta
+            g = torch.addcmul(g, lam, theta)
             return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
         if len(self.batches) == 1:
             value, g, hvp = self._evaluate(self.batches.first, lambda f: expand(f, theta))
@@ -149,7 +150,8 @@ class Objective:
             def product(v: Tensor) -> Tensor:
                 return self._mean(lambda f: expand(f, theta).hvp(v))
 
-        return Expansion(value + self.penalty(theta), g + lam * theta, lambda v: product(v) + lam * v)
+        gradient = torch.addcmul(g, lam, theta)
+        return Expansion(value + self.penalty(theta), gradient, lambda v: torch.addcmul(product(v), lam, v))
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """{parameter name: view of theta}."""

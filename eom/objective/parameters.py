@@ -106,11 +106,12 @@ def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:
     if isinstance(groups, Mapping):
         wanted = dict(groups)
     elif groups == "tensor":
-        wanted = {name: [name] for name in layout.names}
+        wanted = {name: [name] for name, size in zip(layout.names, layout.sizes, strict=True) if size}
     elif groups == "module":
         wanted = {}
-        for name in layout.names:
-            wanted.setdefault(name.rpartition(".")[0] or "(model)", []).append(name)
+        for name, size in zip(layout.names, layout.sizes, strict=True):
+            if size:
+                wanted.setdefault(name.rpartition(".")[0] or "(model)", []).append(name)
     else:
         raise SettingError(f'groups is {groups!r}, expected "tensor", "module", or a mapping of names')
     if "all" in wanted:

@@ -14,6 +14,7 @@ from eom.errors import IntegrationError
 
 # Integration error allowed per step of the solver, as a share of what the next order changes.
 SHARE = 1e-2
+LEAST = 5  # steps of a leg that the solver's own start-up takes
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,26 @@ def flows(field: SmoothField, theta: Tensor, legs: Sequence[Leg], order: int) ->
     Each flow is integrated to a tolerance set by the term that it leaves out. The last flow is there for the bar of
     the one before, to ten times that one's tolerance; its error is not estimated (NaN).
 
-    Beyond lr lambda = 1 the fields of higher order grow stiff and mean less and less: a flow that takes more than
-    about two steps of the solver per step of the march is given up (NaN).
+    Beyond lr lambda = 1 the fields of higher order grow stiff and mean less and less: a flow that takes more than two
+    steps of the solver per step of the march is given up (NaN), and those of higher order with it.
     """
-    ends = []
+    nothing = torch.full_like(theta, torch.nan)
+    ends: list[Flow] = []
     left_out = [_left_out(field, theta, legs[0].lr, k) for k in range(order + 1)]
     for k in range(order + 2):
         try:
             ends.append(_flow(field, theta, legs, k, SHARE * left_out[min(k, order)], estimate=k <= order))
         except IntegrationError:
-            ends.append(Flow(torch.full_like(theta, torch.nan), torch.full_like(theta, torch.nan)))
-    return ends
+            break
+    return ends + [Flow(nothing, nothing)] * (order + 2 - len(ends))
 
 
-def _flow(
-    field: SmoothField, y: Tensor, legs: Sequence[Leg], order: int, tolerance: float, *, estimate: bool
-) -> Flow:
+def _flow(field: SmoothField, y: Tensor, legs: Sequence[Leg], order: int, tolerance: float, *, estimate: bool) -> Flow:
     """The flow over all legs, to ``tolerance`` per unit time; loosely, and without an estimate, for a bar only."""
     error = torch.zeros_like(y)
     for leg in legs:
         by = corrected(field, Euler(), leg.lr, order, _method(order))
-        atol, limits = tolerance * leg.time + 1e-15, {"method": "dopri5", "max_steps": 2 * leg.steps + 20}
+        atol, limits = tolerance * leg.time + 1e-15, {"method": "dopri5", "max_steps": 2 * max(leg.steps, LEAST)}
         if estimate:
             y, own = flow_with_error(by, y, leg.time, rtol=0.0, atol=atol, **limits)
         else:

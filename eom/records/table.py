@@ -4,9 +4,11 @@ A row ends at a line feed outside quotes, which is one with an even number of qu
 holds at every byte, so a table that was cut off anywhere still says where its last whole row ends.
 """
 
+import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,6 +18,7 @@ HEADER = {
     TABLE: b"step,time,group,quantity,source,value,bar\n",
     EVENTS: b"step,time,kind,message\n",
 }
+NONE: Mapping[int, tuple[str, ...]] = {}
 CHUNK = 1 << 22  # bytes read at a time while looking for the last whole row
 
 
@@ -34,6 +37,7 @@ class Row(NamedTuple):
     bar: float | None = None
 
 
+@lru_cache(maxsize=4096)  # the same few names on every row
 def cell(text: str) -> str:
     """``text`` as a field of a table, quoted where it would otherwise end the field or the row."""
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\r\n]', text) else text
@@ -105,13 +109,22 @@ def whole_rows(file: BinaryIO) -> tuple[int, int]:
     return whole, length
 
 
-def before_step(file: BinaryIO, step: int) -> Iterator[bytes]:
-    """Those rows of an open table whose step is below ``step``, byte for byte, after its header."""
+def before_step(file: BinaryIO, step: int, again: Mapping[int, tuple[str, ...]] = NONE) -> Iterator[bytes]:
+    """Those rows of an open table whose step is below ``step``, byte for byte, after its header.
+
+    Left out are those whose step is in ``again`` and whose quantity ends like one of those named there.
+    """
     yield file.readline()
     row = b""
     for line in file:
         row += line
         if row.count(b'"') % 2 == 0:
-            if int(row[: row.index(b",")]) < step:
+            own = int(row[: row.index(b",")])
+            if own < step and not (own in again and quantity_of(row).endswith(again[own])):
                 yield row
             row = b""
+
+
+def quantity_of(row: bytes) -> str:
+    """The quantity in a row of the table of numbers."""
+    return next(csv.reader(io.StringIO(row.decode(), newline="")))[3]

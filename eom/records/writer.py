@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from eom.errors import FolderInUseError, FolderNotWritableError, FolderUsedError, RecordsNotWritten
 from eom.records.journal import Journal
 from eom.records.manifest import ARRAYS, FORMAT, MANIFEST, SCHEMA, read_manifest, replace, write_manifest
-from eom.records.table import EVENTS, HEADER, TABLE, Row, before_step, encode, encode_event, open_whole
+from eom.records.table import EVENTS, HEADER, NONE, TABLE, Row, before_step, encode, encode_event, open_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,17 @@ class RunWriter:
         return cls._open(folder, entries, prepare)
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str], step: int, manifest: Mapping[str, Any]) -> "RunWriter":
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        step: int,
+        manifest: Mapping[str, Any],
+        again: Mapping[int, tuple[str, ...]] = NONE,
+    ) -> "RunWriter":
         """Continue a run from ``step``: its rows and events from there on are dropped, the earlier ones kept.
+
+        Of the earlier rows those are dropped whose step is in ``again`` and whose quantity ends like one of those
+        named there: they belong to records that were open at ``step``, and will be written again.
 
         The manifest stays as it was, but gets an entry in its list "resumed", with the command and the time
         taken from ``manifest``; it is no longer finished.
@@ -77,12 +86,12 @@ class RunWriter:
         folder = Path(path)
         entries = read_manifest(folder)
         entries.pop("finished", None)
-        again = {"step": step, "command": manifest.get("command"), "created": manifest.get("created")}
-        entries["resumed"] = [*entries.get("resumed", []), again]
+        entry = {"step": step, "command": manifest.get("command"), "created": manifest.get("created")}
+        entries["resumed"] = [*entries.get("resumed", []), entry]
 
         def prepare() -> None:
-            for name in HEADER:
-                drop_from(folder / name, step)
+            drop_from(folder / TABLE, step, again)
+            drop_from(folder / EVENTS, step)
             write_manifest(folder, entries)
 
         return cls._open(folder, entries, prepare)
@@ -180,8 +189,8 @@ def not_writable(folder: Path, error: OSError) -> FolderNotWritableError:
     return FolderNotWritableError(f"no run can be written to {folder} ({error}): choose another folder")
 
 
-def drop_from(path: Path, step: int) -> None:
-    """Drop the torn end of a table, and every row with a step of at least ``step``, at once."""
+def drop_from(path: Path, step: int, again: Mapping[int, tuple[str, ...]] = NONE) -> None:
+    """Drop the torn end of a table, every row from ``step`` on, and those named in ``again``, at once."""
     rows, _ = open_whole(path)
     with rows:
-        replace(path, b"".join(before_step(rows, step)) or HEADER[path.name])
+        replace(path, b"".join(before_step(rows, step, again)) or HEADER[path.name])

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from eom.objective import Objective
 from eom.objective.data import Batch, digest, length, tensors
+from eom.objective.parameters import Groups
 
 PLAIN = (int, float, str, bool, type(None))
 
@@ -21,7 +23,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def describe_start() -> dict[str, Any]:
+def describe_start(
+    optimizer: Optimizer, settings: dict[str, Any], observables: Iterable[str], groups: Groups
+) -> dict[str, Any]:
     """What is known before the first batch."""
     packages = ("torch", "numpy", "scipy", "pandas")
     return {
@@ -31,6 +35,10 @@ def describe_start() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
         "seed": torch.initial_seed(),
+        "settings": settings | describe_optimizer(optimizer),
+        "units": UNITS | {name + end: "own" for name in observables for end in ("", "_rate", "_displacement")},
+        "group_kind": groups if isinstance(groups, str) else "user",
+        "predictions": {"withheld": None},
     }
 
 

@@ -1,6 +1,7 @@
 """A displacement: where the run is after N steps, against where the flows from the same start arrive."""
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ class Horizon:
     length: int
     potential: Potential | None
     passes: tuple[Pass, ...] = ()  # none where the displacement is about all of the data
-    awaits: tuple[str, ...] | None = None  # after a resume: digests of the batches that it goes on with
+    modes: tuple[bool, ...] = ()  # of the modules, train or eval
+    awaits: list[str] | None = None  # after a resume: digests of the batches that it goes on with
     legs: list[Leg] = field(default_factory=list)
 
     @property
@@ -37,10 +39,12 @@ class Horizon:
 
     def obstacle(self, descent: Descent, passes: list[Pass]) -> str | None:
         """Why a step does not belong to the flows from the start, if so. Another learning rate is no obstacle."""
-        if not torch.equal(descent.scale, self.descent.scale) or not torch.equal(descent.decay, self.descent.decay):
-            return "the weight decay, or the ratio of learning rates, changed on the way"
-        if descent.withheld and descent.lr > 0:
+        if descent.lr == 0:  # nothing moves
+            return None
+        if descent.withheld:
             return descent.withheld
+        if not descent.alike(self.descent):
+            return "the weight decay, or the ratio of learning rates, changed on the way"
         if self.potential is None:
             return "the batch after the resume is another one"
         if self.passes and not repeats(passes, self.passes):
@@ -66,13 +70,14 @@ class Horizon:
         ends = flows(self.descent.field(self.potential), start, legs, ORDER)
         at_start, at_end = observables.values(start), observables.values(end)
         rows = self._rows(observables.labels, "_displacement", "measured", at_end - at_start, None)
-        for k, (this, after) in enumerate(zip(ends, ends[1:], strict=False)):
+        for k, (this, after) in enumerate(pairwise(ends)):
             value = observables.values(this.state) - at_start
             error = observables.derivative(this.state)(this.error).abs()
             bar = (observables.values(after.state) - observables.values(this.state)).abs() + error
             rows += self._rows(observables.labels, "_displacement", f"order-{k}", value, bar)
-            distance = total((this.state - end).square()).sqrt()
-            bar = total((after.state - this.state).square()).sqrt() + total(this.error.square()).sqrt()
+            off, gap = this.state - end, after.state - this.state
+            distance = total.inner(off, off).sqrt()
+            bar = total.inner(gap, gap).sqrt() + total.inner(this.error, this.error).sqrt()
             labels = [("position_error", group) for group in groups]
             rows += self._rows(labels, "", f"order-{k}", distance, bar)
         return rows
@@ -86,7 +91,7 @@ class Horizon:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the loss: its batches are known again by their digests."""
-        kept = ("step", "time", "theta", "length")
+        kept = ("step", "time", "theta", "length", "modes")
         state = {name: getattr(self, name) for name in kept}
         legs = [(leg.lr, leg.steps) for leg in self.legs]
         awaits = digests(self.passes) if self.awaits is None else self.awaits

@@ -1,6 +1,7 @@
 """The numbers that are followed along a run, as one vector over (quantity, group)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,56 +11,109 @@ from eom.errors import SettingError
 from eom.objective.parameters import Layout
 
 UserObservable = Callable[[dict[str, Tensor]], Tensor]
+DERIVED = ("_rate", "_displacement")
 
 
 class Observables:
     """|theta_g|^2 and |theta_g| of every group, and the user's own numbers; float64, on the CPU.
 
     Args:
-        own: {name: function of {parameter name: tensor} -> one real number}, differentiable.
+        own: {name: function of {parameter name: float64 tensor} -> one real number}, differentiable.
+        notice: takes an event where one of them fails on the way; it is NaN from there on.
     """
 
-    def __init__(self, layout: Layout, groups: Mapping[str, Tensor], own: Mapping[str, UserObservable]):
+    def __init__(
+        self,
+        layout: Layout,
+        groups: Mapping[str, Tensor],
+        own: Mapping[str, UserObservable],
+        notice: Callable[[str, str], None],
+    ):
         self._layout = layout
         self._sum = GroupSum(groups)
+        self._notice = notice
         self.own = dict(own)
+        self.lost: set[str] = set()
         self.labels = [(q, g) for q in ("norm_squared", "norm") for g in groups]
         self.labels += [(name, "all") for name in own]
 
     def values(self, theta: Tensor) -> Tensor:
         """[q] at theta [n]."""
-        squares = self._sum(theta.square())
+        theta = theta.double()
+        squares = self._sum.inner(theta, theta)
+        if not self.own:
+            return torch.cat([squares, squares.sqrt()]).cpu()
         named = self._layout.unflatten(theta)
-        own = [float(f(named)) for f in self.own.values()]
+        own = [self._try(name, lambda f=f: float(f(named)), torch.nan) for name, f in self.own.items()]
         return torch.cat([squares, squares.sqrt(), squares.new_tensor(own)]).cpu()
 
     def derivative(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """v [n] -> grad q(theta) . v, [q]."""
-        norms = self._sum(theta.square()).sqrt()
-        gradients = [self._gradient(name, f, theta) for name, f in self.own.items()]
+        wide = theta.double()
+        norms = self._sum.inner(wide, wide).sqrt()
+        nothing = torch.tensor([torch.nan], dtype=torch.float64, device=theta.device).expand(theta.numel())
+        gradients = [
+            self._try(name, lambda name=name, f=f: self._gradient(name, f, theta.double()), nothing)
+            for name, f in self.own.items()
+        ]
 
         def along(v: Tensor) -> Tensor:
-            half = self._sum(theta * v)
-            own = [torch.dot(g, v).double() for g in gradients]
+            half = self._sum.inner(wide, v)
+            own = [torch.dot(g, v.to(g)) for g in gradients]
             return torch.cat([2 * half, half / norms, torch.stack(own) if own else norms[:0]]).cpu()
 
         return along
 
+    def check(self, theta: Tensor) -> None:
+        """Raise where one of the user's observables cannot be followed from theta [n]."""
+        for name, f in self.own.items():
+            self._gradient(name, f, theta.double())
+            first, second = (float(f(self._layout.unflatten(theta.double()))) for _ in range(2))
+            if first != second:
+                raise SettingError(
+                    f"observable {name!r} gave {first:.6g} and then {second:.6g} at the same parameters, expected one "
+                    "finite number that depends on them only: no randomness, no NaN"
+                )
+
+    def _try(self, name: str, evaluate: Callable[[], Any], otherwise: Any) -> Any:
+        if name in self.lost:
+            return otherwise
+        try:
+            return evaluate()
+        except Exception as failure:
+            self.lost.add(name)
+            self._notice(
+                "observable_failed",
+                f"observable {name!r} is withheld from here on: it raised {type(failure).__name__}: {failure}",
+            )
+            return otherwise
+
     def _gradient(self, name: str, f: UserObservable, theta: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = theta.detach().requires_grad_()
-            value = f(self._layout.unflatten(leaf))
-            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-                found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            try:
+                value = f(self._layout.unflatten(leaf))
+            except Exception as failure:
                 raise SettingError(
-                    f"observable {name!r} gave {found}, expected one real number as a tensor that depends on the parameters "
-                    "it is given: use them as they are, without .detach() or .item()"
-                )
-            return torch.autograd.grad(value.reshape(()), leaf)[0]
+                    f"observable {name!r} raised {type(failure).__name__}: {failure}. It is called with a dict from "
+                    "the names of the trainable parameters to float64 tensors, which it must leave as they are."
+                ) from failure
+            gradient = None
+            if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point() and value.requires_grad:
+                (gradient,) = torch.autograd.grad(value.reshape(()), leaf, allow_unused=True)
+        if gradient is None:
+            found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise SettingError(
+                f"observable {name!r} gave {found}, expected one real number as a tensor that depends on the "
+                "parameters it is given: use them as they are, without .detach() or .item()"
+            )
+        return gradient
 
 
 def check_names(own: Mapping[str, UserObservable], taken: Sequence[str]) -> None:
-    """Raise where the name of an observable is not a plain, free one."""
-    for name in own:
-        if not name or name in taken or name.endswith(("_rate", "_displacement")):
-            raise SettingError(f"observable {name!r} has a name that is taken: choose another one")
+    """Raise where an observable is no function, or its name is not a plain, free one."""
+    for name, f in own.items():
+        if not isinstance(name, str) or not name or name in taken or name.endswith(DERIVED):
+            raise SettingError(f"observable {name!r} has a name that is taken, or no name: choose another one")
+        if not callable(f):
+            raise SettingError(f"observable {name!r} is {f!r}, expected a function of the named parameters")

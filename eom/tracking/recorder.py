@@ -18,42 +18,11 @@ from eom.objective.objective import LossFunction
 from eom.objective.replay import Replay
 from eom.prediction.rates import TERMS
 from eom.records import Row
+from eom.tracking.moment import Moment, Settings
 from eom.tracking.observables import Observables
 from eom.tracking.snapshot import Pass
 from eom.tracking.window import Window
 from eom.training.descent import Descent
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is recorded, and how; see ``eom.track``."""
-
-    order: int | None
-    product: str
-    bars: bool
-    sharpness: int
-    horizon: int | None
-    horizons: int
-    precision: torch.dtype | None
-
-    def plain(self) -> dict[str, Any]:
-        """As a manifest holds them."""
-        return asdict(self) | {"precision": self.precision and str(self.precision).removeprefix("torch.")}
-
-
-@dataclass
-class Moment:
-    """One step as the recorder sees it: theta before and after [n], the run's own gradient [n], the passes behind it."""
-
-    step: int
-    time: float
-    descent: Descent
-    passes: list[Pass]
-    theta: Tensor
-    after: Tensor
-    gradient: Tensor
-    untouched: bool  # the gradient is as the backward pass left it
-    loss: float
 
 
 @dataclass
@@ -61,7 +30,8 @@ class Recorder:
     """Evaluates the run's own loss again at a recorded step, and predicts from it.
 
     ``order`` and ``product`` start as asked for and are lowered by the self-test; ``withheld`` says why nothing is
-    predicted any more; ``notice`` takes events.
+    predicted any more; ``notice`` takes events. ``trusted`` says that the run's own gradient was found to be that of
+    the remembered batch, when it was last computed again.
     """
 
     model: nn.Module
@@ -71,6 +41,7 @@ class Recorder:
     notice: Callable[[str, str], None]
     withheld: str | None = None
     records: int = 0
+    trusted: bool = False
     direction: Tensor | None = None  # where the last sharpness was found, to start the next from
 
     def __post_init__(self) -> None:
@@ -109,77 +80,118 @@ class Recorder:
             replay=replay,
         )
 
-    def record(self, moment: Moment) -> tuple[list[Row], Window | None]:
+    def measure(self, moment: Moment) -> tuple[list[Row], Window | None]:
         """The rows known at once, and the window for the rates (None if only values are asked for)."""
         self.records += 1
         descent, theta = moment.descent, moment.theta
-        values = self.observables.values(theta)
-        decayed = moment.gradient + descent.decay.to(theta) * theta
+        values, lost = self.observables.values(theta), self.observables.lost
+        decay = descent.decay.to(theta)
         whole = {
             "loss": moment.loss,
-            "penalty": float((descent.decay.to(theta) * theta * theta).sum() / 2),
-            "gradient_norm": float(decayed.norm()),
+            "penalty": float(torch.dot(theta, decay * theta) / 2)
+            if decay.ndim
+            else float(decay * theta.norm() ** 2 / 2),
+            "gradient_norm": float(torch.addcmul(moment.gradient, decay, theta).norm()),
             "lr": descent.lr,
         }
+        if descent.decay.isnan().any():  # an optimizer whose weight decay is no known penalty
+            del whole["penalty"], whole["gradient_norm"]
         rows = [
             Row(moment.step, moment.time, group, quantity, "measured", value)
             for (quantity, group), value in zip(self.observables.labels, values.tolist(), strict=True)
+            if quantity not in lost
         ]
-        rows += [Row(moment.step, moment.time, "all", q, "measured", value) for q, value in whole.items()]
+        rows += [Row(moment.step, moment.time, "all", q, "measured", v) for q, v in whole.items() if v is not None]
         if self.order is None:
             return rows, None
-        window = Window(moment.step, moment.time, descent, theta, TERMS + 1, [values])
-        reason = self.withheld or descent.withheld
-        if reason is None and not moment.passes:
-            reason = "tracker.loss was not called before this step, so its batch is not known"
-        if reason:
-            self.notice("withheld", f"predictions withheld: {reason}")
-            return rows, window
-        return rows + self._predict(moment, window, decayed), window
+        return rows, Window(moment.step, moment.time, descent, theta, TERMS + 1, [values])
 
-    def _predict(self, moment: Moment, window: Window, decayed: Tensor) -> list[Row]:
-        theta, descent = self._shadow(moment.theta), moment.descent
+    def obstacle(self, moment: Moment) -> str | None:
+        """Why nothing is predicted at this step, if so."""
+        if reason := self.withheld or moment.descent.withheld:
+            return reason
+        if not moment.passes:
+            return "tracker.loss was not called before this step, so its batch is not known"
+        if any(p.changed for p in moment.passes):
+            return "the batch was written to in place between its forward pass and the step"
+        return None
+
+    def predict(self, moment: Moment, window: Window) -> list[Row]:
+        """Check the update, predict the rates into the window, and find the sharpness if it is its turn."""
+        theta, descent = moment.theta.to(self.settings.precision or moment.theta.dtype), moment.descent
         potential = self.potential(moment.passes, descent)
-        at = self._expand(potential, theta, moment, decayed)
+        own = self._own_will_do(moment, theta)
+        at = self._expand(potential, theta, moment, own)
+        rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
         step = descent.lr * descent.scale.to(theta) * at.gradient
-        mismatch = float((moment.after.to(theta) - theta + step).norm() / step.norm())
-        rows = [Row(moment.step, moment.time, "all", "update_mismatch", "measured", mismatch)]
-        if not mismatch <= _tolerance(moment.theta, step):
-            self.notice(
-                "update_mismatch",
-                f"the step differs by {mismatch:.2g} of its size from gradient descent on the remembered batch, so predictions "
-                "are withheld at such steps. Clipping, a second loss, autocast, a loss scaled in accumulation other than by "
-                "its mean, or a batch that tracker.loss did not see is the usual cause.",
-            )
-            return rows
-        window.theta, window.potential = theta, potential
-        window.passes = tuple(moment.passes)
-        window.derivative = self.observables.derivative(theta)
+        size = _relative(moment.after.to(theta) - theta + step, step)
+        row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
+        if not (size == 0 or size <= _tolerance(moment.theta, step)):
+            self._withhold(size)
+            return [*rows, row]
+        self.trusted = True
         flow = descent.field(Pinned(potential, at))
         orders = ByTerms(flow, Euler(), descent.lr, self.order or 0).orders(0.0, theta)
-        window.predicted = [window.derivative(f) for f in orders]
+        derivative = self.observables.derivative(theta)
+        window.predicted, window.derivative = [derivative(f) for f in orders], derivative
+        window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
+        if own:
+            window.own, window.held = orders[0], [row]
+            window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f
+        else:
+            rows.append(row)
         if self.settings.sharpness and (self.records - 1) % self.settings.sharpness == 0:
             rows.append(self._sharpness(potential, at, moment, theta))
         return rows
 
+    def confirm(self, window: Window, slope: Tensor) -> list[Row]:
+        """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""
+        assert window.own is not None
+        size, lr = _relative(window.own - slope, slope), window.descent.lr
+        if size <= _tolerance(window.theta, lr * slope):
+            window.own = None
+            return []
+        self._withhold(size)
+        window.predicted, window.slopes, window.held, window.own = [], [], [], None
+        window.potential = window.derivative = None
+        return [Row(window.step, window.time, "all", "update_mismatch", "measured", size)]
+
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("order", "product", "withheld", "records", "direction")}
+        kept = ("order", "product", "withheld", "records", "trusted", "direction")
+        return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
 
-    def _shadow(self, theta: Tensor) -> Tensor:
-        return theta.to(self.settings.precision or theta.dtype)
+    def _withhold(self, size: float) -> None:
+        self.trusted = False
+        self.notice(
+            "update_mismatch",
+            f"the step differs by {size:.2g} of its size from gradient descent on the remembered batch, so predictions "
+            "are withheld at such steps. Clipping, a second loss, autocast, activation checkpointing, a loss "
+            "scaled in accumulation other than by its mean, a write to the weights, or a batch that tracker.loss did "
+            "not see is the usual cause.",
+        )
 
-    def _expand(self, potential: Potential, theta: Tensor, moment: Moment, decayed: Tensor) -> Expansion:
-        """Value, gradient and H v on the remembered batch, from the run's own gradient where that may be trusted."""
+    def _own_will_do(self, moment: Moment, theta: Tensor) -> bool:
+        """Whether the run's own gradient may stand for that of the remembered batch, until proved by later slopes."""
+        cheap = not self.order or self.product == "difference"
+        same = moment.untouched and len(moment.passes) == 1 and theta.dtype == moment.gradient.dtype
+        return cheap and same and self.trusted
+
+    def _expand(self, potential: Potential, theta: Tensor, moment: Moment, own: bool) -> Expansion:
+        """Value, gradient and H v on the remembered batch, or around the run's own gradient."""
         if self.order and self.product == "double-backward":
             return potential.expansion(theta)
-        own = moment.untouched and len(moment.passes) == 1 and theta.dtype == decayed.dtype
-        g = decayed if own else potential.gradient(theta)
-        value = torch.tensor(moment.loss)
+        g = moment.gradient + moment.descent.decay.to(theta) * theta if own else potential.gradient(theta)
+        value = torch.tensor(torch.nan)  # not needed
         return Expansion(value, g, lambda v: forward_difference(potential.gradient, theta, v, g))
+
+    def _loss(self, potential: Potential, theta: Tensor, moment: Moment) -> Row:
+        """The loss of a batch that was only observed, without the penalty."""
+        penalty = (moment.descent.decay.to(theta) * theta * theta).sum() / 2
+        return Row(moment.step, moment.time, "all", "loss", "measured", float(potential.loss(theta) - penalty))
 
     def _sharpness(self, potential: Potential, at: Expansion, moment: Moment, theta: Tensor) -> Row:
         """The largest eigenvalue of the Hessian, preconditioned to the reference learning rate."""
@@ -195,7 +207,13 @@ class Recorder:
         return Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual)
 
 
+def _relative(difference: Tensor, step: Tensor) -> float:
+    """Size of a difference, as a share of the step."""
+    size, error = float(step.norm()), float(difference.norm())
+    return error / size if size else (0.0 if error == 0 else torch.inf)
+
+
 def _tolerance(theta: Tensor, step: Tensor) -> float:
     """Largest relative mismatch that rounding explains: of the derivative, and of adding a small step."""
     eps = torch.finfo(theta.dtype).eps
-    return eps**0.5 + 4 * eps * float(theta.norm() / step.norm())
+    return eps**0.5 + 4 * eps * float(theta.norm() / step.norm().clamp(min=1e-300))

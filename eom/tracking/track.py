@@ -9,13 +9,13 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eom.errors import SettingError
 from eom.objective.data import Batch
 from eom.objective.objective import LossFunction
 from eom.objective.parameters import Groups
 from eom.records import Run, open_run
+from eom.tracking.moment import Settings
 from eom.tracking.observables import UserObservable
-from eom.tracking.recorder import Settings
+from eom.tracking.resume import Resume
 from eom.tracking.schedule import Every
 from eom.tracking.tracker import Tracker
 
@@ -37,7 +37,7 @@ def track(
     horizons: int = 10,
     data: Any = None,
     precision: torch.dtype | None = None,
-    resume: int | dict[str, Any] | None = None,
+    resume: Resume | None = None,
     disabled: bool = False,
 ) -> "Tracker | Untracked":
     """Follow a training in the user's own loop: a context manager whose ``loss`` stands for the loss function.
@@ -75,7 +75,6 @@ def track(
     if disabled or _other_rank():
         return Untracked(model, loss_fn, run)
     settings = Settings(order, product, bars, sharpness, horizon, horizons, precision)
-    _check(settings)
     return Tracker(model, optimizer, loss_fn, run, every, settings, observables or {}, groups, data, resume)
 
 
@@ -107,23 +106,3 @@ class Untracked:
 
 def _other_rank() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0
-
-
-def _check(settings: Settings) -> None:
-    if settings.order not in (None, 0, 1, 2):
-        raise SettingError(
-            f"order is {settings.order!r}, expected 0, 1, 2 or None: rates are predicted by terms, which end at order 2"
-        )
-    if settings.product not in ("double-backward", "difference"):
-        raise SettingError(f'product is {settings.product!r}, expected "double-backward" or "difference"')
-    for name, value, least in (
-        ("sharpness", settings.sharpness, 0),
-        ("horizon", settings.horizon, 1),
-        ("horizons", settings.horizons, 1),
-    ):
-        if value is not None and not (isinstance(value, int) and value >= least):
-            raise SettingError(f"{name} is {value!r}, expected a whole number, {least} or more")
-    if settings.horizon and settings.order is None:
-        raise SettingError("a horizon asks for predictions, and order=None for none: pass order=1")
-    if settings.precision is not None and not settings.precision.is_floating_point:
-        raise SettingError(f"precision is {settings.precision}, expected torch.float32 or torch.float64")

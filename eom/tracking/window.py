@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import torch
@@ -17,13 +18,17 @@ from eom.tracking.observables import Observables
 from eom.tracking.snapshot import Pass, digests, repeats
 from eom.training.descent import Descent
 
+Ahead = tuple[list[Tensor], list[Tensor]]  # values [q] and slopes [q] along a look-ahead
+
 
 @dataclass
 class Window:
     """A record at ``step``, open until ``length`` steps have been seen.
 
     ``values`` holds the observables [q] at theta_n, theta_{n+1}, ...; ``slopes`` their rates grad q(theta_n) . s_j
-    along the slopes of the march; ``predicted`` the rates of order 0, 1, ... by the corrected fields.
+    along the slopes of the march; ``predicted`` the rates of order 0, 1, ... by the corrected fields. Where the
+    gradient behind them is the run's own and was not computed again, ``own`` is that slope [n], ``bend`` what the next
+    slope should differ from it by to first order (None at order 0), and ``held`` the rows that wait for the proof.
     """
 
     step: int
@@ -37,7 +42,11 @@ class Window:
     derivative: Callable[[Tensor], Tensor] | None = None
     potential: Potential | None = None
     passes: tuple[Pass, ...] = ()
-    awaits: tuple[str, ...] | None = None  # after a resume: digests of the batches that it goes on with
+    awaits: list[str] | None = None  # after a resume: digests of the batches that it goes on with
+    ahead: Ahead | None = None  # after a resume: the look-ahead, for steps that do not go on alike
+    own: Tensor | None = None
+    bend: Tensor | None = None
+    held: list[Row] = field(default_factory=list)
     source: str = "measured"
 
     @property
@@ -56,26 +65,34 @@ class Window:
             return descent.lr == self.descent.lr
         return descent.same_as(self.descent) and repeats(passes, self.passes)
 
+    def turned_as_predicted(self, slope: Tensor) -> bool:
+        """Whether the slope [n] of the step after the record differs from its own as H v says: to half of that."""
+        if self.own is None or self.bend is None:
+            return True
+        return bool((slope.to(self.own) - self.own - self.bend).norm() <= self.bend.norm() / 2)
+
     def obstacle(self) -> str | None:
         """Why a look-ahead cannot take the place of the run's further steps, if so."""
-        if self.potential is None:
-            return "the steps after it were not alike, and nothing was predicted to look ahead with"
+        if self.potential is None and self.ahead is None:
+            return "no six steps like its own came after it, and nothing was predicted to look ahead with"
         return "its batch was written to in place" if any(p.changed for p in self.passes) else None
 
-    def look_ahead(self, observables: Observables, bars: bool) -> None:
-        """March a copy from theta_n on its own objective, in place of the run's further steps."""
+    def look_ahead(self, observables: Observables, bars: bool) -> tuple[Tensor, Ahead]:
+        """A march of a copy from theta_n on its own objective, in place of the run's further steps; its first slope."""
         assert self.potential is not None  # else there is an obstacle
         flow = self.descent.field(self.potential)
-        ahead = slopes(flow, Euler(), 0.0, self.descent.lr, self.theta)
+        march = list(islice(slopes(flow, Euler(), 0.0, self.descent.lr, self.theta), self.length))
+        ends = [observables.values(theta + self.descent.lr * slope) for theta, slope in march]
+        along = [self.derivative(slope) for _, slope in march] if bars and self.derivative else []
+        return march[0][1], ([self.values[0], *ends], along)
+
+    def take(self, ahead: Ahead) -> None:
+        """Complete the record by a look-ahead."""
         self.source = "look-ahead"
-        self.values, self.slopes = self.values[:1], []
-        for theta, slope in islice(ahead, self.length):
-            if bars and self.derivative:
-                self.slopes.append(self.derivative(slope))
-            self.values.append(observables.values(theta + self.descent.lr * slope))
+        self.values, self.slopes = ahead
 
     def rows(self, labels: list[tuple[str, str]]) -> list[Row]:
-        """The measured and the predicted rates, each with its bar."""
+        """The measured and the predicted rates, each with its bar; none where there is no number."""
         values = torch.stack(self.values)
         measured = log_map(values.diff(dim=0) / self.descent.lr)
         estimates = {self.source: measured}
@@ -85,25 +102,37 @@ class Window:
         if self.predicted:
             bars = prediction_bars(self.predicted, along)
             estimates |= {f"order-{k}": estimate for k, estimate in enumerate(bars)}
-        return [
+        return self.held + [
             Row(self.step, self.time, group, f"{quantity}_rate", source, value, None if bar != bar else bar)
             for source, estimate in estimates.items()
             for (quantity, group), value, bar in zip(
                 labels, estimate.value.tolist(), estimate.bar.tolist(), strict=True
             )
+            if isfinite(value)
         ]
 
-    def state_dict(self) -> dict[str, Any]:
-        """All but the loss: its batches are known again by their digests."""
-        kept = ("step", "time", "descent", "theta", "length", "values", "slopes", "predicted", "source")
+    def state_dict(self, ahead: Ahead | None) -> dict[str, Any]:
+        """All but the loss: its batches are known again by digests; ``ahead`` stands in where others come."""
+        kept = ("step", "time", "theta", "length", "source", "own", "bend")
         state = {name: getattr(self, name) for name in kept}
+        state |= {name: list(getattr(self, name)) for name in ("values", "slopes", "predicted")}
         awaits = digests(self.passes) if self.awaits is None else self.awaits
-        return state | {"descent": asdict(self.descent), "awaits": awaits if self.predicted else None}
+        return state | {
+            "descent": asdict(self.descent),
+            "awaits": awaits if self.predicted else None,
+            "ahead": ahead,
+            "held": [tuple(row) for row in self.held],
+        }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], observables: Observables) -> "Window":
         """The window of a saved state."""
-        kept: dict[str, Any] = {**state, "descent": Descent(**state["descent"])}
+        kept: dict[str, Any] = {
+            **state,
+            **{name: list(state[name]) for name in ("values", "slopes", "predicted")},
+            "descent": Descent(**state["descent"]),
+            "held": [Row(*row) for row in state["held"]],
+        }
         window = cls(**kept)
         if window.predicted:
             window.derivative = observables.derivative(window.theta)

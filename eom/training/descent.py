@@ -1,14 +1,18 @@
 """torch.optim.SGD read as Euler's method on a preconditioned gradient flow."""
 
 from dataclasses import dataclass
+from math import nan
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from eom.calculus.products import Potential
 from eom.dynamics.field import SmoothField, gradient_flow, scaled
-from eom.errors import WrongModelError
+from eom.errors import ParametersError, SettingError, WrongModelError
+
+COUPLED = (SGD, Adam, Adamax, NAdam, RAdam, RMSprop, Adagrad, Adadelta, ASGD)  # they add decay * theta to the gradient
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Descent:
     Attributes:
         lr: reference learning rate, the largest of the parameter groups; the step of time.
         scale: lr of each parameter over ``lr``, [] or [n]; 0 where the optimizer does not move it.
-        decay: weight decay, [] or [n].
+        decay: weight decay as a penalty in the loss, [] or [n]; NaN where an optimizer's is not known to be one.
         withheld: why there is no equation of motion for this step, or None.
     """
 
@@ -39,25 +43,38 @@ class Descent:
 
     def same_as(self, other: "Descent") -> bool:
         """Whether two steps are steps of the same map."""
-        return (
-            self.lr == other.lr
-            and self.withheld == other.withheld
-            and torch.equal(self.scale, other.scale)
-            and torch.equal(self.decay, other.decay)
+        return self.lr == other.lr and self.withheld == other.withheld and self.alike(other)
+
+    def alike(self, other: "Descent") -> bool:
+        """Whether two steps are on the same field; a schedule of several learning rates keeps ratios to rounding."""
+        return all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=1e-12 if a.dtype == torch.float64 else 1e-6, atol=0.0)
+            for a, b in ((self.scale, other.scale), (self.decay, other.decay))
         )
 
 
 def check_owner(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise unless the optimizer holds parameters of this model only, and at least one trainable one."""
-    own = {id(p) for p in model.parameters()}
+    """Raise unless this is an optimizer of this model's parameters only, of at least one trainable one, with an lr."""
+    if not isinstance(optimizer, Optimizer):
+        raise SettingError(f"optimizer is a {type(optimizer).__name__}, expected a torch.optim.Optimizer")
     held = [p for group in optimizer.param_groups for p in group["params"]]
-    strange = sum(id(p) not in own for p in held)
-    if strange or not any(p.requires_grad for p in held):
+    strange = sum(not p for p in owned(optimizer, model))
+    if strange:
         raise WrongModelError(
             f"{strange} of the optimizer's {len(held)} parameters do not belong to this {type(model).__name__}; "
             "expected all of them to. Build the optimizer from model.parameters() after the last change to the model, "
             "and track that same model."
         )
+    if not any(p.requires_grad for p in held):
+        raise ParametersError(f"none of the optimizer's {len(held)} parameters is trainable, expected at least one")
+    if any(group.get("lr") is None for group in optimizer.param_groups):
+        raise SettingError(f"{type(optimizer).__name__} has no learning rate (no lr), which is the step of time here")
+
+
+def owned(optimizer: Optimizer, model: nn.Module) -> list[bool]:
+    """For each parameter of the optimizer whether it is the model's."""
+    own = {id(p) for p in model.parameters()}
+    return [id(p) in own for group in optimizer.param_groups for p in group["params"]]
 
 
 def read(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Descent:
@@ -71,17 +88,24 @@ def read(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Descent:
     settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     lr = max(float(group["lr"]) for group in optimizer.param_groups)
     withheld = unsupported(optimizer) or (None if lr > 0 else f"the learning rate is {lr}: no time passes")
-    if withheld:
-        return Descent(lr, torch.ones(()), torch.zeros(()), withheld)
 
     def of(p: nn.Parameter) -> tuple[float, float]:
         group = settings.get(id(p))
         if group is None or p.grad is None:
             return 0.0, 0.0
-        return float(group["lr"]) / lr, float(group["weight_decay"])
+        return 1.0 if withheld else float(group["lr"]) / lr, penalty_of(optimizer, group)
 
     scales, decays = zip(*map(of, parameters), strict=True)
-    return Descent(lr, _vector(scales, parameters), _vector(decays, parameters))
+    scale = torch.ones(()) if withheld else _vector(scales, parameters)
+    return Descent(lr, scale, _vector(decays, parameters), withheld)
+
+
+def penalty_of(optimizer: Optimizer, group: dict[str, Any]) -> float:
+    """The weight decay that acts as a penalty in the loss: 0 where it is decoupled, NaN where that is not known."""
+    decay = float(group.get("weight_decay", 0.0))
+    if not decay or isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay"):
+        return 0.0
+    return nan if group.get("maximize") or type(optimizer) not in COUPLED else decay
 
 
 def unsupported(optimizer: Optimizer) -> str | None:

@@ -21,9 +21,7 @@ def solve(matrix: Tensor, k: int, **settings) -> Spectrum:
 
 
 def true_residuals(matrix: Tensor, found: Spectrum) -> Tensor:
-    return torch.stack(
-        [(matrix @ v - x * v).norm() for x, v in zip(found.eigenvalues, found.vectors, strict=True)]
-    )
+    return torch.stack([(matrix @ v - x * v).norm() for x, v in zip(found.eigenvalues, found.vectors, strict=True)])
 
 
 @pytest.mark.parametrize("k", range(1, 6))

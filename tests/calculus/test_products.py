@@ -1,10 +1,12 @@
 """Gradient, Hessian-vector product and third derivative of functions on flat vectors."""
 
+from functools import partial
+
 import pytest
 import torch
 from problems import bowl, quadratic, randn, symmetric
 from torch import Tensor
-from torch.autograd.functional import hessian
+from torch.func import hessian, jacrev
 from torch.nn import functional as F
 
 from eom.calculus.products import Function, Mean, Pinned, expand, forward_difference, third_derivative
@@ -12,25 +14,25 @@ from eom.calculus.products import value_and_gradient as expand_once
 from eom.testing import observed_order
 
 N = 6
-EXACT = {"rtol": 1e-12, "atol": 1e-13}  # a few hundred roundings of numbers of size 1
+assert_exact = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)  # some hundred roundings
 
 
 def dense_third(y: Tensor) -> Tensor:
     """D^3 of ``bowl``, [n, n, n], by a Jacobian of the Hessian."""
-    return torch.autograd.functional.jacobian(lambda x: hessian(bowl, x, create_graph=True), y)  # type: ignore
+    return jacrev(hessian(bowl))(y)
 
 
 def test_hessian_products_are_those_of_the_dense_hessian():
-    y, dense = randn(N), hessian(bowl, randn(N))
+    y, dense = randn(N), hessian(bowl)(randn(N))
     _, _, hvp = expand(bowl, y)
     for v in torch.eye(N):
-        torch.testing.assert_close(hvp(v), dense @ v, **EXACT)  # type: ignore
+        assert_exact(hvp(v), dense @ v)
 
 
 def test_third_derivative_is_that_of_the_dense_one():
     y, u, v = randn(N), randn(N, seed=1), randn(N, seed=2)
     expected = torch.einsum("ijk,j,k->i", dense_third(y), u, v)
-    torch.testing.assert_close(third_derivative(bowl, y, u, v), expected, **EXACT)
+    assert_exact(third_derivative(bowl, y, u, v), expected)
 
 
 def test_value_and_gradient_agree_between_the_two_routes():
@@ -38,7 +40,7 @@ def test_value_and_gradient_agree_between_the_two_routes():
     value, gradient = expand_once(bowl, y)
     expansion = expand(bowl, y)
     assert value == expansion.value == bowl(y)
-    torch.testing.assert_close(gradient, expansion.gradient, **EXACT)
+    assert_exact(gradient, expansion.gradient)
 
 
 def test_central_differences_approach_each_derivative_to_second_order():
@@ -61,7 +63,7 @@ def test_derivatives_are_symmetric():
     y, u, v = randn(N), randn(N, seed=1), randn(N, seed=2)
     hvp = expand(bowl, y).hvp
     assert u @ hvp(v) == pytest.approx(float(v @ hvp(u)), rel=1e-12)
-    torch.testing.assert_close(third_derivative(bowl, y, u, v), third_derivative(bowl, y, v, u), **EXACT)
+    assert_exact(third_derivative(bowl, y, u, v), third_derivative(bowl, y, v, u))
 
 
 def test_a_linear_function_has_zero_second_and_third_derivatives():
@@ -73,7 +75,7 @@ def test_a_linear_function_has_zero_second_and_third_derivatives():
 
 def test_a_quadratic_has_its_matrix_as_hessian_and_zero_third_derivative():
     y, v, a = randn(N), randn(N, seed=1), symmetric([1.0, 2.0, 3.0, -1.0, 0.0, 5.0])
-    torch.testing.assert_close(expand(quadratic(a), y).hvp(v), a @ v, **EXACT)
+    assert_exact(expand(quadratic(a), y).hvp(v), a @ v)
     assert not third_derivative(quadratic(a), y, v, v).any()
 
 
@@ -130,12 +132,12 @@ def test_the_mean_of_potentials_is_the_potential_of_the_mean():
 
     y, u, v = randn(N), randn(N, seed=1), randn(N, seed=2)
     mean, direct = Mean((Function(bowl), Function(other))), Function(lambda x: (bowl(x) + other(x)) / 2)
-    torch.testing.assert_close(mean.loss(y), direct.loss(y), **EXACT)
-    torch.testing.assert_close(mean.gradient(y), direct.gradient(y), **EXACT)
-    torch.testing.assert_close(mean.expansion(y).value, direct.loss(y), **EXACT)
-    torch.testing.assert_close(mean.expansion(y).gradient, direct.gradient(y), **EXACT)
-    torch.testing.assert_close(mean.expansion(y).hvp(v), direct.expansion(y).hvp(v), **EXACT)
-    torch.testing.assert_close(mean.third(y, u, v), direct.third(y, u, v), **EXACT)
+    assert_exact(mean.loss(y), direct.loss(y))
+    assert_exact(mean.gradient(y), direct.gradient(y))
+    assert_exact(mean.expansion(y).value, direct.loss(y))
+    assert_exact(mean.expansion(y).gradient, direct.gradient(y))
+    assert_exact(mean.expansion(y).hvp(v), direct.expansion(y).hvp(v))
+    assert_exact(mean.third(y, u, v), direct.third(y, u, v))
 
 
 def test_a_pinned_potential_evaluates_the_function_no_more():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from eom.testing import observed_order
 
 A = symmetric([3.0, 1.0, 0.2, 0.0, -0.5])
 H = 0.1
-EXACT = {"rtol": 1e-12, "atol": 1e-13}
+assert_exact = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)
 
 
 def power(matrix: Tensor, k: int) -> Tensor:
@@ -42,9 +43,7 @@ def test_log_weights_are_the_exact_rationals():
 
 @pytest.mark.parametrize("terms", range(1, 13))
 def test_log_weights_are_the_alternating_sum_of_differences(terms):
-    exact = [
-        (-1) ** j * sum(Fraction(math.comb(m, j), m + 1) for m in range(j, terms)) for j in range(terms)
-    ]
+    exact = [(-1) ** j * sum(Fraction(math.comb(m, j), m + 1) for m in range(j, terms)) for j in range(terms)]
     assert sum(exact) == 1  # a constant slope is its own rate
     assert log_weights(terms) == pytest.approx([float(w) for w in exact], rel=1e-15)
 
@@ -54,21 +53,19 @@ def euler_on_a_quadratic(order: int) -> Tensor:
     return -sum((H**m * power(A, m + 1) / (m + 1) for m in range(order + 1)), start=torch.zeros_like(A))
 
 
-@pytest.mark.parametrize(
-    ("order", "method"), [(k, "terms") for k in range(3)] + [(k, "log-map") for k in range(8)]
-)
+@pytest.mark.parametrize(("order", "method"), [(k, "terms") for k in range(3)] + [(k, "log-map") for k in range(8)])
 def test_gradient_descent_on_a_quadratic_is_corrected_by_the_series_of_the_logarithm(order, method):
     """Delta^m s_0 = -A (-h A)^m y, so the log map keeps exactly the powers that the terms keep."""
     y = randn(5)
     found = corrected(gradient_flow(quadratic(A)), Euler(), H, order, method)(0.0, y)
-    torch.testing.assert_close(found, euler_on_a_quadratic(order) @ y, **EXACT)  # type: ignore
+    assert_exact(found, euler_on_a_quadratic(order) @ y)
 
 
-@pytest.mark.parametrize("order", range(5))
+@pytest.mark.parametrize("order", [0, 1, 2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_euler_on_a_linear_plain_field_is_corrected_by_the_series_of_the_logarithm(order):
     y = randn(5)
     found = corrected(lambda t, x: -A @ x, Euler(), H, order, "terms")(0.0, y)
-    torch.testing.assert_close(found, euler_on_a_quadratic(order) @ y, **EXACT)  # type: ignore
+    assert_exact(found, euler_on_a_quadratic(order) @ y)
 
 
 @pytest.mark.parametrize("order", range(3))
@@ -77,7 +74,7 @@ def test_heun_on_a_quadratic_keeps_the_powers_of_h_by_terms(order):
     y = randn(5)
     expected = -A @ y + (H**2 * power(A, 3) @ y / 6 if order == 2 else 0)
     found = corrected(gradient_flow(quadratic(A)), Heun(), H, order, "terms")(0.0, y)
-    torch.testing.assert_close(found, expected, **EXACT)  # type: ignore
+    assert_exact(found, expected)
 
 
 @pytest.mark.parametrize("order", range(6))
@@ -94,7 +91,7 @@ def test_the_log_map_on_a_quadratic_is_the_series_of_the_logarithm_of_the_whole_
     y = randn(5)
     expected = sum((-1) ** m * power(change, m + 1) @ y / (m + 1) / H for m in range(order + 1))
     found = corrected(gradient_flow(quadratic(A)), stepper, H, order, "log-map")(0.0, y)
-    torch.testing.assert_close(found, expected, **EXACT)  # type: ignore
+    assert_exact(found, expected)
 
 
 def test_a_preconditioned_quadratic_with_decay_is_corrected_as_one_linear_field():
@@ -104,7 +101,7 @@ def test_a_preconditioned_quadratic_with_decay_is_corrected_as_one_linear_field(
     m = p.diag() @ (A + d.diag())
     expected = -(m + H * power(m, 2) / 2 + H**2 * power(m, 3) / 3) @ y
     for method in ("terms", "log-map"):
-        torch.testing.assert_close(corrected(field, Euler(), H, 2, method)(0.0, y), expected, **EXACT)  # type: ignore
+        assert_exact(corrected(field, Euler(), H, 2, method)(0.0, y), expected)
 
 
 def test_the_first_term_on_a_riccati_equation_is_minus_z_cubed():
@@ -164,7 +161,11 @@ def one_step_order(field: VectorField, stepper: RungeKutta, y: Tensor, order: in
     """Slope of |flow over h - one step| against h."""
 
     def error(h: float) -> float:
-        flowed = flow(corrected(field, stepper, h, order, method), y, h, rtol=0.0, atol=1e-15)
+        corrected_field = corrected(field, stepper, h, order, method)
+        if isinstance(corrected_field, ByRecursion):  # dear: two steps of RK4 are off by h^5 / 16 times a small number
+            flowed = end(corrected_field, RK4(), y, h=h / 2, steps=2)
+        else:
+            flowed = flow(corrected_field, y, h, rtol=0.0, atol=1e-15)
         return float((flowed - end(field, stepper, y, h=h, steps=1)).norm())
 
     return observed_order(error, steps)
@@ -191,18 +192,20 @@ def fields() -> dict[str, VectorField]:
 
 
 FIELDS = fields()
-ROUTES: list[tuple[str, str, int]] = [
-    (name, method, order)
+PLAIN = ("plain", "time-dependent")
+ROUTES = [
+    pytest.param(name, method, order, marks=[pytest.mark.slow] * (name in PLAIN and (method, order) == ("terms", 3)))
     for name in FIELDS
     for method in ("terms", "log-map")
     for order in range(4)
-    if method == "log-map" or order < 3 or name in ("plain", "time-dependent")
+    if method == "log-map" or order < 3 or name in PLAIN
 ]
 
 
 @pytest.mark.parametrize(("name", "method", "order"), ROUTES)
 def test_one_step_of_euler_differs_from_its_corrected_flow_by_h_to_the_order_plus_two(name, method, order):
-    slope = one_step_order(FIELDS[name], Euler(), randn(4, seed=3), order, method)
+    steps = [0.04, 0.02] if name in PLAIN and method == "terms" else STEPS
+    slope = one_step_order(FIELDS[name], Euler(), randn(4, seed=3), order, method, steps)
     assert slope == pytest.approx(order + 2, abs=0.1)
 
 
@@ -231,17 +234,17 @@ def test_by_terms_the_order_is_the_highest_power_of_h_kept_whatever_the_stepper(
         assert found == pytest.approx(slope, abs=0.15)
 
 
-@pytest.mark.parametrize(("order", "slope"), [(2, 4), (3, 5)])
-def test_heun_on_a_time_dependent_field_is_corrected_by_the_recursion(order, slope):
-    found = one_step_order(FIELDS["time-dependent"], Heun(), randn(4, seed=3), order, "terms", [0.2, 0.1, 0.05])
-    assert found == pytest.approx(slope, abs=0.1)
+@pytest.mark.slow
+def test_heun_on_a_time_dependent_field_is_corrected_by_the_recursion():
+    slope = one_step_order(FIELDS["time-dependent"], Heun(), randn(4, seed=3), 2, "terms", [0.05, 0.025])
+    assert slope == pytest.approx(4, abs=0.1)
 
 
 @pytest.mark.parametrize("order", range(4))
 @pytest.mark.parametrize("stepper", [Heun(), RK4()], ids=repr)
 def test_the_log_map_of_heun_and_rk4_leaves_h_to_the_order_plus_two(stepper, order):
     """From a look-ahead with the stepper's own slopes, of which order 0 is the difference quotient."""
-    found = one_step_order(FIELDS["descent"], stepper, randn(4, seed=3), order, "log-map")
+    found = one_step_order(FIELDS["descent"], stepper, randn(4, seed=3), order, "log-map", [0.01, 0.005])
     assert found == pytest.approx(order + 2, abs=0.1)
 
 
@@ -261,6 +264,36 @@ def test_any_stepper_without_a_carry_has_a_log_map():
     exact = vectors @ (-2 * torch.atanh(0.01 * values / 2) / 0.01 * (vectors.T @ y))
     found = corrected(lambda t, x: -A @ x, Midpoint(), 0.01, 6, "log-map")(0.0, y)
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)  # (0.03)^7 and rounding / h
+
+
+class Own:
+    """Euler's method, as somebody else would write it."""
+
+    def init(self, y: Tensor) -> None:
+        return None
+
+    def step(self, field: VectorField, t: float, h: float, y: Tensor, carry: None) -> tuple[Tensor, None]:
+        return y + h * field(t, y), None
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_the_log_map_of_a_stepper_of_ones_own_sees_the_time_too(order):
+    field, y = FIELDS["time-dependent"], randn(4)
+    own, euler = (corrected(field, s, H, order, "log-map")(0.3, y) for s in (Own(), Euler()))
+    torch.testing.assert_close(own, euler, rtol=0.0, atol=1e-13)  # rounding / h
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_the_log_map_of_order_k_costs_k_evaluations_more_than_the_field(order):
+    evaluations = 0
+
+    def counted(t: float, y: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return -y
+
+    corrected(counted, Euler(), H, order, "log-map")(0.0, randn(4))
+    assert evaluations == order + 1
 
 
 # Bad input
@@ -289,11 +322,6 @@ def test_terms_beyond_the_derivatives_of_a_field_are_refused_with_the_way_out():
 
 
 def test_terms_of_a_stepper_without_a_tableau_are_refused_with_the_way_out():
-    class Own:
-        def init(self, y: Tensor) -> None: ...
-        def step(self, field: VectorField, t: float, h: float, y: Tensor, carry: None) -> tuple[Tensor, None]:
-            return y + h * field(t, y), None
-
     with pytest.raises(SettingError, match='Use method="log-map"'):
         corrected(gradient_flow(bowl), Own(), H, 1, "terms")
     found: Callable = corrected(gradient_flow(bowl), Own(), H, 1)

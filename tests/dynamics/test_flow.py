@@ -60,8 +60,8 @@ def test_flows_agree_with_scipys_dop853(seed):
 
 
 @pytest.mark.parametrize("method", ["dopri8", "dopri5"])
-@pytest.mark.parametrize("atol", [1e-3, 1e-5, 1e-7, 1e-9])
-@pytest.mark.parametrize("t", [0.01, 0.1, 0.5, 1.0, 2.0, 2.7])
+@pytest.mark.parametrize("atol", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("t", [0.01, 0.1, 1.0, 2.7])
 @pytest.mark.parametrize("name", CASES)
 def test_the_true_error_of_a_flow_is_at_most_three_times_its_estimate(name, t, atol, method):
     """Measured: 2.2 times at most. 1e-13: rounding of a few hundred stages."""
@@ -86,7 +86,7 @@ def test_a_field_that_is_not_finite_is_an_error_with_its_time():
     def field(t: float, y: Tensor) -> Tensor:
         return y * (math.nan if t > 0.5 else 1.0)
 
-    with pytest.raises(IntegrationError, match="not finite at time 0.5.* of 1"):
+    with pytest.raises(IntegrationError, match=r"not finite at time 0\.5.* of 1"):
         flow(field, START, 1.0)
 
 

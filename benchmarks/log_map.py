@@ -1,0 +1,69 @@
+"""What the corrected field of order k by look-ahead costs beyond its k + 1 gradients: paired rounds in one process.
+
+    python benchmarks/log_map.py [--rounds 15] [--threads 1]
+
+Each entry is the median over the rounds of time(field) / time(k + 1 gradients) - 1, in CPU time of the process; the
+gradients are taken at the k + 1 points of the look-ahead, as weights that are not in the cache cost a few percent more.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from tracker import MALLOC
+
+ORDERS = (1, 2, 3, 4)
+LIMIT = 3  # %
+
+
+def seconds(f: Callable[[], object], repeats: int) -> float:
+    start = time.process_time()
+    for _ in range(repeats):
+        f()
+    return (time.process_time() - start) / repeats
+
+
+def overhead(name: str, order: int, rounds: int) -> float:
+    """Median share of the time that is not the gradients'."""
+    from models import cross_entropy, make
+
+    import eom
+    from eom.dynamics.correction import slopes
+
+    model, batch = make(name)
+    objective = eom.Objective(model, cross_entropy, batch, decay=0.01)
+    flow, theta = eom.gradient_flow(objective), objective.theta()
+    field = eom.corrected(flow, eom.Euler(), 0.01, order, method="log-map")
+    points = [y for y, _ in islice(slopes(flow, eom.Euler(), 0.0, 0.01, theta), order + 1)]
+    repeats = 8 if name == "mlp" else 1
+    ratios = []
+    for _ in range(rounds + 1):  # one to warm up
+        field_time = seconds(lambda: field(0.0, theta), repeats)
+        gradient_time = seconds(lambda: [flow(0.0, y) for y in points], repeats)
+        ratios.append(field_time / gradient_time - 1)
+    return statistics.median(ratios[1:])
+
+
+def main() -> None:
+    if any(os.environ.get(k) != v for k, v in MALLOC.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    print(f"cost beyond k + 1 gradients, % (wanted: <= {LIMIT}); torch {torch.__version__}, {options.threads} thread(s)")
+    print(f"{'':6s}" + "".join(f"{f'order {k}':>10s}" for k in ORDERS))
+    for name in ("mlp", "cnn", "gpt"):
+        row = "".join(f"{100 * overhead(name, k, options.rounds):10.1f}" for k in ORDERS)
+        print(f"{name:6s}{row}")
+
+
+if __name__ == "__main__":
+    main()
