@@ -58,7 +58,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    print(f"cost beyond k + 1 gradients, % (wanted: <= {LIMIT}); torch {torch.__version__}, {options.threads} thread(s)")
+    print(
+        f"cost beyond k + 1 gradients, % (wanted: <= {LIMIT}); torch {torch.__version__}, {options.threads} thread(s)"
+    )
     print(f"{'':6s}" + "".join(f"{f'order {k}':>10s}" for k in ORDERS))
     for name in ("mlp", "cnn", "gpt"):
         row = "".join(f"{100 * overhead(name, k, options.rounds):10.1f}" for k in ORDERS)

@@ -3,8 +3,9 @@
     python benchmarks/tracker.py [--rounds 15] [--threads 1] [--csv FILE]
 
 Each row trains two copies of a network in turn, ten steps bare and ten steps tracked, on the CPU; the overhead is the
-median over the rounds of (tracked / bare - 1), in CPU time of the process. Attention runs on its plain kernel in both, as
-second derivatives need it. glibc's malloc is told to keep freed memory, or page faults would drown the convolutions.
+median over the rounds of (tracked / bare - 1), in CPU time of the process. Attention runs on its plain kernel in
+both, as second derivatives need it. glibc's malloc is told to keep freed memory, or page faults would drown the
+convolutions.
 """
 
 import argparse
@@ -62,15 +63,16 @@ def overhead(name: str, settings: dict[str, Any], rounds: int) -> float:
     sgd = [torch.optim.SGD(m.parameters(), lr=0.01, weight_decay=0.01) for m in (bare, tracked)]
     settings = {"every": BLOCK, "sharpness": 0} | settings
     ratios = []
-    with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH):
-        with eom.track(tracked, sgd[1], cross_entropy, Path(folder) / "run", **settings) as tracker:
-            for r in range(rounds + 2):  # two to warm up
-                pair = (
-                    block(tracked, sgd[1], tracker.loss, batch),
-                    block(bare, sgd[0], lambda b: cross_entropy(bare, b), batch),
-                )
-                if r >= 2:
-                    ratios.append(pair[0] / pair[1] - 1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sdpa_kernel(SDPBackend.MATH),
+        eom.track(tracked, sgd[1], cross_entropy, Path(folder) / "run", **settings) as tracker,
+    ):
+        for r in range(rounds + 2):  # two to warm up
+            with_tracker = block(tracked, sgd[1], tracker.loss, batch)
+            without = block(bare, sgd[0], lambda b: cross_entropy(bare, b), batch)
+            if r >= 2:
+                ratios.append(with_tracker / without - 1)
     return statistics.median(ratios)
 
 

@@ -44,8 +44,8 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order in which data flows
-    "Objective", "gradient_flow", "plus", "scaled", "decay", "Euler", "Heun", "RK4", "corrected", "march", "end", "flow",
-    "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "testing",
+    "Objective", "gradient_flow", "plus", "scaled", "decay", "Euler", "Heun", "RK4", "corrected", "march", "end",
+    "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "testing",
 ]  # fmt: skip
 
 

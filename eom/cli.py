@@ -32,7 +32,7 @@ def demo(
     small: Annotated[bool, typer.Option(help="A fifth of the digits: seconds instead of a minute.")] = False,
 ) -> None:
     """Train a small network on real digits at three learning rates, and report what the theory says of it."""
-    # Before torch is loaded: threads that wait by spinning take twenty times as long where another process wants a core.
+    # Before torch is loaded: threads that wait by spinning slow it many times where another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from eom.demo import run_demo
 

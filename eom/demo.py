@@ -17,7 +17,7 @@ from eom.tracking import track
 
 Batch = tuple[Tensor, Tensor]
 
-RATES = (0.2, 0.02, 0.005)  # the first reaches the edge of stability within the run
+RATES = (0.005, 0.02, 0.2)  # the last reaches the edge of stability within the run
 WEIGHT_DECAY = 0.01
 STEPS = 200
 HORIZON = 10  # steps of the displacement that is compared with the flows, from the middle of the run
@@ -28,9 +28,9 @@ def digits(samples: int | None = None) -> Batch:
 
     Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
-    data = load_digits()
-    images = torch.tensor(data.data, dtype=torch.float64).view(-1, 1, 8, 8) / 16
-    return images[:samples], torch.tensor(data.target)[:samples]
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.as_tensor(pixels, dtype=torch.float64).view(-1, 1, 8, 8) / 16
+    return images[:samples], torch.as_tensor(labels)[:samples]
 
 
 def network(activation: Callable[[], nn.Module] = nn.GELU) -> nn.Module:

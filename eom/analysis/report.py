@@ -32,8 +32,8 @@ def report(run: AnyRun | Sequence[AnyRun], out: str | os.PathLike[str] | None = 
         NotARunError, NewerRunError, DamagedRunError: there is no run to report on.
         FolderNotWritableError: the report cannot be written there.
     """
-    several = isinstance(run, Sequence) and not isinstance(run, str)
-    readings = [Reading.of(one) for one in (run if several else [run])]
+    runs = run if isinstance(run, Sequence) and not isinstance(run, str) else [run]
+    readings = [Reading.of(one) for one in runs]
     if not readings:
         raise NotARunError("no run was given, expected at least one")
     path = readings[0].path if out is None else Path(out)

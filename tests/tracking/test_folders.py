@@ -99,7 +99,7 @@ def test_an_exception_of_the_users_own_closes_marks_and_leaves_the_run_readable(
     assert "finished" not in run.manifest
     assert sources(run, step=10) == {"look-ahead", "order-0", "order-1"}
     assert not optimizer._optimizer_step_pre_hooks
-    with eom.track(model, optimizer, cross_entropy, tmp_path / "run", resume=12):
+    with eom.track(model, optimizer, cross_entropy, tmp_path / "run", every=5, resume=12):
         pass  # the folder is free
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint
-from trainings import LR, assert_same, at, kinds, messages, sources, state_of, steps
+from trainings import LR, assert_same, at, bar, kinds, messages, sources, state_of, steps
 
 import eom
 from eom.errors import DataError, TrackingWarning
@@ -209,12 +209,9 @@ def test_half_precision_is_measured_with_bars_that_cover_its_rounding(tmp_path, 
         return model.to(dtype), (x.to(dtype), labels)
 
     run = follow(tmp_path, make)
-    table = run.table()
     assert run.manifest["dtype"] == str(dtype).removeprefix("torch.")
-    measured = table[(table.quantity == "norm_squared_rate") & (table.source == "measured") & (table.group == "all")]
     exact = at(follow(tmp_path / "exact", tanh_mlp), 3, "norm_squared_rate")
-    row = measured[measured.step == 3].iloc[0]
-    assert abs(row.value - exact) <= 3 * row.bar
+    assert abs(at(run, 3, "norm_squared_rate") - exact) <= 3 * bar(run, 3, "norm_squared_rate")
 
 
 def test_two_trackers_follow_one_optimizer_into_two_folders(tmp_path):
