@@ -39,7 +39,7 @@ class Follower:
         self.moving = False  # each step descends another function, as its buffers move
         self._windows: list[Window] = []
         self._horizons: list[Horizon] = []
-        self._last: Tensor | None = None  # theta [n] after the step before, while something is open
+        self.last: Tensor | None = None  # theta [n] after the step before, while something is open
         self._reason: str | None = None  # why the latest record has no predictions
 
     def __bool__(self) -> bool:
@@ -52,7 +52,7 @@ class Follower:
 
     def drop(self) -> None:
         """Give up whatever is open."""
-        self._windows, self._horizons, self._last = [], [], None
+        self._windows, self._horizons, self.last = [], [], None
 
     def step(self, moment: Moment, due: bool) -> None:
         """Take one step with every open record, and open a new one where it is due."""
@@ -76,7 +76,7 @@ class Follower:
                 alone = window.potential is not None and (self.moving or any(p.once for p in window.passes))
                 if window.complete or alone:
                     self._finish(window)
-        self._last = moment.after if self else None
+        self.last = moment.after if self else None
 
     def withhold(self, reason: str | None) -> None:
         """Say why nothing is predicted at a record, once for every stretch of them; what ended predictions was said."""
@@ -94,18 +94,22 @@ class Follower:
 
     def state_dict(self) -> dict[str, Any]:
         windows = [w.state_dict(None if w.obstacle() else self._ahead(w)) for w in self._windows]
-        return {"windows": windows, "horizons": [h.state_dict() for h in self._horizons]}
+        return {"windows": windows, "horizons": [h.state_dict() for h in self._horizons], "last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._windows = [Window.from_state_dict(w, self._observables) for w in state["windows"]]
         self._horizons = [Horizon.from_state_dict(h) for h in state["horizons"]]
+        self.last = state["last"]
 
     def _written_to(self, moment: Moment) -> bool:
         """Whether something else moved the weights since the step before."""
-        if self._last is None or moment.descent.withheld:
+        if self.last is None or moment.descent.withheld:
             return False
-        gap = float((moment.theta - self._last).norm())
-        if not gap > 8 * torch.finfo(moment.theta.dtype).eps * float(self._last.norm()):
+        if moment.assumed:
+            gap = float(torch.dist(moment.after, torch.add(moment.theta, moment.slope, alpha=moment.descent.lr)))
+        else:
+            gap = float(torch.dist(moment.theta, self.last))
+        if not gap > 8 * torch.finfo(moment.theta.dtype).eps * float(self.last.norm()):
             return False
         share = gap / float((moment.after - moment.theta).norm().clamp(min=1e-300))
         self._log.event(

@@ -41,6 +41,7 @@ class Moment:
     gradient: Tensor
     untouched: bool  # the gradient is as the backward pass left it
     loss: float | None  # None where it was computed elsewhere
+    assumed: bool = False  # theta is taken to be where the step before ended
 
     @cached_property
     def slope(self) -> Tensor:

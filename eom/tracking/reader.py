@@ -32,20 +32,31 @@ class Reader:
         return self._layout.flatten(self.parameters)
 
     def moment(
-        self, step: int, time: float, theta: Tensor | None, passes: list[Pass], losses: list[Tensor], *, alone: bool
+        self,
+        step: int,
+        time: float,
+        theta: Tensor | None,
+        last: Tensor | None,
+        passes: list[Pass],
+        losses: list[Tensor],
+        *,
+        alone: bool,
     ) -> Moment:
         """The step just taken.
 
         Args:
-            theta: [n] before it, or None to solve the step backwards.
+            theta: [n] before it, if that was kept. last: [n] after the step before, to be taken for it otherwise; where
+                neither is known the step is solved backwards.
             alone: nothing will be compared with theta after the step.
         """
         descent = read(self._optimizer, self.parameters)
         after = theta if alone and theta is not None else self.theta()
         gradient = self._layout.flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
-        before = descent.before(after, gradient) if theta is None else theta
+        assumed = theta is None and last is not None
+        if theta is None:
+            theta = descent.before(after, gradient) if last is None else last
         for p in passes:
             p.note_randomness()
         untouched = all(p.grad is None or p.grad._version == 0 for p in self.parameters)
         loss = float(torch.stack(losses).double().mean()) if losses else None
-        return Moment(step, time, descent, passes, before, after, gradient, untouched, loss)
+        return Moment(step, time, descent, passes, theta, after, gradient, untouched, loss, assumed)

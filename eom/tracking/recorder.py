@@ -88,9 +88,7 @@ class Recorder:
         decay = descent.decay.to(theta)
         whole = {
             "loss": moment.loss,
-            "penalty": float(torch.dot(theta, decay * theta) / 2)
-            if decay.ndim
-            else float(decay * theta.norm() ** 2 / 2),
+            "penalty": self._penalty(values, descent, theta),
             "gradient_norm": float(torch.addcmul(moment.gradient, decay, theta).norm()),
             "lr": descent.lr,
         }
@@ -188,10 +186,16 @@ class Recorder:
         value = torch.tensor(torch.nan)  # not needed
         return Expansion(value, g, lambda v: forward_difference(potential.gradient, theta, v, g))
 
+    def _penalty(self, values: Tensor, descent: Descent, theta: Tensor) -> float:
+        """sum_j decay_j theta_j^2 / 2, where theta [n] has the observables ``values`` [q]."""
+        if descent.decay.ndim:
+            return float(torch.dot(theta, descent.decay.to(theta) * theta)) / 2
+        return float(descent.decay) * float(values[self.observables.labels.index(("norm_squared", "all"))]) / 2
+
     def _loss(self, potential: Potential, theta: Tensor, moment: Moment) -> Row:
         """The loss of a batch that was only observed, without the penalty."""
-        penalty = (moment.descent.decay.to(theta) * theta * theta).sum() / 2
-        return Row(moment.step, moment.time, "all", "loss", "measured", float(potential.loss(theta) - penalty))
+        penalty = self._penalty(self.observables.values(theta), moment.descent, theta)
+        return Row(moment.step, moment.time, "all", "loss", "measured", float(potential.loss(theta)) - penalty)
 
     def _sharpness(self, potential: Potential, at: Expansion, moment: Moment, theta: Tensor) -> Row:
         """The largest eigenvalue of the Hessian, preconditioned to the reference learning rate."""

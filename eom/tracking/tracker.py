@@ -232,9 +232,8 @@ class Tracker:
         self._look_at_optimizer()
         with kept_generators(self._generators):
             alone = self._settings.order is None
-            moment = self._reader.moment(
-                self._log.step, self._log.time, self._theta, self._passes, self._losses, alone=alone
-            )
+            where, last = (self._log.step, self._log.time), self._follower.last
+            moment = self._reader.moment(*where, self._theta, last, self._passes, self._losses, alone=alone)
             self._follower.step(moment, self._due)
 
     def _look_at_losses(self) -> None:
