@@ -52,11 +52,12 @@ def track(
     predicted; under any other optimizer they are measured only.
 
     Args:
-        model: any module. loss_fn: (model, batch) -> one real number as a tensor.
+        model: any module. loss_fn: (model, batch) -> one real number as a tensor, that depends on these two only: a
+            weight that changes during training belongs into the batch.
         run: a new folder for the records.
         every: record every k steps, "log" (ten per decade), "10%" (of the training's time), or step -> bool.
         order: highest order predicted, 0 (gradient flow), 1 or 2; None records norms and loss only.
-        observables: {name: function of {parameter name: tensor} -> one number}, followed like the norms.
+        observables: {name: function of {parameter name: float64 tensor} -> one number}, followed like the norms.
         groups: "tensor", "module", or {name: parameter names or indices}.
         product: H v by "double-backward", or by "difference" of gradients (cheaper, less exact).
         bars: follow the run's own gradients for a few steps after each record; predictions then carry bars.

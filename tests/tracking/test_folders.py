@@ -178,13 +178,13 @@ def test_two_trackers_on_two_models_in_two_threads_do_not_meet(tmp_path):
     """Each follows its own optimizer; torch's generator states belong to the process, so no dropout here."""
     failed = []
 
-    def train(name: str) -> None:
+    def follow(name: str, made: tuple) -> None:
         try:
-            tracked(tmp_path / name, count=12)
+            tracked(tmp_path / name, count=12, make=lambda: made)
         except Exception as failure:
             failed.append(failure)
 
-    threads = [threading.Thread(target=train, args=(name,)) for name in ("a", "b")]
+    threads = [threading.Thread(target=follow, args=(name, tanh_mlp())) for name in ("a", "b")]
     for thread in threads:
         thread.start()
     for thread in threads:
