@@ -87,7 +87,7 @@ def withheld(reading: Reading) -> Iterator[str]:
 
 def worst_layers(errors: pd.DataFrame) -> Iterator[str]:
     """The layers that gradient flow gets most wrong, and by how much the highest order does."""
-    medians: Medians = by_layer(errors).to_dict("index")  # type: ignore[assignment]
+    medians: Medians = by_layer(errors).to_dict("index")  # type: ignore[assignment] - pandas types keys as hashables
     flow = {group: m["error"] for (group, source), m in medians.items() if source == "order-0" and m["records"]}
     best = max(orders(errors), default="order-0")
     for group in sorted(flow, key=lambda g: flow[g], reverse=True)[:WORST]:

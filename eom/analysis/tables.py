@@ -75,7 +75,7 @@ def table_of(reading: Reading, quantity: str) -> Table:
 def by_group(numbers: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """The rows of ``layer_table`` by group and source."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for (group, source), row in numbers.to_dict("index").items():  # type: ignore[misc]
+    for (group, source), row in numbers.to_dict("index").items():  # type: ignore[misc] - two-level index
         found.setdefault(group, {})[source] = row
     return found
 

@@ -116,7 +116,7 @@ class ByRecursion:
     def __call__(self, t: float, y: State) -> State:
         def step(h: State, z: State) -> State:
             x, s = z[:-1], z[-1]
-            ahead, _ = self.stepper.step(self.field, s, h, x, self.stepper.init(x))  # type: ignore[arg-type]
+            ahead, _ = self.stepper.step(self.field, s, h, x, self.stepper.init(x))  # type: ignore[arg-type] - h is traced
             return torch.cat([ahead, (s + h)[None]])
 
         z = torch.cat([y, y.new_tensor([t])])

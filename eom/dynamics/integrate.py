@@ -96,4 +96,4 @@ def _integrate(
             f"the flow over time {t:.6g} was given up after {steps} evaluations ({failure}). Shorten the time, or "
             "loosen rtol and atol: below rounding (about 1e-13 in float64) no tolerance can be met."
         ) from failure
-    return solution[-1]  # type: ignore[return-value]
+    return solution[-1]  # type: ignore[return-value] - torchdiffeq is untyped

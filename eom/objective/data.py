@@ -29,7 +29,7 @@ def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
     if isinstance(batch, Tensor):
         return batch.to(dtype) if batch.is_floating_point() else batch
     if isinstance(batch, Mapping):
-        return type(batch)({k: in_dtype(v, dtype) for k, v in batch.items()})  # type: ignore[call-arg]
+        return type(batch)({k: in_dtype(v, dtype) for k, v in batch.items()})  # type: ignore[call-arg] - a user's own mapping
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(in_dtype(v, dtype) for v in batch))
     if isinstance(batch, list | tuple):

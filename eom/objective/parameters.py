@@ -49,7 +49,7 @@ def plain(model: nn.Module) -> nn.Module:
     """The module inside torch.compile's and DistributedDataParallel's wrappers."""
     model = getattr(model, "_orig_mod", model)
     parallel = nn.parallel.DistributedDataParallel | nn.DataParallel
-    return plain(model.module) if isinstance(model, parallel) else model  # type: ignore[arg-type]
+    return plain(model.module) if isinstance(model, parallel) else model  # type: ignore[arg-type] - a wrapper's module
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -38,7 +38,7 @@ def sharpness(
     Raises:
         SettingError: k outside 1 .. n.
     """
-    at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined]
+    at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined] - Objective
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
     found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps)

@@ -72,7 +72,7 @@ class Head(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] - a wider buffer type
         part = self._file.read(min(len(buffer), self._rest))
         buffer[: len(part)] = part
         self._rest -= len(part)

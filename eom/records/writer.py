@@ -157,7 +157,7 @@ class RunWriter:
         if pickled := [name for name, array in arrays.items() if np.asarray(array).dtype.hasobject]:
             raise TypeError(f"arrays {pickled} hold objects, expected numbers: nothing is pickled into a run")
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        np.savez(buffer, **arrays)  # type: ignore[arg-type] - stub takes no names
         try:
             replace(self.path / ARRAYS, buffer.getvalue())
         except OSError as error:

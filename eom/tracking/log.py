@@ -91,7 +91,7 @@ class Log:
         start = clock.perf_counter()
         try:
             yield
-        except Exception as failure:
+        except Exception as failure:  # whatever it is, the training goes on
             if not self.begun:
                 raise
             otherwise()

@@ -80,7 +80,7 @@ class Observables:
             return otherwise
         try:
             return evaluate()
-        except Exception as failure:
+        except Exception as failure:  # the user's own function may raise anything
             self.lost.add(name)
             self._notice(
                 "observable_failed",
@@ -93,7 +93,7 @@ class Observables:
             leaf = theta.detach().requires_grad_()
             try:
                 value = f(self._layout.unflatten(leaf))
-            except Exception as failure:
+            except Exception as failure:  # the user's own function may raise anything
                 raise SettingError(
                     f"observable {name!r} raised {type(failure).__name__}: {failure}. It is called with a dict from "
                     "the names of the trainable parameters to float64 tensors, which it must leave as they are."

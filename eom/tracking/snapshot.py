@@ -18,7 +18,7 @@ PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 class Opaque:
     """Stands for something in a batch that cannot be compared; equal to nothing."""
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] - unhashable
 
     def __eq__(self, other: object) -> bool:
         return False

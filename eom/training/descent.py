@@ -34,7 +34,7 @@ class Descent:
     def field(self, potential: Potential) -> SmoothField:
         """The field -scale grad L, on which the step is Euler's with h = lr; ``potential`` holds the decay."""
         flow = gradient_flow(potential)
-        return flow if self.scale.ndim == 0 else scaled(flow, self.scale)  # type: ignore[return-value]
+        return flow if self.scale.ndim == 0 else scaled(flow, self.scale)  # type: ignore[return-value] - stays smooth
 
     def before(self, after: Tensor, gradient: Tensor) -> Tensor:
         """theta_n [n] from theta_{n+1} [n] and grad R(theta_n) [n]: the step solved backwards."""
