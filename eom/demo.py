@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,6 +22,7 @@ RATES = (0.005, 0.02, 0.2)  # the last reaches the edge of stability within the 
 WEIGHT_DECAY = 0.01
 STEPS = 200
 HORIZON = 10  # steps of the displacement that is compared with the flows, from the middle of the run
+SMALL_SAMPLES, SMALL_STEPS, SMALL_HORIZON = 180, 100, 3
 
 
 def digits(samples: int | None = None) -> Batch:
@@ -62,7 +64,8 @@ def train(
     """Full-batch gradient descent with weight decay, tracked."""
     model = network(activation)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    with track(model, optimizer, cross_entropy, run, sharpness=4, horizon=horizon, horizons=20) as tracker:
+    settings: dict[str, Any] = {"every": 10, "sharpness": 4, "horizon": horizon, "horizons": max(1, steps // 10)}
+    with track(model, optimizer, cross_entropy, run, **settings) as tracker:
         for _ in range(steps):
             optimizer.zero_grad()
             tracker.loss(batch).backward()
@@ -79,13 +82,15 @@ def run_demo(out: Path, *, small: bool = False) -> Path:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderUsedError(f"{out} is not empty: delete it, or choose another folder with --out")
+    from eom.analysis.reading import Reading
     from eom.analysis.report import report
     from eom.analysis.show import show
 
     console = Console()
-    batch = digits(360 if small else None)
+    batch = digits(SMALL_SAMPLES if small else None)
+    steps, horizon = (SMALL_STEPS, SMALL_HORIZON) if small else (STEPS, HORIZON)
     console.print(
-        f"Full-batch gradient descent on {len(batch[1])} handwritten digits, {STEPS} steps at each of {len(RATES)} "
+        f"Full-batch gradient descent on {len(batch[1])} handwritten digits, {steps} steps at each of {len(RATES)} "
         f"learning rates, weight decay {WEIGHT_DECAY}, float64."
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
@@ -93,12 +98,14 @@ def run_demo(out: Path, *, small: bool = False) -> Path:
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", TrackingWarning)  # events are shown below
         for lr in RATES:
-            task = bar.add_task(f"lr {lr:g}", total=STEPS)
-            runs.append(train(lr, out / f"lr-{lr:g}", batch=batch, progress=lambda task=task: bar.advance(task)))
-    for lr, run in zip(RATES, runs, strict=True):
+            task = bar.add_task(f"lr {lr:g}", total=steps)
+            settings: dict[str, Any] = {"batch": batch, "steps": steps, "horizon": horizon}
+            runs.append(train(lr, out / f"lr-{lr:g}", **settings, progress=lambda task=task: bar.advance(task)))
+    readings = [Reading.of(run) for run in runs]
+    for lr, reading in zip(RATES, readings, strict=True):
         console.rule(f"learning rate {lr:g}")
-        show(run, console)
-    page = report(runs, out / "report.html")
+        show(reading, console)
+    page = report(readings, out / "report.html")
     console.rule()
     console.print(f"report: {page}", soft_wrap=True)
     return page

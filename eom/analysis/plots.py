@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from eom.analysis.errors import Edge
 from eom.analysis.words import label, number
@@ -149,8 +149,8 @@ def palette(sources: Iterable[str]) -> dict[str, str]:
 
 
 def titled(ax: Axes, title: str, across: str, up: str) -> None:
-    # A name is text, not mathematics, whatever dollar signs it holds.
-    ax.set_title(label(title, 42), parse_math=False)
+    # A name is text, not mathematics, whatever dollar signs it holds. With its height given, no ticks are measured.
+    ax.set_title(label(title, 42), parse_math=False, y=1.0)
     ax.set_xlabel(across)
     ax.set_ylabel(label(up) if up else "", parse_math=False)
 
@@ -160,7 +160,7 @@ def logarithmic(ax: Axes) -> None:
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(numticks=6))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def keep_measured_in_view(ax: Axes, panel: pd.DataFrame) -> None:

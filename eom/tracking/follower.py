@@ -1,20 +1,22 @@
 """The follower: the open records of a run, windows and horizons, taken along step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eom.calculus.products import Potential
 from eom.dynamics.observable import GroupSum
 from eom.objective.data import Batches
 from eom.tracking.horizon import Horizon
 from eom.tracking.log import Log
 from eom.tracking.observables import Observables
 from eom.tracking.recorder import Moment, Recorder
-from eom.tracking.snapshot import digests, in_modes
+from eom.tracking.snapshot import Pass, digests, in_modes
 from eom.tracking.window import Ahead, Window
+from eom.training.descent import Descent
 
 
 class Follower:
@@ -123,9 +125,10 @@ class Follower:
         """After a resume: give an open record its batches and its loss back."""
         if opened.awaits is None:
             return
-        if self._data is not None and isinstance(opened, Horizon):
-            opened.potential, opened.awaits = self._recorder.potential_of(self._data, opened.descent), None
-        elif digests(moment.passes) == opened.awaits:
+        if isinstance(opened, Horizon) and (self._data is not None or digests(moment.passes) == opened.awaits):
+            opened.passes, opened.awaits = self._passes_of_flows(moment.passes), None
+            opened.potential = self._potential_of_flows(opened.passes, opened.descent)
+        elif isinstance(opened, Window) and digests(moment.passes) == opened.awaits:
             opened.passes, opened.awaits = tuple(moment.passes), None
             opened.potential = self._recorder.potential(opened.passes, opened.descent)
 
@@ -184,18 +187,25 @@ class Follower:
         return not rows
 
     def _open_horizon(self, moment: Moment, window: Window, length: int) -> None:
-        potential = window.potential
-        if potential is None or self.moving:
-            why = "predictions are withheld" if potential is None else "each step descends another function"
+        if window.potential is None or self.moving:
+            why = "predictions are withheld" if window.potential is None else "each step descends another function"
             self._log.event("horizon_withheld", f"no displacement from here: {why}", warn=False)
             return
-        modes = window.passes[0].modes
-        if self._data is not None:
-            potential = self._recorder.potential_of(self._data, moment.descent)
-        passes = () if self._data is not None else window.passes
+        passes, modes = self._passes_of_flows(moment.passes), window.passes[0].modes
+        potential = self._potential_of_flows(passes, moment.descent)
         horizon = Horizon(moment.step, moment.time, moment.descent, moment.theta, length, potential, passes, modes)
         self._horizons.append(horizon)
         self._extend(horizon, moment, written=False)
+
+    def _passes_of_flows(self, passes: Sequence[Pass]) -> tuple[Pass, ...]:
+        """The passes that a displacement is about; none where it is about all of the data."""
+        return () if self._data is not None else tuple(passes)
+
+    def _potential_of_flows(self, passes: Sequence[Pass], descent: Descent) -> Potential:
+        """The loss that flows descend. They take H v many times, to 1e-8: a difference of gradients is cheapest."""
+        if self._data is not None:
+            return self._recorder.potential_of(self._data, descent, "difference")
+        return self._recorder.potential(passes, descent, "difference")
 
     def _extend(self, horizon: Horizon, moment: Moment, written: bool) -> None:
         why = "the weights were written to on the way" if written else self._recorder.withheld

@@ -63,12 +63,13 @@ class Recorder:
             )
         return [asdict(probe) for probe in check.probes]
 
-    def potential(self, passes: Sequence[Pass], descent: Descent) -> Potential:
-        """The loss of these passes, their mean, with the decay of this step."""
-        parts = tuple(self.potential_of(Batches(p.batch, single=True), descent, p.replay) for p in passes)
+    def potential(self, passes: Sequence[Pass], descent: Descent, product: str | None = None) -> Potential:
+        """The loss of these passes, their mean, with the decay of this step; H v as the self-test chose, or else."""
+        product = product or self.product
+        parts = tuple(self.potential_of(Batches(p.batch, single=True), descent, product, p.replay) for p in passes)
         return parts[0] if len(parts) == 1 else Mean(parts)
 
-    def potential_of(self, data: Batches, descent: Descent, replay: Replay | None = None) -> Objective:
+    def potential_of(self, data: Batches, descent: Descent, product: str, replay: Replay | None = None) -> Objective:
         """The loss of ``data`` with the decay of this step."""
         return Objective(
             self.model,
@@ -76,7 +77,7 @@ class Recorder:
             data,
             descent.decay,
             per_batch_statistics=True,
-            product=self.product,
+            product=product,
             replay=replay,
         )
 
