@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from math import isnan
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eom.calculus.products import Potential
@@ -41,7 +40,6 @@ class Follower:
         self.moving = False  # each step descends another function, as its buffers move
         self._windows: list[Window] = []
         self._horizons: list[Horizon] = []
-        self.last: Tensor | None = None  # theta [n] after the step before, while something is open
         self._reason: str | None = None  # why the latest record has no predictions
 
     def __bool__(self) -> bool:
@@ -54,31 +52,36 @@ class Follower:
 
     def drop(self) -> None:
         """Give up whatever is open."""
-        self._windows, self._horizons, self.last = [], [], None
+        self._windows, self._horizons = [], []
 
     def step(self, moment: Moment, due: bool) -> None:
         """Take one step with every open record, and open a new one where it is due."""
         for opened in (*self._windows, *self._horizons):
             self._adopt(opened, moment)
-        written = self._written_to(moment)
+        written = moment.written and not moment.descent.withheld
+        if written:
+            self._log.event(
+                "weights_written",
+                "the weights were written to between two steps: an open record is completed by a look-ahead, an open "
+                "displacement is withheld",
+            )
         for window in list(self._windows):
             alike = window.continues(moment.descent, moment.passes)
             if not alike or (written and window.potential is not None):
                 self._finish(window)
-            elif len(window.values) == 2 and not window.turned_as_predicted(moment.slope):
+            elif len(window.values) == 2 and not window.turned_as_predicted(moment):
                 self._prove(window)
         for horizon in list(self._horizons):
             self._extend(horizon, moment, written)
         if due:
             self._record(moment)
         if self._windows:
-            values = self._observables.values(moment.after)
+            values = self._observables.at(moment.parameters)
             for window in list(self._windows):
-                window.add(values, moment.slope if self._recorder.settings.bars else None)
+                window.add(values, moment, along=self._recorder.settings.bars)
                 alone = window.potential is not None and (self.moving or any(p.once for p in window.passes))
                 if window.complete or alone:
                     self._finish(window)
-        self.last = moment.after if self else None
 
     def withhold(self, reason: str | None) -> None:
         """Say why nothing is predicted at a record, once for every stretch of them; what ended predictions was said."""
@@ -96,30 +99,11 @@ class Follower:
 
     def state_dict(self) -> dict[str, Any]:
         windows = [w.state_dict(None if w.obstacle() else self._ahead(w)) for w in self._windows]
-        return {"windows": windows, "horizons": [h.state_dict() for h in self._horizons], "last": self.last}
+        return {"windows": windows, "horizons": [h.state_dict() for h in self._horizons]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._windows = [Window.from_state_dict(w, self._observables) for w in state["windows"]]
         self._horizons = [Horizon.from_state_dict(h) for h in state["horizons"]]
-        self.last = state["last"]
-
-    def _written_to(self, moment: Moment) -> bool:
-        """Whether something else moved the weights since the step before."""
-        if self.last is None or moment.descent.withheld:
-            return False
-        if moment.assumed:
-            gap = float(torch.dist(moment.after, torch.add(moment.theta, moment.slope, alpha=moment.descent.lr)))
-        else:
-            gap = float(torch.dist(moment.theta, self.last))
-        if not gap > 8 * torch.finfo(moment.theta.dtype).eps * float(self.last.norm()):
-            return False
-        share = gap / float((moment.after - moment.theta).norm().clamp(min=1e-300))
-        self._log.event(
-            "weights_written",
-            f"the weights were written to between two steps, by {share:.2g} of a step: an open record is completed by "
-            "a look-ahead, an open displacement is withheld",
-        )
-        return True
 
     def _adopt(self, opened: Window | Horizon, moment: Moment) -> None:
         """After a resume: give an open record its batches and its loss back."""

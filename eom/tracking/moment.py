@@ -1,12 +1,14 @@
 """What the recorder is told: once, what is to be recorded; at each step that it follows, the step."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from eom.objective.parameters import Layout
 from eom.tracking.snapshot import Pass
 from eom.training.descent import Descent
 
@@ -30,21 +32,61 @@ class Settings:
 
 @dataclass
 class Moment:
-    """One step as the recorder sees it: theta before and after [n], the run's own gradient [n], its batches."""
+    """One step as the recorder sees it, while its hook runs: the parameters are read where they lie.
+
+    ``kept`` is theta [n] before the step where a record is due, ``values`` the observables [q] there; ``written`` says
+    that the weights are not those that the step before left.
+    """
 
     step: int
     time: float
     descent: Descent
     passes: list[Pass]
-    theta: Tensor
-    after: Tensor
-    gradient: Tensor
-    untouched: bool  # the gradient is as the backward pass left it
+    parameters: Sequence[nn.Parameter]
+    layout: Layout
     loss: float | None  # None where it was computed elsewhere
-    assumed: bool = False  # theta is taken to be where the step before ended
+    kept: Tensor | None = None
+    values: Tensor | None = None
+    written: bool = False
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the gradient is as the backward pass left it."""
+        return all(p.grad is None or p.grad._version == 0 for p in self.parameters)
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The run's own gradient, by tensor."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """[n] the run's own gradient."""
+        return self.layout.flatten(self.gradients)
+
+    @cached_property
+    def after(self) -> Tensor:
+        """[n] theta after the step."""
+        return self.layout.flatten(self.parameters)
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """[n] theta before the step; where it was not kept, the step solved backwards."""
+        return self.descent.before(self.after, self.gradient) if self.kept is None else self.kept
 
     @cached_property
     def slope(self) -> Tensor:
-        """The run's own slope [n], of the loss with its penalty."""
+        """[n] the run's own slope, of the loss with its penalty."""
         whole = torch.addcmul(self.gradient, self.descent.decay.to(self.theta), self.theta)
         return whole.mul_(-self.descent.scale.to(self.theta))
+
+    @property
+    def gradient_norm(self) -> float:
+        """Of the loss with its penalty."""
+        if self.kept is None and self.descent.uniform:  # (1 - h decay) (g + decay theta) = g + decay theta_after
+            h, decay = self.descent.lr * float(self.descent.scale), float(self.descent.decay)
+            ahead = [
+                torch.add(g, p.detach(), alpha=decay) for g, p in zip(self.gradients, self.parameters, strict=True)
+            ]
+            return float(torch.stack([x.norm() for x in ahead]).norm()) / abs(1 - h * decay)
+        return float(torch.addcmul(self.gradient, self.descent.decay.to(self.theta), self.theta).norm())

@@ -9,6 +9,7 @@ from torch import Tensor
 from eom.dynamics.observable import GroupSum
 from eom.errors import SettingError
 from eom.objective.parameters import Layout
+from eom.tracking.snapshot import kept_generators
 
 UserObservable = Callable[[dict[str, Tensor]], Tensor]
 DERIVED = ("_rate", "_displacement")
@@ -30,7 +31,7 @@ class Observables:
         notice: Callable[[str, str], None],
     ):
         self._layout = layout
-        self._sum = GroupSum(groups)
+        self._sum = GroupSum(groups, layout.sizes)
         self._notice = notice
         self.own = dict(own)
         self.lost: set[str] = set()
@@ -47,22 +48,28 @@ class Observables:
         own = [self._try(name, lambda f=f: float(f(named)), torch.nan) for name, f in self.own.items()]
         return torch.cat([squares, squares.sqrt(), squares.new_tensor(own)]).cpu()
 
-    def derivative(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """v [n] -> grad q(theta) . v, [q]."""
+    def at(self, parameters: Sequence[Tensor]) -> Tensor:
+        """[q] at the parameters themselves; they are put together only where they must be."""
+        if not self.by_tensor:
+            return self.values(self._layout.flatten(parameters))
+        wide = flat_float64(parameters)
+        squares = self._sum.inner_of(wide, wide)
+        return torch.cat([squares, squares.sqrt()]).cpu()
+
+    @property
+    def by_tensor(self) -> bool:
+        """Whether everything followed is a sum over pieces of tensors."""
+        return self._sum.by_tensor and not self.own
+
+    def derivative(self, theta: Tensor) -> "Derivative":
+        """grad q at theta [n]."""
         wide = theta.double()
-        norms = self._sum.inner(wide, wide).sqrt()
         nothing = torch.tensor([torch.nan], dtype=torch.float64, device=theta.device).expand(theta.numel())
         gradients = [
-            self._try(name, lambda name=name, f=f: self._gradient(name, f, theta.double()), nothing)
+            self._try(name, lambda name=name, f=f: self._gradient(name, f, wide), nothing)
             for name, f in self.own.items()
         ]
-
-        def along(v: Tensor) -> Tensor:
-            half = self._sum.inner(wide, v)
-            own = [torch.dot(g, v.to(g)) for g in gradients]
-            return torch.cat([2 * half, half / norms, torch.stack(own) if own else norms[:0]]).cpu()
-
-        return along
+        return Derivative(self._sum, self._layout.sizes, wide, gradients)
 
     def check(self, theta: Tensor) -> None:
         """Raise where one of the user's observables cannot be followed from theta [n]."""
@@ -79,7 +86,8 @@ class Observables:
         if name in self.lost:
             return otherwise
         try:
-            return evaluate()
+            with kept_generators():
+                return evaluate()
         except Exception as failure:  # the user's own function may raise anything
             self.lost.add(name)
             self._notice(
@@ -108,6 +116,32 @@ class Observables:
                 "parameters it is given: use them as they are, without .detach() or .item()"
             )
         return gradient
+
+
+class Derivative:
+    """v -> grad q(theta) . v, [n] -> [q], for the norms from the halves <theta_g, v_g> of |theta_g|^2's rate."""
+
+    def __init__(self, total: GroupSum, sizes: Sequence[int], theta: Tensor, own: Sequence[Tensor]):
+        self._sum, self._sizes, self._theta, self._own = total, sizes, theta, own
+        self.squares = total.inner(theta, theta)  # [g]
+        self.by_tensor = total.by_tensor and not own  # ``half_along`` can be asked
+
+    def __call__(self, v: Tensor) -> Tensor:
+        own = [torch.dot(g, v.to(g)) for g in self._own]
+        return self.rates(self._sum.inner(self._theta, v), own)
+
+    def rates(self, half: Tensor, own: list[Tensor] | None = None) -> Tensor:
+        """[q] from the halves [g]."""
+        return torch.cat([2 * half, half / self.squares.sqrt(), torch.stack(own) if own else half[:0]]).cpu()
+
+    def half_along(self, tensors: Sequence[Tensor]) -> Tensor:
+        """[g] <theta_g, v_g> for v given as its tensors."""
+        return self._sum.inner_of(self._theta.split(self._sizes), flat_float64(tensors))
+
+
+def flat_float64(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor flat, in float64."""
+    return [x.detach().reshape(-1).double() for x in tensors]
 
 
 def check_names(own: Mapping[str, UserObservable], taken: Sequence[str]) -> None:

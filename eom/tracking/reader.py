@@ -1,5 +1,7 @@
 """Reads a moment of the training off the model, its gradients and the optimizer."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -7,7 +9,14 @@ from torch.optim import Optimizer
 from eom.objective.parameters import Layout, trainable
 from eom.tracking.moment import Moment
 from eom.tracking.snapshot import Pass
-from eom.training.descent import read
+from eom.training.descent import Descent, read
+
+
+class Start(NamedTuple):
+    """What is read off where a step begins; see ``Moment``."""
+
+    kept: Tensor | None = None
+    values: Tensor | None = None
 
 
 class Reader:
@@ -15,7 +24,8 @@ class Reader:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, layout: Layout):
         self.parameters = list(trainable(model).values())
-        self._optimizer, self._layout = optimizer, layout
+        self._optimizer, self.layout = optimizer, layout
+        self._descent: tuple[object, Descent] | None = None  # the latest, and the settings that it was read from
 
     @property
     def lr(self) -> float:
@@ -29,34 +39,43 @@ class Reader:
 
     def theta(self) -> Tensor:
         """[n], a copy."""
-        return self._layout.flatten(self.parameters)
+        return self.layout.flatten(self.parameters)
+
+    def checksum(self) -> Tensor:
+        """Wrapping sums of the bits of each parameter: equal as long as nothing writes to them."""
+        return torch.stack([bits(p).sum() for p in self.parameters])
 
     def moment(
         self,
         step: int,
         time: float,
-        theta: Tensor | None,
-        last: Tensor | None,
         passes: list[Pass],
         losses: list[Tensor],
+        start: Start,
         *,
-        alone: bool,
+        written: bool,
     ) -> Moment:
-        """The step just taken.
-
-        Args:
-            theta: [n] before it, if that was kept. last: [n] after the step before, to be taken for it otherwise; where
-                neither is known the step is solved backwards.
-            alone: nothing will be compared with theta after the step.
-        """
-        descent = read(self._optimizer, self.parameters)
-        after = theta if alone and theta is not None else self.theta()
-        gradient = self._layout.flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
-        assumed = theta is None and last is not None
-        if theta is None:
-            theta = descent.before(after, gradient) if last is None else last
+        """The step just taken."""
         for p in passes:
             p.note_randomness()
-        untouched = all(p.grad is None or p.grad._version == 0 for p in self.parameters)
         loss = float(torch.stack(losses).double().mean()) if losses else None
-        return Moment(step, time, descent, passes, theta, after, gradient, untouched, loss, assumed)
+        descent = self._read()
+        return Moment(step, time, descent, passes, self.parameters, self.layout, loss, *start, written)
+
+    def _read(self) -> Descent:
+        """The step that the optimizer takes; settings that did not change are not read again."""
+        groups = self._optimizer.param_groups
+        settings = [[float(v) if isinstance(v, Tensor) else v for k, v in g.items() if k != "params"] for g in groups]
+        held = [id(p) for g in groups for p in g["params"]]
+        now = (settings, held, [p.grad is None for p in self.parameters])
+        if self._descent is None or self._descent[0] != now:
+            self._descent = now, read(self._optimizer, self.parameters)
+        return self._descent[1]
+
+
+def bits(p: Tensor) -> Tensor:
+    """The entries as whole numbers, as wide as fit."""
+    flat = p.detach().reshape(-1)
+    size = flat.numel() * flat.element_size()
+    width = next(kind for kind in (torch.int64, torch.int32, torch.int16, torch.int8) if size % kind.itemsize == 0)
+    return flat.view(width)

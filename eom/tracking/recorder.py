@@ -84,13 +84,12 @@ class Recorder:
     def measure(self, moment: Moment) -> tuple[list[Row], Window | None]:
         """The rows known at once, and the window for the rates (None if only values are asked for)."""
         self.records += 1
-        descent, theta = moment.descent, moment.theta
-        values, lost = self.observables.values(theta), self.observables.lost
-        decay = descent.decay.to(theta)
+        descent, lost = moment.descent, self.observables.lost
+        values = self.observables.values(moment.theta) if moment.values is None else moment.values
         whole = {
             "loss": moment.loss,
-            "penalty": self._penalty(values, descent, theta),
-            "gradient_norm": float(torch.addcmul(moment.gradient, decay, theta).norm()),
+            "penalty": self._penalty(values, moment),
+            "gradient_norm": moment.gradient_norm,
             "lr": descent.lr,
         }
         if descent.decay.isnan().any():  # an optimizer whose weight decay is no known penalty
@@ -103,7 +102,7 @@ class Recorder:
         rows += [Row(moment.step, moment.time, "all", q, "measured", v) for q, v in whole.items() if v is not None]
         if self.order is None:
             return rows, None
-        return rows, Window(moment.step, moment.time, descent, theta, TERMS + 1, [values])
+        return rows, Window(moment.step, moment.time, descent, moment.theta, TERMS + 1, [values])
 
     def obstacle(self, moment: Moment) -> str | None:
         """Why nothing is predicted at this step, if so."""
@@ -187,15 +186,16 @@ class Recorder:
         value = torch.tensor(torch.nan)  # not needed
         return Expansion(value, g, lambda v: forward_difference(potential.gradient, theta, v, g))
 
-    def _penalty(self, values: Tensor, descent: Descent, theta: Tensor) -> float:
-        """sum_j decay_j theta_j^2 / 2, where theta [n] has the observables ``values`` [q]."""
-        if descent.decay.ndim:
-            return float(torch.dot(theta, descent.decay.to(theta) * theta)) / 2
-        return float(descent.decay) * float(values[self.observables.labels.index(("norm_squared", "all"))]) / 2
+    def _penalty(self, values: Tensor, moment: Moment) -> float:
+        """sum_j decay_j theta_j^2 / 2 before the step, where theta has the observables ``values`` [q]."""
+        decay = moment.descent.decay
+        if decay.ndim:
+            return float(torch.dot(moment.theta, decay.to(moment.theta) * moment.theta)) / 2
+        return float(decay) * float(values[self.observables.labels.index(("norm_squared", "all"))]) / 2
 
     def _loss(self, potential: Potential, theta: Tensor, moment: Moment) -> Row:
         """The loss of a batch that was only observed, without the penalty."""
-        penalty = self._penalty(self.observables.values(theta), moment.descent, theta)
+        penalty = self._penalty(self.observables.values(theta), moment)
         return Row(moment.step, moment.time, "all", "loss", "measured", float(potential.loss(theta)) - penalty)
 
     def _sharpness(self, potential: Potential, at: Expansion, moment: Moment, theta: Tensor) -> Row:

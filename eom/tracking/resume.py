@@ -52,7 +52,7 @@ def reopen(path: Path, resume: Resume, manifest: dict[str, Any]) -> tuple[RunWri
         "recorder": {"records": int(table.loc[table["step"] < step, "step"].nunique())},
         "windows": [],
         "horizons": [],
-        "last": None,
+        "left": None,
     }
     return writer, started | state
 

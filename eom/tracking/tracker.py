@@ -1,6 +1,8 @@
 """The tracker: follows a running training from its optimizer's step hooks, and writes what it finds."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from eom.tracking.follower import Follower
 from eom.tracking.log import Log
 from eom.tracking.moment import Settings
 from eom.tracking.observables import Observables, UserObservable, check_names
-from eom.tracking.reader import Reader
+from eom.tracking.reader import Reader, Start
 from eom.tracking.recorder import Recorder
 from eom.tracking.resume import Resume, changed_settings, check_resume, reopen
 from eom.tracking.schedule import Budget, Every, make_schedule, plain_every
@@ -69,7 +71,9 @@ class Tracker:
         self._tested = self._over = False  # the loss has been tested; the parameters changed, or the training ended
         self._passes: list[Pass] = []
         self._losses: list[Tensor] = []
-        self._theta: Tensor | None = None
+        self._start: Start | None = None  # where the step began
+        self._written = False  # to the weights, between the step before and this one
+        self._left: Tensor | None = None  # checksum of the parameters after the step before, while something is open
         self._handles: list[Any] = []
         self._path = Path(run)
         self._resumed = resume is not None
@@ -149,9 +153,8 @@ class Tracker:
             self._test(batch)
         with self._log.guard("remembering a batch"):
             if self._losses and not accumulates(self._reader.parameters):
-                self._passes, self._losses = [], []
-            if self._due and not self._passes:
-                self._theta = self._reader.theta()
+                self._passes, self._losses, self._start = [], [], None
+            self._look_at_start()
             if (self._due or self._follower) and self._settings.order is not None:
                 self._passes.append(Pass.take(batch, self._model))
 
@@ -163,6 +166,7 @@ class Tracker:
         with kept_generators(self._generators):
             open_records = self._follower.state_dict()
         return open_records | {
+            "left": self._left,
             "step": self._log.step,
             "time": self._log.time,
             "groups": [g for q, g in self._observables.labels if q == "norm"],
@@ -175,6 +179,7 @@ class Tracker:
         self._log.step, self._log.time = state["step"], state["time"]
         self._recorder.load_state_dict(state["recorder"])
         self._follower.load_state_dict(state)
+        self._left = state["left"]
         if isinstance(self._schedule, Budget):
             self._schedule.every, self._schedule.start = state["every"], state["step"]
 
@@ -206,8 +211,15 @@ class Tracker:
     def _before_step(self, *_: object) -> None:
         self._log.begun = True
         with self._log.guard("a step"):
-            if self._due and self._theta is None:
-                self._theta = self._reader.theta()
+            self._look_at_start()
+            self._written = self._left is not None and not torch.equal(self._left, self._reader.checksum())
+
+    def _look_at_start(self) -> None:
+        """Where a record is due, read the parameters off once: before the first forward pass, or before the step."""
+        if self._due and self._start is None:
+            solvable = self._settings.order is None and unsupported(self._optimizer) is None
+            values = self._observables.at(self._reader.parameters)
+            self._start = Start(None if solvable else self._reader.theta(), values)
 
     def _after_step(self, *_: object) -> None:
         lr = 0.0
@@ -220,7 +232,7 @@ class Tracker:
                 self._follow()
         self._log.step += 1
         self._log.time += lr
-        self._passes, self._losses, self._theta = [], [], None
+        self._passes, self._losses, self._start = [], [], None
         self._due = self._is_due()
 
     def _follow(self) -> None:
@@ -230,14 +242,14 @@ class Tracker:
             self._log.event("parameters_changed", f"{why}; nothing is recorded from here on: track it as a new run")
             return
         self._look_at_optimizer()
-        with kept_generators(self._generators):
-            alone = self._settings.order is None
-            where, last = (self._log.step, self._log.time), self._follower.last
-            moment = self._reader.moment(*where, self._theta, last, self._passes, self._losses, alone=alone)
+        with kept_generators(self._generators) if self._settings.order is not None else nullcontext():
+            where, start = (self._log.step, self._log.time), self._start or Start()
+            moment = self._reader.moment(*where, self._passes, self._losses, start, written=self._written)
             self._follower.step(moment, self._due)
+        self._left = self._reader.checksum() if self._follower else None
 
     def _look_at_losses(self) -> None:
-        if self._losses and not all(bool(torch.isfinite(x)) for x in self._losses) and not self._recorder.withheld:
+        if not self._recorder.withheld and not all(isfinite(x.item()) for x in self._losses):
             self._recorder.withheld = f"the loss was not finite at step {self._log.step}"
             self._log.event("loss_not_finite", f"{self._recorder.withheld}; predictions are withheld from here on")
 
@@ -275,4 +287,4 @@ class Tracker:
 
     def _end(self) -> None:
         self._over, self._due = True, False
-        self._passes, self._losses, self._theta = [], [], None
+        self._passes, self._losses, self._start = [], [], None

@@ -1,6 +1,5 @@
 """One record: what is predicted at a step, and the few steps after it over which rates are measured."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from math import isfinite
@@ -14,7 +13,8 @@ from eom.dynamics.correction import slopes
 from eom.dynamics.runge_kutta import Euler
 from eom.prediction.rates import log_map, prediction_bars
 from eom.records import Row
-from eom.tracking.observables import Observables
+from eom.tracking.moment import Moment
+from eom.tracking.observables import Derivative, Observables
 from eom.tracking.snapshot import Pass, digests, repeats
 from eom.training.descent import Descent
 
@@ -39,7 +39,7 @@ class Window:
     values: list[Tensor]
     slopes: list[Tensor] = field(default_factory=list)
     predicted: list[Tensor] = field(default_factory=list)
-    derivative: Callable[[Tensor], Tensor] | None = None
+    derivative: Derivative | None = None
     potential: Potential | None = None
     passes: tuple[Pass, ...] = ()
     awaits: list[str] | None = None  # after a resume: digests of the batches that it goes on with
@@ -53,11 +53,21 @@ class Window:
     def complete(self) -> bool:
         return len(self.values) > self.length
 
-    def add(self, values: Tensor, slope: Tensor | None) -> None:
-        """One more step: the observables [q] after it, and its slope [n]."""
+    def add(self, values: Tensor, moment: Moment, *, along: bool) -> None:
+        """One more step: the observables [q] after it and, if asked, the rate along its slope."""
         self.values.append(values)
-        if slope is not None and self.derivative is not None:
-            self.slopes.append(self.derivative(slope.to(self.theta)))
+        if along and self.derivative is not None:
+            self.slopes.append(self._along(self.derivative, moment))
+
+    def _along(self, derivative: Derivative, moment: Moment) -> Tensor:
+        """[q] grad q(theta_n) . s_j, where s_j = -scale (g_j + decay theta_j)."""
+        if not (derivative.by_tensor and moment.descent.uniform):
+            return derivative(moment.slope.to(self.theta))
+        scale, decay = float(self.descent.scale), float(self.descent.decay)
+        # <theta_n, theta_j> grows by h <theta_n, s_j>, so that only the gradient has to be read
+        squares = derivative.squares
+        passed = squares + self.descent.lr / 2 * sum(s[: len(squares)].to(squares) for s in self.slopes)
+        return derivative.rates(-scale * (derivative.half_along(moment.gradients) + decay * passed))
 
     def continues(self, descent: Descent, passes: list[Pass]) -> bool:
         """Whether a step is one more of the same map; without predictions, whether time goes on alike."""
@@ -65,11 +75,16 @@ class Window:
             return descent.lr == self.descent.lr
         return descent.same_as(self.descent) and repeats(passes, self.passes)
 
-    def turned_as_predicted(self, slope: Tensor) -> bool:
-        """Whether the slope [n] of the step after the record differs from its own as H v says: to half of that."""
+    def turned_as_predicted(self, moment: Moment) -> bool:
+        """Whether the slope of the step after the record differs from its own by what H v says, along that.
+
+        H v was a difference from the run's own gradient over a small step: another loss in it would be there many
+        times as large. What kinks and higher orders add lies across.
+        """
         if self.own is None or self.bend is None:
             return True
-        return bool((slope.to(self.own) - self.own - self.bend).norm() <= self.bend.norm() / 2)
+        turn = moment.slope.to(self.own) - self.own
+        return bool(0.8 <= torch.dot(turn, self.bend) / torch.dot(self.bend, self.bend) <= 1.25)
 
     def obstacle(self) -> str | None:
         """Why a look-ahead cannot take the place of the run's further steps, if so."""
@@ -84,7 +99,7 @@ class Window:
         march = list(islice(slopes(flow, Euler(), 0.0, self.descent.lr, self.theta), self.length))
         ends = [observables.values(theta + self.descent.lr * slope) for theta, slope in march]
         along = [self.derivative(slope) for _, slope in march] if bars and self.derivative else []
-        return march[0][1], ([self.values[0], *ends], along)
+        return march[0][1], ([observables.values(self.theta), *ends], along)
 
     def take(self, ahead: Ahead) -> None:
         """Complete the record by a look-ahead."""

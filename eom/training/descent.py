@@ -36,6 +36,11 @@ class Descent:
         flow = gradient_flow(potential)
         return flow if self.scale.ndim == 0 else scaled(flow, self.scale)  # type: ignore[return-value] - stays smooth
 
+    @property
+    def uniform(self) -> bool:
+        """Whether the step is the same for every parameter."""
+        return self.withheld is None and not self.scale.ndim and not self.decay.ndim
+
     def before(self, after: Tensor, gradient: Tensor) -> Tensor:
         """theta_n [n] from theta_{n+1} [n] and grad R(theta_n) [n]: the step solved backwards."""
         h = self.lr * self.scale
@@ -48,7 +53,7 @@ class Descent:
     def alike(self, other: "Descent") -> bool:
         """Whether two steps are on the same field; a schedule of several learning rates keeps ratios to rounding."""
         return all(
-            a.shape == b.shape and torch.allclose(a, b, rtol=1e-12 if a.dtype == torch.float64 else 1e-6, atol=0.0)
+            torch.equal(a, b) or (a.shape == b.shape and torch.allclose(a, b, rtol=_rounding(a), atol=0.0))
             for a, b in ((self.scale, other.scale), (self.decay, other.decay))
         )
 
@@ -118,6 +123,10 @@ def unsupported(optimizer: Optimizer) -> str | None:
         if group["maximize"]:
             return "no equation of motion for maximize=True; there is one for descent"
     return None
+
+
+def _rounding(ratios: Tensor) -> float:
+    return 1e-12 if ratios.dtype == torch.float64 else 1e-6
 
 
 def _vector(values: tuple[float, ...], parameters: list[nn.Parameter]) -> Tensor:
