@@ -159,6 +159,17 @@ def test_inner_products_of_groups_are_sums_over_their_entries_in_float64(dtype):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_inner_products_are_the_same_from_the_tensors_that_the_vectors_are_made_of():
+    """Groups that end inside a tensor, at its border, and across several."""
+    sizes = [100, 1, 399, 500]
+    x, y = randn(1000), randn(1000, seed=1)
+    groups = {"inside": torch.arange(120, 300), "across": torch.arange(50, 700), "one": torch.tensor([100])}
+    total = GroupSum(groups | {"all": torch.arange(1000)}, sizes)
+    assert total.by_tensor
+    torch.testing.assert_close(total.inner_of(x.split(sizes), y.split(sizes)), total.inner(x, y), rtol=1e-13, atol=0)
+    assert not GroupSum(groups | {"even": torch.arange(0, 1000, 2)}, sizes).by_tensor
+
+
 @pytest.mark.parametrize("kinds", [["even"], ["slice"], ["even", "odd"]])
 def test_groups_may_all_be_scattered_or_all_be_slices(kinds):
     choices = {"even": torch.arange(0, 400, 2), "odd": torch.arange(1, 400, 2), "slice": torch.arange(3, 7)}
