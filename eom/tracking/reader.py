@@ -1,31 +1,44 @@
-"""Reads a moment of the training off the model, its gradients and the optimizer."""
-
-from typing import NamedTuple
+"""Reads the step under way off the model, its gradients and the optimizer."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eom.objective.data import Batch
 from eom.objective.parameters import Layout, trainable
 from eom.tracking.moment import Moment
-from eom.tracking.snapshot import Pass
-from eom.training.descent import Descent, read
-
-
-class Start(NamedTuple):
-    """What is read off where a step begins; see ``Moment``."""
-
-    kept: Tensor | None = None
-    values: Tensor | None = None
+from eom.tracking.observables import Observables
+from eom.tracking.snapshot import Pass, accumulates
+from eom.training.descent import Descent, read, unsupported
 
 
 class Reader:
-    """The trainable parameters of a model, in the order of the flat vector."""
+    """What is known of the step under way, until it is taken and becomes a ``Moment``.
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, layout: Layout):
+    ``passes`` and ``losses`` are those of its forward passes; ``left`` is a checksum of the parameters after the step
+    before, where that one was followed.
+
+    Args:
+        predicts: whether batches are to be remembered.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, layout: Layout, observables: Observables, *, predicts: bool
+    ):
         self.parameters = list(trainable(model).values())
-        self._optimizer, self.layout = optimizer, layout
+        self._model, self._optimizer, self._layout = model, optimizer, layout
+        self._observables, self._predicts = observables, predicts
+        self.left: Tensor | None = None
         self._descent: tuple[object, Descent] | None = None  # the latest, and the settings that it was read from
+        self.forget()
+
+    def forget(self) -> None:
+        """No step is under way."""
+        self.passes: list[Pass] = []
+        self.losses: list[Tensor] = []
+        self._kept: Tensor | None = None
+        self._values: Tensor | None = None
+        self._written = False
 
     @property
     def lr(self) -> float:
@@ -37,30 +50,41 @@ class Reader:
         """Within a step: whether a gradient scaler makes a fused optimizer leave it out."""
         return bool(getattr(self._optimizer, "found_inf", 0))
 
-    def theta(self) -> Tensor:
-        """[n], a copy."""
-        return self.layout.flatten(self.parameters)
+    def observe(self, batch: Batch, *, due: bool, followed: bool) -> None:
+        """A forward pass of ``batch`` is about to be taken."""
+        if self.losses and not accumulates(self.parameters):  # the passes before led to no step
+            self.forget()
+        self.begin(due=due)
+        if followed and self._predicts:
+            self.passes.append(Pass.take(batch, self._model))
+
+    def begin(self, *, due: bool) -> None:
+        """Where a record is due, read the parameters off once: before the first forward pass, or before the step."""
+        if due and self._values is None:
+            self._values = self._observables.at(self.parameters)
+            if self._predicts or unsupported(self._optimizer):  # else the step can be solved backwards
+                self._kept = self._layout.flatten(self.parameters)
+
+    def before_step(self, *, due: bool) -> None:
+        self.begin(due=due)
+        self._written = self.left is not None and not torch.equal(self.left, self.checksum())
+
+    def moment(self, step: int, time: float) -> Moment:
+        """The step just taken."""
+        for p in self.passes:
+            p.note_randomness()
+        loss = float(torch.stack(self.losses).double().mean()) if self.losses else None
+        read_off = (self.parameters, self._layout, loss, self._kept, self._values, self._written)
+        return Moment(step, time, self._read(), self.passes, *read_off)
+
+    def after_step(self, *, followed: bool) -> None:
+        self.forget()
+        self.left = None  # should the next line fail
+        self.left = self.checksum() if followed else None
 
     def checksum(self) -> Tensor:
         """Wrapping sums of the bits of each parameter: equal as long as nothing writes to them."""
         return torch.stack([bits(p).sum() for p in self.parameters])
-
-    def moment(
-        self,
-        step: int,
-        time: float,
-        passes: list[Pass],
-        losses: list[Tensor],
-        start: Start,
-        *,
-        written: bool,
-    ) -> Moment:
-        """The step just taken."""
-        for p in passes:
-            p.note_randomness()
-        loss = float(torch.stack(losses).double().mean()) if losses else None
-        descent = self._read()
-        return Moment(step, time, descent, passes, self.parameters, self.layout, loss, *start, written)
 
     def _read(self) -> Descent:
         """The step that the optimizer takes; settings that did not change are not read again."""

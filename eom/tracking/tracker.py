@@ -23,11 +23,11 @@ from eom.tracking.follower import Follower
 from eom.tracking.log import Log
 from eom.tracking.moment import Settings
 from eom.tracking.observables import Observables, UserObservable, check_names
-from eom.tracking.reader import Reader, Start
+from eom.tracking.reader import Reader
 from eom.tracking.recorder import Recorder
 from eom.tracking.resume import Resume, changed_settings, check_resume, reopen
 from eom.tracking.schedule import Budget, Every, make_schedule, plain_every
-from eom.tracking.snapshot import Pass, accumulates, kept_generators
+from eom.tracking.snapshot import kept_generators
 from eom.tracking.trial import check_batch, check_first, moves_with_buffers
 from eom.tracking.watch import Watch
 from eom.training.descent import check_owner, unsupported
@@ -54,7 +54,6 @@ class Tracker:
         self._model, self._called, self._optimizer, self._loss_fn = plain(model), model, optimizer, loss_fn
         self._settings, self._schedule, self._groups = settings, make_schedule(every), groups
         self._layout = layout_of(self._model)
-        self._reader = Reader(self._model, optimizer, self._layout)
         check_owner(optimizer, self._model)
         check_names(own, tuple(UNITS))
         members = make_groups(self._layout, groups)
@@ -64,16 +63,13 @@ class Tracker:
         self._log = Log()
         self._observables = Observables(self._layout, members, own, self._log.event)
         self._recorder = Recorder(self._model, loss_fn, settings, self._observables, self._log.event)
+        predicts = settings.order is not None
+        self._reader = Reader(self._model, optimizer, self._layout, self._observables, predicts=predicts)
         self._watch = Watch(self._model, optimizer)
         self._follower = Follower(
             self._recorder, self._observables, members, batches, self._log, self._watch.parameters
         )
         self._tested = self._over = False  # the loss has been tested; the parameters changed, or the training ended
-        self._passes: list[Pass] = []
-        self._losses: list[Tensor] = []
-        self._start: Start | None = None  # where the step began
-        self._written = False  # to the weights, between the step before and this one
-        self._left: Tensor | None = None  # checksum of the parameters after the step before, while something is open
         self._handles: list[Any] = []
         self._path = Path(run)
         self._resumed = resume is not None
@@ -134,13 +130,13 @@ class Tracker:
         self.observe(batch)
         value = self._loss_fn(self._called, batch)
         with self._log.guard("the loss"):
-            if self._passes:
-                self._passes[-1].note_randomness()
+            if self._reader.passes:
+                self._reader.passes[-1].note_randomness()
             check_scalar(value)
             if not self._log.begun:
                 check_first(value)
                 self._look_at_buffers(value)
-            self._losses.append(value.detach())
+            self._reader.losses.append(value.detach())
         return value
 
     def observe(self, batch: Batch) -> None:
@@ -152,11 +148,7 @@ class Tracker:
         if not self._tested:
             self._test(batch)
         with self._log.guard("remembering a batch"):
-            if self._losses and not accumulates(self._reader.parameters):
-                self._passes, self._losses, self._start = [], [], None
-            self._look_at_start()
-            if (self._due or self._follower) and self._settings.order is not None:
-                self._passes.append(Pass.take(batch, self._model))
+            self._reader.observe(batch, due=self._due, followed=self._follows)
 
     def state_dict(self) -> dict[str, Any]:
         """What ``resume`` needs to continue without a seam; save it beside the model's and the optimizer's.
@@ -166,7 +158,7 @@ class Tracker:
         with kept_generators(self._generators):
             open_records = self._follower.state_dict()
         return open_records | {
-            "left": self._left,
+            "left": self._reader.left,
             "step": self._log.step,
             "time": self._log.time,
             "groups": [g for q, g in self._observables.labels if q == "norm"],
@@ -179,7 +171,7 @@ class Tracker:
         self._log.step, self._log.time = state["step"], state["time"]
         self._recorder.load_state_dict(state["recorder"])
         self._follower.load_state_dict(state)
-        self._left = state["left"]
+        self._reader.left = state["left"]
         if isinstance(self._schedule, Budget):
             self._schedule.every, self._schedule.start = state["every"], state["step"]
 
@@ -211,15 +203,7 @@ class Tracker:
     def _before_step(self, *_: object) -> None:
         self._log.begun = True
         with self._log.guard("a step"):
-            self._look_at_start()
-            self._written = self._left is not None and not torch.equal(self._left, self._reader.checksum())
-
-    def _look_at_start(self) -> None:
-        """Where a record is due, read the parameters off once: before the first forward pass, or before the step."""
-        if self._due and self._start is None:
-            solvable = self._settings.order is None and unsupported(self._optimizer) is None
-            values = self._observables.at(self._reader.parameters)
-            self._start = Start(None if solvable else self._reader.theta(), values)
+            self._reader.before_step(due=self._due)
 
     def _after_step(self, *_: object) -> None:
         lr = 0.0
@@ -228,12 +212,17 @@ class Tracker:
                 return
             lr = self._reader.lr
             self._look_at_losses()
-            if self._due or self._follower:
+            if self._follows:
                 self._follow()
+        with self._log.guard("a step", self._reader.forget):
+            self._reader.after_step(followed=bool(self._follower))
         self._log.step += 1
         self._log.time += lr
-        self._passes, self._losses, self._start = [], [], None
         self._due = self._is_due()
+
+    @property
+    def _follows(self) -> bool:
+        return self._due or bool(self._follower)
 
     def _follow(self) -> None:
         if why := self._watch.parameters() if self._due else None:
@@ -243,21 +232,19 @@ class Tracker:
             return
         self._look_at_optimizer()
         with kept_generators(self._generators) if self._settings.order is not None else nullcontext():
-            where, start = (self._log.step, self._log.time), self._start or Start()
-            moment = self._reader.moment(*where, self._passes, self._losses, start, written=self._written)
-            self._follower.step(moment, self._due)
-        self._left = self._reader.checksum() if self._follower else None
+            self._follower.step(self._reader.moment(self._log.step, self._log.time), self._due)
 
     def _look_at_losses(self) -> None:
-        if not self._recorder.withheld and not all(isfinite(x.item()) for x in self._losses):
+        if not self._recorder.withheld and not all(isfinite(x.item()) for x in self._reader.losses):
             self._recorder.withheld = f"the loss was not finite at step {self._log.step}"
             self._log.event("loss_not_finite", f"{self._recorder.withheld}; predictions are withheld from here on")
 
     def _look_at_buffers(self, value: Tensor) -> None:
-        if not self._passes or self._passes[-1].random or unsupported(self._optimizer):
+        passes = self._reader.passes
+        if not passes or passes[-1].random or unsupported(self._optimizer):
             return
         with kept_generators(self._generators):
-            self._follower.moving = moves_with_buffers(self._model, self._loss_fn, self._passes[-1], value)
+            self._follower.moving = moves_with_buffers(self._model, self._loss_fn, passes[-1], value)
         if self._follower.moving:
             self._log.event(
                 "moving_buffers",
@@ -287,4 +274,4 @@ class Tracker:
 
     def _end(self) -> None:
         self._over, self._due = True, False
-        self._passes, self._losses, self._start = [], [], None
+        self._reader.forget()
