@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,10 +14,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, NullLocator
 
 from eom.analysis.errors import Edge
-from eom.analysis.words import label, number
+from eom.analysis.words import label, number, numbers
 
 INK = "#010203"  # stands for the page's own text colour
 # Near the hues of Okabe and Ito, which all common kinds of colour vision tell apart; at least 3 : 1 against white
@@ -171,7 +171,17 @@ def keep_measured_in_view(ax: Axes, panel: pd.DataFrame) -> None:
         room = 0.3 * (high - low) or 0.1 * abs(high) or 1.0
         bottom, top = ax.get_ylim()
         ax.set_ylim(max(bottom, low - room), min(top, high + room))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    ax.yaxis.set_major_formatter(Apart())
+
+
+class Apart(Formatter):
+    """Tick labels with as many digits as tell them apart."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return number(x)
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        return numbers([float(value) for value in values])
 
 
 def mark(ax: Axes, limits: Edge) -> None:

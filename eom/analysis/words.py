@@ -1,16 +1,26 @@
 """Numbers and names as a reader wants to see them."""
 
 import math
+from collections.abc import Sequence
 
 
-def number(value: float) -> str:
-    """Two or three significant digits: 0.0123, 3.1e-4, 12.3, 1.5e6."""
+def number(value: float, digits: int = 3) -> str:
+    """Two or three significant digits: 0.0123, 3.1e-4, 12.3, 1.5e6; or ``digits``, the last one left out beside e."""
     if not math.isfinite(value):
         return {math.inf: "infinite", -math.inf: "-infinite"}.get(value, "not a number")
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{float(f'{value:.3g}'):g}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+        return f"{float(f'{value:.{digits}g}'):.{max(6, digits)}g}"
+    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+    return f"{mantissa.rstrip('0').removesuffix('.')}e{int(exponent)}"
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers with as many digits as tell them apart."""
+    for digits in range(3, 16):
+        shown = [number(value, digits) for value in values]
+        if len(set(shown)) == len(set(values)):
+            break
+    return shown
 
 
 def percent(share: float) -> str:

@@ -6,7 +6,7 @@ import pytest
 from synthetic import LAYERS, LR, STABILITY, manifest, rows_at, synthetic_run
 
 from eom.analysis.conclusion import conclusion
-from eom.analysis.words import label, number, percent, quantity_name
+from eom.analysis.words import label, number, numbers, percent, quantity_name
 from eom.records import Row, RunWriter, open_run
 
 
@@ -118,6 +118,15 @@ def test_a_look_ahead_is_named(tmp_path):
 )  # fmt: skip
 def test_numbers_have_two_or_three_digits(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [([0.0, 0.5, 1.0], ["0", "0.5", "1"]), ([-0.1071, -0.1072], ["-0.1071", "-0.1072"]), ([2.0, 2.0], ["2", "2"]),
+     ([1.00001e-5, 1.00002e-5], ["1.00001e-5", "1.00002e-5"]), ([1e-5, 2e-5], ["1e-5", "2e-5"])],
+)  # fmt: skip
+def test_numbers_that_stand_together_have_as_many_digits_as_tell_them_apart(values, texts):
+    assert numbers(values) == texts
 
 
 def test_names_for_readers():
