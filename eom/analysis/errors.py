@@ -67,10 +67,10 @@ def layer_table(run: AnyRun, quantity: str = RATE) -> pd.DataFrame:
 
     Returns:
         Index (group, source) in the order of the model. Columns: ``records``; ``measured``, the median size
-        of the reference, and ``measured_bar``, its bar; ``error``, the median size of the error, and ``bar``,
-        of its estimate; ``over_flow``, the error over gradient flow's at the same record; ``resolved``, the
-        share of errors larger than the measurement's bar; ``covered``, the share within twice the bar plus
-        that of the measurement.
+        of the reference, and ``measured_bar``, its bar; ``predicted``, the median size of what the source says,
+        ``error``, of its error, and ``bar``, of the estimate of that; ``over_flow``, the error over gradient
+        flow's at the same record; ``resolved``, the share of errors larger than the measurement's bar;
+        ``covered``, the share within twice the bar plus that of the measurement.
     """
     reading = Reading.of(run)
     table = by_layer(prediction_errors(reading, quantity))
@@ -82,12 +82,16 @@ def by_layer(errors: pd.DataFrame) -> pd.DataFrame:
     """The columns of ``layer_table`` over these ``prediction_errors``, layers in no order."""
     size = errors.error.abs()
     sizes = errors.assign(
-        size=size, measured=errors.reference.abs(), over_flow=size / errors.flow.where(errors.flow > 0)
+        size=size,
+        predicted=errors.value.abs(),
+        measured=errors.reference.abs(),
+        over_flow=size / errors.flow.where(errors.flow > 0),
     )
     return sizes.groupby(["group", "source"], observed=True, sort=False).agg(
         records=("size", "count"),
         measured=("measured", "median"),
         measured_bar=("reference_bar", "median"),
+        predicted=("predicted", "median"),
         error=("size", "median"),
         bar=("bar", "median"),
         over_flow=("over_flow", "median"),

@@ -14,6 +14,7 @@ from eom.analysis.tables import amount, by_group
 from eom.analysis.words import count, label, quantity_name, source_name
 
 LAYERS, EVENTS = 30, 5  # rows shown
+COLUMN = 8  # characters of a column of numbers, with the space before it
 
 
 def show(run: AnyRun, console: Console | None = None) -> None:
@@ -25,11 +26,11 @@ def show(run: AnyRun, console: Console | None = None) -> None:
     reading = Reading.of(run)
     console = console or Console()
     for quantity in (RATE, DISPLACEMENT):
-        table = layers(reading, quantity)
+        table = layers(reading, quantity, console.width)
         if table.row_count:
             unit = reading.unit(quantity)
             named = f"{quantity_name(quantity)} [{unit}]" if unit else quantity_name(quantity)
-            console.print(Text(f"{named}, and by how much each order misses it (medians)", "bold"))
+            console.print(Text(f"{named}: what each order predicts, its error and its bar (medians)", "bold"))
             console.print(table)
     for sentence in conclusion(reading):
         console.print(Text("• " + sentence))
@@ -40,25 +41,32 @@ def show(run: AnyRun, console: Console | None = None) -> None:
         console.print(Text(f"and {count(len(events) - EVENTS, 'earlier event')} in events.csv", "yellow"))
 
 
-def layers(reading: Reading, quantity: str) -> Table:
-    """Medians over the records, by layer: the measured size, errors, the last order's bar and its coverage."""
+def layers(reading: Reading, quantity: str, width: int) -> Table:
+    """Medians over the records, by layer; where ``width`` has no room for all, errors and the last order's bar."""
     numbers = layer_table(reading, quantity)
-    sources = orders(numbers.reset_index())
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("layer", no_wrap=True)
-    headers = ["measured", *(source_name(source) for source in sources)]
-    headers += [f"{source_name(sources[-1])}'s bar", "% within 2 bars"] if sources else []
-    for header in headers:
-        table.add_column(header, justify="right", min_width=7)
     groups = by_group(numbers)
+    sources = orders(numbers.reset_index())
+    columns = [(source, what) for source in sources for what in ("predicted", "error", "bar")]
+    longest = max((len(label(group)) for group in groups), default=0)
+    all_fit = 4 + longest + COLUMN * (len(columns) + 2) <= width
+    if not all_fit:
+        columns = [(source, "error") for source in sources] + [(source, "bar") for source in sources[-1:]]
+    columns += [(source, "covered") for source in sources[-1:]]
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("layer", no_wrap=True)
+    headers = ["measured"]
+    for source, what in columns:
+        name = source_name(source)
+        whose = "its" if all_fit else f"{name}'s"
+        headers.append({"predicted": name, "covered": "% in\n2 bars"}.get(what, f"{whose}\n{what}"))
+    for header in headers:
+        table.add_column(header.replace("gradient flow", "gradient\nflow"), justify="right", min_width=COLUMN - 1)
     for group, found in list(groups.items())[:LAYERS]:
-        nothing = dict.fromkeys(("error", "bar", "covered"), math.nan)
-        by_source = [found.get(source, nothing) for source in sources]
-        cells = [next(iter(found.values()))["measured"], *(row["error"] for row in by_source)]
-        if sources:
-            cells += [by_source[-1]["bar"], 100 * by_source[-1]["covered"]]
-        shown = [amount(cell).text for cell in cells]
-        table.add_row(Text(label(group, 22)), *shown)
+        cells = [next(iter(found.values()))["measured"]]
+        for source, what in columns:
+            cells.append(found.get(source, {}).get(what, math.nan) * (100 if what == "covered" else 1))
+        table.add_row(Text(label(group, 22)), *(amount(cell).text for cell in cells))
     if len(groups) > LAYERS:
         table.caption = f"and {count(len(groups) - LAYERS, 'more layer')}; the report and an export have all"
     return table

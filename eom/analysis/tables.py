@@ -50,8 +50,10 @@ def table_of(reading: Reading, quantity: str) -> Table:
 
     headers = [("layer", ""), ("kind", "")]
     headers += [("measured", unit), ("bar of measured", unit)] if measured else []
-    headers += [(f"error of {source_name(source)}", unit) for source in sources]
-    headers += [(f"bar of {source_name(last)}", unit), ("within 2 bars", "%")]
+    for name in map(source_name, sources):
+        headers += [(name, unit)] if measured else []
+        headers += [(f"error of {name}", unit), (f"bar of {name}", unit)]
+    headers += [(f"{source_name(last)} within 2 bars", "%")]
     headers += [(f"{source_name(last)} over gradient flow", "")] if compared else []
     kinds = reading.manifest.get("layers") or {}
     rows = []
@@ -60,8 +62,9 @@ def table_of(reading: Reading, quantity: str) -> Table:
         end, kind = found.get(last, {}), kinds.get(group, "")
         row = [Cell(label(group, 80), label(group)), Cell(label(kind, 40) if kind else "", kind)]
         row += [amount(any_source["measured"]), amount(any_source["measured_bar"])] if measured else []
-        row += [amount(found.get(source, {}).get("error", math.nan)) for source in sources]
-        row += [amount(end.get("bar", math.nan)), amount(100 * end.get("covered", math.nan))]
+        shown = ["predicted", "error", "bar"] if measured else ["error", "bar"]
+        row += [amount(found.get(source, {}).get(what, math.nan)) for source in sources for what in shown]
+        row += [amount(100 * end.get("covered", math.nan))]
         row += [amount(end.get("over_flow", math.nan))] if compared else []
         rows.append(row)
     cut = f" The first {ROWS} of {len(rows)} rows; an export has all." if len(rows) > ROWS else ""

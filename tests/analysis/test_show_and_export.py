@@ -38,7 +38,7 @@ def shown(run) -> str:
 def test_the_terminal_view_is_whole_at_80_columns(run):
     text = shown(run)
     assert max(map(len, text.splitlines())) <= 80
-    for name in (*LAYERS, '[red]<b>"q"', "gradient", "order 1", "order 2", "% within", "100"):
+    for name in (*LAYERS, '[red]<b>"q"', "gradient", "order 1", "order 2", "2 bars", "100"):
         assert name in text
     assert text.count("head.weight") == 2  # rates and displacements
     assert "• Gradient flow misses" in text
