@@ -1,21 +1,17 @@
 """The follower: the open records of a run, windows and horizons, taken along step by step."""
 
-from collections.abc import Callable, Sequence
-from math import isnan
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from eom.calculus.products import Potential
-from eom.dynamics.observable import GroupSum
 from eom.objective.data import Batches
-from eom.tracking.horizon import Horizon
+from eom.tracking.horizons import Horizons
 from eom.tracking.log import Log
 from eom.tracking.observables import Observables
 from eom.tracking.recorder import Moment, Recorder
-from eom.tracking.snapshot import Pass, digests, in_modes
+from eom.tracking.snapshot import digests, in_modes
 from eom.tracking.window import Ahead, Window
-from eom.training.descent import Descent
 
 
 class Follower:
@@ -36,10 +32,9 @@ class Follower:
         changed: Callable[[], str | None],
     ):
         self._recorder, self._observables, self._log, self._changed = recorder, observables, log, changed
-        self._names, self._total, self._data = list(groups), GroupSum(groups), data
+        self._horizons = Horizons(recorder, observables, groups, data, log, changed)
         self.moving = False  # each step descends another function, as its buffers move
         self._windows: list[Window] = []
-        self._horizons: list[Horizon] = []
         self._reason: str | None = None  # why the latest record has no predictions
 
     def __bool__(self) -> bool:
@@ -52,12 +47,13 @@ class Follower:
 
     def drop(self) -> None:
         """Give up whatever is open."""
-        self._windows, self._horizons = [], []
+        self._windows = []
+        self._horizons.drop()
 
     def step(self, moment: Moment, due: bool) -> None:
         """Take one step with every open record, and open a new one where it is due."""
-        for opened in (*self._windows, *self._horizons):
-            self._adopt(opened, moment)
+        for window in self._windows:
+            self._adopt(window, moment)
         written = moment.written and not moment.descent.withheld
         if written:
             self._log.event(
@@ -71,8 +67,7 @@ class Follower:
                 self._finish(window)
             elif len(window.values) == 2 and not window.turned_as_predicted(moment):
                 self._prove(window)
-        for horizon in list(self._horizons):
-            self._extend(horizon, moment, written)
+        self._horizons.step(moment, written=written)
         if due:
             self._record(moment)
         if self._windows:
@@ -94,27 +89,21 @@ class Follower:
         for window in list(self._windows):
             with self._log.guard("the last records"):
                 self._finish(window)
-        if self._horizons:
-            self._log.event("horizon_incomplete", "the training ended before the horizon of a displacement", warn=False)
+        self._horizons.end()
 
     def state_dict(self) -> dict[str, Any]:
         windows = [w.state_dict(None if w.obstacle() else self._ahead(w)) for w in self._windows]
-        return {"windows": windows, "horizons": [h.state_dict() for h in self._horizons]}
+        return {"windows": windows, "horizons": self._horizons.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._windows = [Window.from_state_dict(w, self._observables) for w in state["windows"]]
-        self._horizons = [Horizon.from_state_dict(h) for h in state["horizons"]]
+        self._horizons.load_state_dict(state["horizons"])
 
-    def _adopt(self, opened: Window | Horizon, moment: Moment) -> None:
+    def _adopt(self, window: Window, moment: Moment) -> None:
         """After a resume: give an open record its batches and its loss back."""
-        if opened.awaits is None:
-            return
-        if isinstance(opened, Horizon) and (self._data is not None or digests(moment.passes) == opened.awaits):
-            opened.passes, opened.awaits = self._passes_of_flows(moment.passes), None
-            opened.potential = self._potential_of_flows(opened.passes, opened.descent)
-        elif isinstance(opened, Window) and digests(moment.passes) == opened.awaits:
-            opened.passes, opened.awaits = tuple(moment.passes), None
-            opened.potential = self._recorder.potential(opened.passes, opened.descent)
+        if window.awaits is not None and digests(moment.passes) == window.awaits:
+            window.passes, window.awaits = tuple(moment.passes), None
+            window.potential = self._recorder.potential(window.passes, window.descent)
 
     def _record(self, moment: Moment) -> None:
         rows, window = self._recorder.measure(moment)
@@ -127,11 +116,12 @@ class Follower:
             with self._log.guard("a prediction"), in_modes(self._recorder.model, moment.passes[0].modes):
                 self._log.write(self._recorder.predict(moment, window))
             if window.potential is None:
-                self._withhold_horizons("a step on the way was not gradient descent on the remembered batch")
+                self._horizons.withhold("a step on the way was not gradient descent on the remembered batch")
         self._windows.append(window)
         settings = self._recorder.settings
         if settings.horizon and (self._recorder.records - 1) % settings.horizons == settings.horizons // 2:
-            self._open_horizon(moment, window, settings.horizon)
+            why = "predictions are withheld" if window.potential is None else ""
+            self._horizons.open(moment, why or ("each step descends another function" if self.moving else None))
 
     def _finish(self, window: Window) -> None:
         """Write the rates of a record; where the run did not go on with the same step map, from a look-ahead."""
@@ -169,56 +159,3 @@ class Follower:
         rows = self._recorder.confirm(window, slope) if window.own is not None else []
         self._log.write(rows)
         return not rows
-
-    def _open_horizon(self, moment: Moment, window: Window, length: int) -> None:
-        if window.potential is None or self.moving:
-            why = "predictions are withheld" if window.potential is None else "each step descends another function"
-            self._log.event("horizon_withheld", f"no displacement from here: {why}", warn=False)
-            return
-        passes, modes = self._passes_of_flows(moment.passes), window.passes[0].modes
-        potential = self._potential_of_flows(passes, moment.descent)
-        horizon = Horizon(moment.step, moment.time, moment.descent, moment.theta, length, potential, passes, modes)
-        self._horizons.append(horizon)
-        self._extend(horizon, moment, written=False)
-
-    def _passes_of_flows(self, passes: Sequence[Pass]) -> tuple[Pass, ...]:
-        """The passes that a displacement is about; none where it is about all of the data."""
-        return () if self._data is not None else tuple(passes)
-
-    def _potential_of_flows(self, passes: Sequence[Pass], descent: Descent) -> Potential:
-        """The loss that flows descend. They take H v many times, to 1e-8: a difference of gradients is cheapest."""
-        if self._data is not None:
-            return self._recorder.potential_of(self._data, descent, "difference")
-        return self._recorder.potential(passes, descent, "difference")
-
-    def _extend(self, horizon: Horizon, moment: Moment, written: bool) -> None:
-        why = "the weights were written to on the way" if written else self._recorder.withheld
-        why = why or horizon.obstacle(moment.descent, moment.passes)
-        if why:
-            self._horizons.remove(horizon)
-            self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
-            return
-        horizon.advance(moment.descent.lr)
-        if horizon.complete:
-            self._horizons.remove(horizon)
-            self._finish_horizon(horizon, moment.after)
-
-    def _finish_horizon(self, horizon: Horizon, end: Tensor) -> None:
-        if why := self._changed():
-            self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}", warn=False)
-            return
-        with self._log.guard("a displacement"), in_modes(self._recorder.model, horizon.modes):
-            rows = horizon.rows(end, self._observables, self._total, self._names)
-            given_up = sorted({row.source for row in rows if isnan(row.value) and row.quantity == "position_error"})
-            if given_up:
-                self._log.event(
-                    "flow_given_up",
-                    f"displacement from step {horizon.step}: the flow of {', '.join(given_up)} is too stiff to follow, "
-                    "as where lr times sharpness is near 1 or above",
-                )
-            self._log.write(row for row in rows if not isnan(row.value))
-
-    def _withhold_horizons(self, why: str) -> None:
-        for horizon in self._horizons:
-            self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
-        self._horizons = []
