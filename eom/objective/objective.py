@@ -1,7 +1,6 @@
 """A model, its loss and its data as a function L(theta) of one flat vector, with derivatives."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,23 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from eom.calculus.products import (
-    Expansion,
-    expand,
-    forward_difference,
-    third_derivative,
-    value_and_gradient,
-)
-from eom.errors import (
-    DataError,
-    EomError,
-    LossNotDifferentiableError,
-    LossNotScalarError,
-    ParametersError,
-    SettingError,
-)
+from eom.calculus.products import Expansion, expand, forward_difference, third_derivative, value_and_gradient
+from eom.errors import DataError, LossNotDifferentiableError, SettingError
 from eom.objective.data import Batch, Batches, in_dtype, length
-from eom.objective.parameters import Groups, Layout, layout_of, make_groups, plain, trainable
+from eom.objective.explain import check_scalar, explaining
+from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
 
 if TYPE_CHECKING:
@@ -86,7 +73,7 @@ class Objective:
         self.model = plain(model)
         self.layout: Layout = layout_of(self.model)
         self.batches = data if isinstance(data, Batches) else Batches(data, weight)
-        self.decay = _decay_vector(decay, self.layout)
+        self.decay = decay_vector(decay, self.layout)
         self.product = product
         self._groups = groups
         self._call = _Loss(self.model, loss_fn)
@@ -142,7 +129,7 @@ class Objective:
             value, g, hvp = self._evaluate(self.batches.first, lambda f: expand(f, theta))
 
             def product(v: Tensor) -> Tensor:
-                with _explaining():
+                with explaining():
                     return hvp(v)
         else:
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
@@ -179,7 +166,7 @@ class Objective:
         return total
 
     def _evaluate(self, batch: Batch, of: Callable) -> Any:
-        with self._replay.generators(), _explaining():
+        with self._replay.generators(), explaining():
             return of(lambda theta: self._data_loss(theta, batch))
 
     def _data_loss(self, theta: Tensor, batch: Batch) -> Tensor:
@@ -201,71 +188,6 @@ class Objective:
                 "torch.no_grad() is the usual cause."
             )
         return value.reshape(())
-
-
-def check_scalar(value: Any) -> None:
-    """Raise unless ``value`` is one real number as a tensor."""
-    if not isinstance(value, Tensor):
-        raise LossNotScalarError(
-            f"the loss function returned a {type(value).__name__}, expected a tensor with one number: return the "
-            "tensor itself, not .item() of it"
-        )
-    if value.numel() != 1 or value.is_complex():
-        kind = "complex" if value.is_complex() else "real"
-        raise LossNotScalarError(
-            f"the loss has shape {list(value.shape)} ({kind}), expected one real number: reduce it with .mean() or "
-            ".sum()"
-        )
-
-
-@contextmanager
-def _explaining() -> Iterator[None]:
-    try:
-        yield
-    except EomError:
-        raise
-    except RuntimeError as failure:
-        raise _explained(failure) from failure
-
-
-def _explained(failure: RuntimeError) -> Exception:
-    if "sparse" in str(failure):
-        return ParametersError(
-            f"a gradient is sparse, expected dense ones: pass sparse=False to the embedding (torch says: {failure})"
-        )
-    if "not have been used in the graph" in str(failure):
-        return LossNotDifferentiableError(
-            "the loss, or its gradient, does not depend on the parameters of this model. A loss function that uses "
-            "another model than the one it is given is the usual cause; where second derivatives were asked for, a "
-            'function that can be differentiated once only: pass product="difference".'
-        )
-    if "requires grad" in str(failure) or "not implemented" in str(failure) or "once_differentiable" in str(failure):
-        return LossNotDifferentiableError(
-            f"torch cannot differentiate this loss as often as asked: {failure}. For second derivatives pass "
-            'product="difference" (gradients only), or use method="log-map".'
-        )
-    return failure
-
-
-def _decay_vector(decay: float | Mapping[str, float] | Tensor, layout: Layout) -> Tensor:
-    """[] or [n], float64."""
-    if isinstance(decay, Mapping):
-        unknown = sorted(set(decay) - set(layout.names))
-        if unknown:
-            raise SettingError(f"decay names {unknown[0]!r}, which is no trainable parameter")
-        parts = [
-            torch.full((size,), float(decay.get(k, 0.0)), dtype=torch.float64)
-            for k, size in zip(layout.names, layout.sizes, strict=True)
-        ]
-        vector = torch.cat(parts)
-    else:
-        vector = torch.as_tensor(decay, dtype=torch.float64)
-    if vector.ndim and vector.shape != (layout.n,):
-        raise SettingError(f"decay has shape {list(vector.shape)}, expected [{layout.n}]")
-    wrong = vector[~(torch.isfinite(vector) & (vector >= 0))]
-    if len(wrong):
-        raise SettingError(f"decay is {wrong[0].item()}, expected a finite number, 0 or more")
-    return vector
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:

@@ -137,3 +137,28 @@ def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> Ten
     if indices.unique().numel() != indices.numel():
         raise SettingError(f"group {group!r} holds an index twice: each entry counts once")
     return indices.long()
+
+
+def decay_vector(decay: float | Mapping[str, float] | Tensor, layout: Layout) -> Tensor:
+    """Weight decay as one number [], or of each entry [n], in float64.
+
+    Raises:
+        SettingError: an unknown parameter, another shape, or a number that is negative or not finite.
+    """
+    if isinstance(decay, Mapping):
+        unknown = sorted(set(decay) - set(layout.names))
+        if unknown:
+            raise SettingError(f"decay names {unknown[0]!r}, which is no trainable parameter")
+        parts = [
+            torch.full((size,), float(decay.get(k, 0.0)), dtype=torch.float64)
+            for k, size in zip(layout.names, layout.sizes, strict=True)
+        ]
+        vector = torch.cat(parts)
+    else:
+        vector = torch.as_tensor(decay, dtype=torch.float64)
+    if vector.ndim and vector.shape != (layout.n,):
+        raise SettingError(f"decay has shape {list(vector.shape)}, expected [{layout.n}]")
+    wrong = vector[~(torch.isfinite(vector) & (vector >= 0))]
+    if len(wrong):
+        raise SettingError(f"decay is {wrong[0].item()}, expected a finite number, 0 or more")
+    return vector

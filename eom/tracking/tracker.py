@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from eom.errors import SettingError
 from eom.objective import Objective
 from eom.objective.data import Batch, Batches
-from eom.objective.objective import LossFunction, check_scalar
+from eom.objective.explain import check_scalar
+from eom.objective.objective import LossFunction
 from eom.objective.parameters import Groups, layout_of, make_groups, plain
 from eom.records import Run, RunWriter, open_run
 from eom.tracking.description import UNITS, describe_objective, describe_start, now
