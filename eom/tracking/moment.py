@@ -79,14 +79,3 @@ class Moment:
         """[n] the run's own slope, of the loss with its penalty."""
         whole = torch.addcmul(self.gradient, self.descent.decay.to(self.theta), self.theta)
         return whole.mul_(-self.descent.scale.to(self.theta))
-
-    @property
-    def gradient_norm(self) -> float:
-        """Of the loss with its penalty."""
-        if self.kept is None and self.descent.uniform:  # (1 - h decay) (g + decay theta) = g + decay theta_after
-            h, decay = self.descent.lr * float(self.descent.scale), float(self.descent.decay)
-            ahead = [
-                torch.add(g, p.detach(), alpha=decay) for g, p in zip(self.gradients, self.parameters, strict=True)
-            ]
-            return float(torch.stack([x.norm() for x in ahead]).norm()) / abs(1 - h * decay)
-        return float(torch.addcmul(self.gradient, self.descent.decay.to(self.theta), self.theta).norm())

@@ -86,14 +86,12 @@ class Recorder:
         self.records += 1
         descent, lost = moment.descent, self.observables.lost
         values = self.observables.values(moment.theta) if moment.values is None else moment.values
-        whole = {
-            "loss": moment.loss,
-            "penalty": self._penalty(values, moment),
-            "gradient_norm": moment.gradient_norm,
-            "lr": descent.lr,
-        }
-        if descent.decay.isnan().any():  # an optimizer whose weight decay is no known penalty
-            del whole["penalty"], whole["gradient_norm"]
+        whole = {"loss": moment.loss, "lr": descent.lr}
+        if not descent.decay.isnan().any():  # else an optimizer whose weight decay is no known penalty
+            whole["penalty"] = self._penalty(values, moment)
+            if self.order is not None:
+                decay = descent.decay.to(moment.theta)
+                whole["gradient_norm"] = float(torch.addcmul(moment.gradient, decay, moment.theta).norm())
         rows = [
             Row(moment.step, moment.time, group, quantity, "measured", value)
             for (quantity, group), value in zip(self.observables.labels, values.tolist(), strict=True)
