@@ -24,14 +24,16 @@ from eom.tracking.follower import Follower
 from eom.tracking.log import Log
 from eom.tracking.moment import Settings
 from eom.tracking.observables import Observables, UserObservable, check_names
-from eom.tracking.reader import Reader
+from eom.tracking.reader import Forward, Reader
 from eom.tracking.recorder import Recorder
 from eom.tracking.resume import Resume, changed_settings, check_resume, reopen
 from eom.tracking.schedule import Budget, Every, make_schedule, plain_every
-from eom.tracking.snapshot import kept_generators
+from eom.tracking.snapshot import Pass, kept_generators
 from eom.tracking.trial import check_batch, check_first, moves_with_buffers
 from eom.tracking.watch import Watch
 from eom.training.descent import check_owner, unsupported
+
+STRAYS = 3  # forward passes with new weights, and no step, after which something is said
 
 
 class Tracker:
@@ -72,13 +74,13 @@ class Tracker:
         )
         self._tested = self._over = False  # the loss has been tested; the parameters changed, or the training ended
         self._handles: list[Any] = []
-        self._path = Path(run)
+        self._path = Path(run).absolute()
         self._resumed = resume is not None
         plainly = settings.plain() | {"every": plain_every(every)}
         manifest = describe_start(optimizer, plainly, own, groups)
         if resume is None:
             self._due = self._is_due()
-            self._log.writer = RunWriter.create(run, manifest)
+            self._log.writer = RunWriter.create(self._path, manifest)
         else:
             check_resume(resume, list(members), self._layout.n)
             self._log.writer, state = reopen(self._path, resume, manifest)
@@ -96,10 +98,12 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self._over:
             raise SettingError("this tracker has followed a training to its end: call eom.track again for the next one")
-        self._handles = [
-            self._optimizer.register_step_pre_hook(self._before_step),
-            self._optimizer.register_step_post_hook(self._after_step),
-        ]
+        if self._handles:
+            raise SettingError("this tracker is open already: leave the block around this one out")
+        after = self._optimizer.register_step_post_hook(self._after_step)
+        # before other hooks, which may change gradients, weights or learning rate
+        self._optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined] - an OrderedDict
+        self._handles = [self._optimizer.register_step_pre_hook(self._before_step), after]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -128,28 +132,39 @@ class Tracker:
         """
         if self._over or not torch.is_grad_enabled():
             return self._loss_fn(self._called, batch)
-        self.observe(batch)
+        forward = self._observe(batch, used=False)
         value = self._loss_fn(self._called, batch)
         with self._log.guard("the loss"):
-            if self._reader.passes:
-                self._reader.passes[-1].note_randomness()
+            if forward is not None and forward.remembered is not None:
+                forward.remembered.note_randomness()
             check_scalar(value)
             if not self._log.begun:
                 check_first(value)
-                self._look_at_buffers(value)
-            self._reader.losses.append(value.detach())
+                self._look_at_buffers(forward and forward.remembered, value)
+            if forward is not None:
+                forward.take(value)
         return value
 
     def observe(self, batch: Batch) -> None:
         """Remember a batch whose loss is computed elsewhere; call it before the forward pass."""
-        if self._over:
-            return
+        if not self._over:
+            self._observe(batch, used=True)
+
+    def _observe(self, batch: Batch, *, used: bool) -> Forward | None:
         if not self._handles:
             raise SettingError("the tracker is not open, expected: with eom.track(...) as tracker: ...")
         if not self._tested:
             self._test(batch)
         with self._log.guard("remembering a batch"):
-            self._reader.observe(batch, due=self._due, followed=self._follows)
+            forward = self._reader.observe(batch, due=self._due, followed=self._follows, used=used)
+            if self._reader.strays == STRAYS:
+                self._log.event(
+                    "no_steps",
+                    "the weights change, but the optimizer that is tracked takes no step: nothing is recorded. Track "
+                    "the one that does as a new run.",
+                )
+            return forward
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What ``resume`` needs to continue without a seam; save it beside the model's and the optimizer's.
@@ -236,16 +251,17 @@ class Tracker:
             self._follower.step(self._reader.moment(self._log.step, self._log.time), self._due)
 
     def _look_at_losses(self) -> None:
-        if not self._recorder.withheld and not all(isfinite(x.item()) for x in self._reader.losses):
+        if not self._recorder.withheld and not all(
+            isfinite(f.loss.item()) for f in self._reader.forwards if f.loss is not None
+        ):
             self._recorder.withheld = f"the loss was not finite at step {self._log.step}"
             self._log.event("loss_not_finite", f"{self._recorder.withheld}; predictions are withheld from here on")
 
-    def _look_at_buffers(self, value: Tensor) -> None:
-        passes = self._reader.passes
-        if not passes or passes[-1].random or unsupported(self._optimizer):
+    def _look_at_buffers(self, remembered: Pass | None, value: Tensor) -> None:
+        if remembered is None or remembered.random or unsupported(self._optimizer):
             return
         with kept_generators(self._generators):
-            self._follower.moving = moves_with_buffers(self._model, self._loss_fn, passes[-1], value)
+            self._follower.moving = moves_with_buffers(self._model, self._loss_fn, remembered, value)
         if self._follower.moving:
             self._log.event(
                 "moving_buffers",

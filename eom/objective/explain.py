@@ -1,0 +1,54 @@
+"""Errors of a loss, and of torch on it, with what was wanted and what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from eom.errors import EomError, LossNotDifferentiableError, LossNotScalarError, ParametersError
+
+
+def check_scalar(value: Any) -> None:
+    """Raise unless ``value`` is one real number as a tensor."""
+    if not isinstance(value, Tensor):
+        raise LossNotScalarError(
+            f"the loss function returned a {type(value).__name__}, expected a tensor with one number: return the "
+            "tensor itself, not .item() of it"
+        )
+    if value.numel() != 1 or value.is_complex():
+        kind = "complex" if value.is_complex() else "real"
+        raise LossNotScalarError(
+            f"the loss has shape {list(value.shape)} ({kind}), expected one real number: reduce it with .mean() or "
+            ".sum()"
+        )
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Say what torch's own errors on a loss mean."""
+    try:
+        yield
+    except EomError:
+        raise
+    except RuntimeError as failure:
+        raise _explained(failure) from failure
+
+
+def _explained(failure: RuntimeError) -> Exception:
+    if "sparse" in str(failure):
+        return ParametersError(
+            f"a gradient is sparse, expected dense ones: pass sparse=False to the embedding (torch says: {failure})"
+        )
+    if "not have been used in the graph" in str(failure):
+        return LossNotDifferentiableError(
+            "the loss, or its gradient, does not depend on the parameters of this model. A loss function that uses "
+            "another model than the one it is given is the usual cause; where second derivatives were asked for, a "
+            'function that can be differentiated once only: pass product="difference".'
+        )
+    if "requires grad" in str(failure) or "not implemented" in str(failure) or "once_differentiable" in str(failure):
+        return LossNotDifferentiableError(
+            f"torch cannot differentiate this loss as often as asked: {failure}. For second derivatives pass "
+            'product="difference" (gradients only), or use method="log-map".'
+        )
+    return failure
