@@ -116,6 +116,8 @@ def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:
         raise SettingError(f'groups is {groups!r}, expected "tensor", "module", or a mapping of names')
     if "all" in wanted:
         raise SettingError('a group is named "all", which stands for every parameter: give it another name')
+    if len({str(group) for group in wanted}) < len(wanted):
+        raise SettingError(f"two groups have the same name: {sorted(map(str, wanted))}; give each its own")
     found = {str(group): _members(layout, str(group), members) for group, members in wanted.items()}
     return found | {"all": torch.arange(layout.n)}
 

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,13 @@ class RunWriter:
             FolderNotWritableError: the folder cannot be made or written.
         """
         folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise FolderUsedError(f"{folder} is a file, expected a folder for the run: choose another path")
         try:
+            if folder.exists() and not folder.is_dir():
+                raise FolderUsedError(f"{folder} is a file, expected a folder for the run: choose another path")
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except FolderUsedError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise not_writable(folder, error) from error
         entries = {"format": FORMAT, "schema": SCHEMA, **manifest}
 
@@ -178,6 +180,15 @@ class RunWriter:
             if self._manifest_waits:
                 self.update()
 
+    def discard(self) -> None:
+        """Take back a new run: remove what was written, and the folder where nothing else is in it."""
+        with suppress(RecordsNotWritten):
+            self.close()
+        for name in (MANIFEST, TABLE, EVENTS, ARRAYS, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
     def __enter__(self) -> "RunWriter":
         return self
 
@@ -185,7 +196,7 @@ class RunWriter:
         self.close()
 
 
-def not_writable(folder: Path, error: OSError) -> FolderNotWritableError:
+def not_writable(folder: Path, error: Exception) -> FolderNotWritableError:
     return FolderNotWritableError(f"no run can be written to {folder} ({error}): choose another folder")
 
 

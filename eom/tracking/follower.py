@@ -128,7 +128,9 @@ class Follower:
         self._windows.remove(window)
         why = self._changed() or (None if window.complete else self._look_ahead(window))
         if why:
-            self._log.event("window_incomplete", f"no rates for the record of step {window.step}: {why}", warn=False)
+            rewritten = any(p.changed for p in window.passes)
+            said = f"no rates for the record of step {window.step}: {why}"
+            self._log.event("batch_rewritten" if rewritten else "window_incomplete", said, warn=rewritten)
         else:
             self._log.write(window.rows(self._observables.labels))
 

@@ -51,6 +51,20 @@ class Horizon:
             return "the batches changed on the way; for mini-batch training pass data=, the whole data"
         return None
 
+    def strayed(self, end: Tensor) -> bool:
+        """Whether the run went elsewhere, to ``end`` [n], than gradient descent on its batch, by more than rounding.
+
+        Not asked where the displacement is about all of the data, which the run saw in parts.
+        """
+        if not self.passes or self.potential is None:
+            return False
+        theta = self.theta
+        for leg in self.legs:
+            field = self.descent.field(self.potential)
+            for _ in range(leg.steps):
+                theta = theta + leg.lr * field(0.0, theta)
+        return not torch.dist(theta, end) <= torch.finfo(end.dtype).eps ** 0.5 * torch.dist(self.theta, end)
+
     def advance(self, lr: float) -> None:
         """Count one step with learning rate ``lr``."""
         if self.legs and self.legs[-1].lr == lr:

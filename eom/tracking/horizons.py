@@ -110,6 +110,10 @@ class Horizons:
             self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}", warn=False)
             return
         with self._log.guard("a displacement"), in_modes(self._recorder.model, horizon.modes):
+            if horizon.strayed(end):
+                why = "the steps on the way were not gradient descent on the remembered batch"
+                self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
+                return
             rows = horizon.rows(end, self._observables, self._total, self._names)
             given_up = sorted({row.source for row in rows if isnan(row.value) and row.quantity == "position_error"})
             if given_up:

@@ -53,15 +53,15 @@ class Log:
                 raise
             self.event("not_written", str(failure))
 
-    def close(self) -> None:
-        """Write what waits, and let the folder go."""
+    def close(self, *, discard: bool = False) -> None:
+        """Write what waits, and let the folder go; or ``discard`` a run that took no step."""
         writer, self.writer = self.writer, None
         if writer is None:
             return
         try:
-            writer.close()
+            writer.discard() if discard else writer.close()
         except RecordsNotWritten as failure:
-            self.event("not_written", str(failure))
+            self.event("lost", f"what waited when the run ended could not be written, and is lost: {failure}")
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:

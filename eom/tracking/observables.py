@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eom.dynamics.observable import GroupSum
 from eom.errors import SettingError
+from eom.objective.data import digest
 from eom.objective.parameters import Layout
 from eom.tracking.snapshot import kept_generators
 
@@ -35,6 +36,7 @@ class Observables:
         self._notice = notice
         self.own = dict(own)
         self.lost: set[str] = set()
+        self.identity = {g: digest([indices]) for g, indices in groups.items()} | dict.fromkeys(own, "")
         self.labels = [(q, g) for q in ("norm_squared", "norm") for g in groups]
         self.labels += [(name, "all") for name in own]
 

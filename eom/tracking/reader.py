@@ -13,8 +13,10 @@ from eom.tracking.observables import Observables
 from eom.tracking.snapshot import Pass, accumulates
 from eom.training.descent import Descent, read, unsupported
 
+WAITING = 256  # forward passes held that led to no backward pass yet
 
-@dataclass
+
+@dataclass(eq=False)
 class Forward:
     """A forward pass of the step under way, and whether its loss went into a backward pass."""
 
@@ -79,9 +81,14 @@ class Reader:
     def observe(self, batch: Batch, *, due: bool, followed: bool, used: bool) -> Forward:
         """A forward pass of ``batch`` is about to be taken; ``used``, if its loss will not be seen."""
         writes = sum(p._version for p in self.parameters)
-        if self._forwards and (writes != self._writes or not accumulates(self.parameters)):
-            self.strays += writes != self._writes
-            self.forget()  # those before led to no step
+        if self._forwards and writes != self._writes:  # those before led to no step
+            self.strays += 1
+            self.forget()
+        elif any(f.used for f in self._forwards) and not accumulates(self.parameters):  # their gradients were zeroed
+            self.forget()
+        waiting = [f for f in self._forwards if not f.used]
+        if len(waiting) >= WAITING:
+            self._forwards.remove(waiting[0])
         self._writes = writes
         self.begin(due=due)
         remembered = Pass.take(batch, self._model) if followed and self._predicts else None

@@ -24,6 +24,8 @@ from eom.tracking.snapshot import Pass
 from eom.tracking.window import Window
 from eom.training.descent import Descent
 
+PROOF = 10  # records of order 0 from one whose gradient is computed again to the next
+
 
 @dataclass
 class Recorder:
@@ -119,11 +121,15 @@ class Recorder:
         own = self._own_will_do(moment, theta)
         at = self._expand(potential, theta, moment, own)
         rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
-        step = descent.lr * descent.scale.to(theta) * at.gradient
-        size = _relative(moment.after.to(theta) - theta + step, step)
+        slope = -descent.scale.to(theta) * at.gradient
+        step, coarse = descent.lr * slope, min(theta, moment.theta, key=lambda x: x.element_size())
+        size, limit = _relative(moment.after.to(theta) - theta - step, step), _tolerance(coarse, step)
         row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
-        if not (size == 0 or size <= _tolerance(moment.theta, step)):
-            self._withhold(size)
+        turned = 0.0
+        if limit > 10 * _rounding(coarse) and not own:  # so small a step that rounding hides much: ask the gradient
+            turned = _relative(moment.slope - slope, slope)
+        if not (size == 0 or size <= limit) or turned > _rounding(coarse):
+            self._withhold(max(size, turned))
             return [*rows, row]
         self.trusted = True
         flow = descent.field(Pinned(potential, at))
@@ -153,7 +159,7 @@ class Recorder:
         return [Row(window.step, window.time, "all", "update_mismatch", "measured", size)]
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("order", "product", "withheld", "records", "trusted", "direction")
+        kept = ("withheld", "records", "trusted", "direction")  # order and product are tested anew
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,7 +177,12 @@ class Recorder:
         )
 
     def _own_will_do(self, moment: Moment, theta: Tensor) -> bool:
-        """Whether the run's own gradient may stand for that of the remembered batch, until proved by later slopes."""
+        """Whether the run's own gradient may stand for that of the remembered batch.
+
+        At order 1 later slopes prove it; at order 0, where they say nothing, every tenth record does.
+        """
+        if not self.order and self.records % PROOF == 1:
+            return False
         cheap = not self.order or self.product == "difference"
         same = moment.untouched and len(moment.passes) == 1 and theta.dtype == moment.gradient.dtype
         return cheap and same and self.trusted
@@ -218,5 +229,9 @@ def _relative(difference: Tensor, step: Tensor) -> float:
 
 def _tolerance(theta: Tensor, step: Tensor) -> float:
     """Largest relative mismatch that rounding explains: of the derivative, and of adding a small step."""
-    eps = torch.finfo(theta.dtype).eps
-    return eps**0.5 + 4 * eps * float(theta.norm() / step.norm().clamp(min=1e-300))
+    return _rounding(theta) + 4 * torch.finfo(theta.dtype).eps * float(theta.norm() / step.norm().clamp(min=1e-300))
+
+
+def _rounding(theta: Tensor) -> float:
+    """Largest relative difference of two gradients that rounding explains."""
+    return torch.finfo(theta.dtype).eps ** 0.5

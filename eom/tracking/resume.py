@@ -14,8 +14,8 @@ Resume = int | Mapping[str, Any]
 RATES, DISPLACEMENTS = ("_rate", "update_mismatch"), ("_displacement", "position_error")
 
 
-def check_resume(resume: Any, groups: list[str], parameters: int) -> None:
-    """Raise unless ``resume`` is a step, or the state of a tracker of the same model."""
+def check_resume(resume: Any, observables: Mapping[str, str], parameters: int) -> None:
+    """Raise unless ``resume`` is a step, or the state of a tracker of the same model and observables."""
     if isinstance(resume, int) and not isinstance(resume, bool) and resume >= 0:
         return
     if not isinstance(resume, Mapping) or not {"step", "time", "recorder", "windows", "horizons"} <= set(resume):
@@ -23,21 +23,30 @@ def check_resume(resume: Any, groups: list[str], parameters: int) -> None:
             f"resume is {_brief(resume)}, expected a step (0, 1, 2, ...) or what tracker.state_dict() gave: that of a "
             "disabled tracker is empty"
         )
-    if (resume["groups"], resume["parameters"]) != (groups, parameters):
+    if (list(resume["observables"].items()), resume["parameters"]) != (list(observables.items()), parameters):
         raise SettingError(
-            f"resume is the state of a tracker of {resume['parameters']} parameters in {len(resume['groups'])} groups; "
-            f"this one has {parameters} in {len(groups)}: pass the state of this very run"
+            f"resume is the state of a tracker of {resume['parameters']} parameters that follows "
+            f"{_names(resume['observables'])}; this one has {parameters} and follows {_names(observables)}, or groups "
+            "with other members: pass the state of this very run, and the same groups and observables in the same order"
         )
 
 
-def reopen(path: Path, resume: Resume, manifest: dict[str, Any]) -> tuple[RunWriter, dict[str, Any]]:
+def reopen(path: Path, resume: Resume, manifest: dict[str, Any], parameters: int) -> tuple[RunWriter, dict[str, Any]]:
     """Open a run's folder again at a step or a state: its rows from there on are dropped, and its state returned.
 
     Of the records that were open at that moment, whatever was written later is dropped too.
+
+    Raises:
+        SettingError: a step beyond the end of the run, or a run of another number of parameters.
     """
     state: dict[str, Any] = {"step": resume} if isinstance(resume, int) else dict(resume)
     step = state["step"]
     run = open_run(path)
+    there, steps = run.manifest.get("parameters", parameters), run.manifest.get("steps", step)
+    if there != parameters:
+        raise SettingError(f"the run in {path} is of {there} parameters, this model has {parameters}: pass its own run")
+    if step > steps:
+        raise SettingError(f"resume is step {step}, but the run in {path} has {steps}: pass a step of that run")
     table = run.table()
     again: dict[int, tuple[str, ...]] = {}
     for window in state.get("windows", ()):
@@ -59,7 +68,7 @@ def reopen(path: Path, resume: Resume, manifest: dict[str, Any]) -> tuple[RunWri
 
 def changed_settings(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Those settings that a resumed run has changed, in words; empty for none."""
-    before = manifest["settings"]
+    before = manifest.get("settings") or {}
     return ", ".join(f"{k}={v!r} (before: {before.get(k)!r})" for k, v in settings.items() if before.get(k) != v)
 
 
@@ -72,6 +81,10 @@ def time_at(table: "pd.DataFrame", step: int) -> float:
     there, time = int(last["step"].iloc[0]), float(last["time"].iloc[0])
     lr = last.loc[last["quantity"] == "lr", "value"]
     return time + (step - there) * (float(lr.iloc[0]) if len(lr) else 0.0)
+
+
+def _names(observables: Mapping[str, str]) -> str:
+    return ", ".join(list(observables)[:8]) + (", ..." if len(observables) > 8 else "")
 
 
 def _brief(value: Any) -> str:

@@ -123,7 +123,12 @@ def accumulates(parameters: list[nn.Parameter]) -> bool:
 def repeats(passes: Sequence[Pass], earlier: Sequence[Pass]) -> bool:
     """Whether a step saw the batches of an earlier one again, in the same modes, and neither drew random numbers."""
     return len(passes) == len(earlier) and all(
-        not p.random and not q.random and p.modes == q.modes and p.contents == q.contents and same(p.batch, q.batch)
+        not p.random
+        and not q.random
+        and p.modes == q.modes
+        and p.contents == q.contents
+        and same(p.batch, q.batch)
+        and not q.changed  # else what it held cannot be compared any more
         for p, q in zip(passes, earlier, strict=True)
     )
 

@@ -82,8 +82,8 @@ class Tracker:
             self._due = self._is_due()
             self._log.writer = RunWriter.create(self._path, manifest)
         else:
-            check_resume(resume, list(members), self._layout.n)
-            self._log.writer, state = reopen(self._path, resume, manifest)
+            check_resume(resume, self._observables.identity, self._layout.n)
+            self._log.writer, state = reopen(self._path, resume, manifest, self._layout.n)
             with self._log.closed_on_error():
                 self._load_state_dict(state)
                 self._due = self._is_due()
@@ -107,6 +107,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        refused = kind is not None and not self._log.begun and not self._resumed
         self._log.begun = True  # nothing is raised from here
         for handle in self._handles:
             handle.remove()
@@ -119,7 +120,7 @@ class Tracker:
         self._log.describe(steps=self._log.step, records=self._recorder.records, **finished)
         self._end()
         with self._log.guard("closing the run"):
-            self._log.close()
+            self._log.close(discard=refused)
 
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of ``batch``; remembers the batch, and the states before the forward pass.
@@ -177,7 +178,7 @@ class Tracker:
             "left": self._reader.left,
             "step": self._log.step,
             "time": self._log.time,
-            "groups": [g for q, g in self._observables.labels if q == "norm"],
+            "observables": self._observables.identity,
             "parameters": self._layout.n,
             "recorder": self._recorder.state_dict(),
             "every": self._schedule.every if isinstance(self._schedule, Budget) else None,

@@ -21,7 +21,7 @@ class Watch:
             return None
         if [x[0] for x in now] != [x[0] for x in self._kinds]:
             return "parameters were added, replaced, frozen or unfrozen since the run began"
-        return "the parameters were moved to another dtype or device since the run began"
+        return "the parameters were moved to another dtype or device, or given another shape, since the run began"
 
     def optimizer(self) -> str | None:
         """What is new about the parameters that the optimizer holds, if anything; said once."""
@@ -36,7 +36,7 @@ class Watch:
         return all(owned(self._optimizer, self._model))
 
     def _kinds_now(self) -> list:
-        return [(id(p), p.dtype, p.device) for p in trainable(self._model).values()]
+        return [(id(p), p.dtype, p.device, p.shape) for p in trainable(self._model).values()]
 
     def _held_now(self) -> list[int]:
         return [id(p) for group in self._optimizer.param_groups for p in group["params"]]

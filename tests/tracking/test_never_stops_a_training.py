@@ -273,8 +273,7 @@ def test_a_batch_that_is_written_to_after_its_step_costs_the_rates_of_its_record
             batch[0].mul_(1.1)
 
     run, said = compare(tmp_path, body)
-    assert not said
-    assert any("of step 8: its batch was written to in place" in m for m in messages(run, "window_incomplete"))
+    assert_said(run, said, "batch_rewritten", "of step 8: its batch was written to in place")
     assert not sources(run, step=8)
     assert {"measured", "order-1"} <= sources(run, step=12)
 

@@ -254,4 +254,4 @@ def test_a_buffer_that_numpy_refills_is_seen_as_another_batch(tmp_path):
             memory *= 1.05
             steps(optimizer, tracker.loss, [(torch.from_numpy(memory), labels)])
     assert not {"measured", "look-ahead"} & sources(tracker.run, step=0)
-    assert any("written to in place" in m for m in messages(tracker.run, "window_incomplete"))
+    assert any("written to in place" in m for m in messages(tracker.run, "batch_rewritten"))
