@@ -9,7 +9,7 @@ import pandas as pd
 
 from eom.analysis.errors import DISPLACEMENT, RATE, Edge, by_layer, edge, gain, orders, prediction_errors
 from eom.analysis.reading import AnyRun, Reading
-from eom.analysis.stability import beyond_edge
+from eom.analysis.stability import beyond_edge, sampled
 from eom.analysis.words import count, label, number, percent, source_name
 
 WORST = 3  # layers named one by one
@@ -34,6 +34,7 @@ def conclusion(run: AnyRun) -> list[str]:
         *worst_layers(calm),
         *pooled(calm),
         *displaced(reading, limits),
+        *sampled(reading),
         *beyond_edge(errors, limits),
     ]
 
@@ -52,8 +53,8 @@ def scope(calm: pd.DataFrame, errors: pd.DataFrame) -> Iterator[str]:
     looked = float((calm.reference_source == "look-ahead").mean())
     if looked > 0:
         yield (
-            f"In {percent(looked)} of the cases the rate is that of a look-ahead on the same batch, not of "
-            "the run: they are about each batch's own gradient descent."
+            f"In {percent(looked)} of the cases the run did not go on with steps like the record's own (another batch "
+            "or learning rate), so the rate is that of a look-ahead: gradient descent on that batch, from there on."
         )
 
 
@@ -92,19 +93,19 @@ def worst_layers(errors: pd.DataFrame) -> Iterator[str]:
     best = max(orders(errors), default="order-0")
     for group in sorted(flow, key=lambda g: flow[g], reverse=True)[:WORST]:
         m = medians[group, "order-0"]
-        of_rate = m["error"] / m["measured"] if m["measured"] else math.nan
-        text = f"Gradient flow misses d|w|²/dt of {label(group, 60)} by {miss(m)} ({percent(of_rate)} of it)"
+        of_rate = m["error"] / m["magnitude"] if m["magnitude"] else math.nan
+        text = f"Gradient flow misses d|w|²/dt of {label(group, 60)} by {miss(m, percent(of_rate))}"
         if best != "order-0" and (group, best) in medians:
             text += f", {source_name(best)} by {miss(medians[group, best])}"
         known = math.isfinite(m["measured_bar"])
         yield text + (f"; the measurement's own bar is {number(m['measured_bar'])}." if known else ".")
 
 
-def miss(m: dict[str, float]) -> str:
-    """An error per unit time, or that it is too small to be seen."""
+def miss(m: dict[str, float], share: str = "") -> str:
+    """An error per unit time, and which share of the rate it is; or that it is too small to be seen."""
     if m["error"] <= m["measured_bar"]:
-        return f"no more than can be measured ({number(m['measured_bar'])} per unit time)"
-    return f"{number(m['error'])} per unit time"
+        return "no more than can be measured"
+    return f"{number(m['error'])} per unit time" + (f" ({share} of the rate)" if share else "")
 
 
 def pooled(errors: pd.DataFrame) -> Iterator[str]:
@@ -113,7 +114,7 @@ def pooled(errors: pd.DataFrame) -> Iterator[str]:
         own = errors.loc[errors.source == source]
         name = source_name(source)
         resolved, covered = float(own.resolved.mean()), float(own.covered.mean())
-        text = f"Over {count(own.group.nunique(), 'layer')} and {count(own.step.nunique(), 'record')} "
+        text = f"Over {count(own.group.nunique(), 'weight tensor')} and {count(own.step.nunique(), 'record')} "
         text += f"the error of {name} is larger than the measurement's bar in {percent(resolved)} of the cases"
         if math.isfinite(covered):
             text += f", and within twice its own bar in {percent(covered)}"

@@ -66,11 +66,11 @@ def layer_table(run: AnyRun, quantity: str = RATE) -> pd.DataFrame:
     """What each source got wrong, by layer: medians over the records, in the unit of ``quantity``.
 
     Returns:
-        Index (group, source) in the order of the model. Columns: ``records``; ``measured``, the median size
-        of the reference, and ``measured_bar``, its bar; ``predicted``, the median size of what the source says,
-        ``error``, of its error, and ``bar``, of the estimate of that; ``over_flow``, the error over gradient
-        flow's at the same record; ``resolved``, the share of errors larger than the measurement's bar;
-        ``covered``, the share within twice the bar plus that of the measurement.
+        Index (group, source) in the order of the model. Columns: ``records``; ``measured``, the median of the
+        reference, ``magnitude``, of its size, and ``measured_bar``, of its bar; ``predicted``, the median of what
+        the source says, ``error``, of the size of its error, and ``bar``, of the estimate of that; ``over_flow``,
+        the error over gradient flow's at the same record; ``resolved``, the share of errors larger than the
+        measurement's bar; ``covered``, the share within twice the bar plus that of the measurement.
     """
     reading = Reading.of(run)
     table = by_layer(prediction_errors(reading, quantity))
@@ -83,15 +83,15 @@ def by_layer(errors: pd.DataFrame) -> pd.DataFrame:
     size = errors.error.abs()
     sizes = errors.assign(
         size=size,
-        predicted=errors.value.abs(),
-        measured=errors.reference.abs(),
+        magnitude=errors.reference.abs(),
         over_flow=size / errors.flow.where(errors.flow > 0),
     )
     return sizes.groupby(["group", "source"], observed=True, sort=False).agg(
         records=("size", "count"),
-        measured=("measured", "median"),
+        measured=("reference", "median"),
+        magnitude=("magnitude", "median"),
         measured_bar=("reference_bar", "median"),
-        predicted=("predicted", "median"),
+        predicted=("value", "median"),
         error=("size", "median"),
         bar=("bar", "median"),
         over_flow=("over_flow", "median"),

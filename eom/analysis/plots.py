@@ -170,7 +170,11 @@ def keep_measured_in_view(ax: Axes, panel: pd.DataFrame) -> None:
         low, high = measured.min(), measured.max()
         room = 0.3 * (high - low) or 0.1 * abs(high) or 1.0
         bottom, top = ax.get_ylim()
-        ax.set_ylim(max(bottom, low - room), min(top, high + room))
+        bottom, top = max(bottom, low - room), min(top, high + room)
+        ax.set_ylim(bottom, top)
+        left = panel.source.loc[(panel.value < bottom) | (panel.value > top)].unique()
+        if len(left):
+            ax.text(0.98, 0.97, f"outside: {', '.join(left)}", transform=ax.transAxes, ha="right", va="top")
     ax.yaxis.set_major_formatter(Apart())
 
 

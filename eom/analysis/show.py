@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from eom.analysis.conclusion import conclusion
-from eom.analysis.errors import DISPLACEMENT, RATE, layer_table, orders
+from eom.analysis.errors import layer_table, orders
 from eom.analysis.reading import AnyRun, Reading
-from eom.analysis.tables import amount, by_group
+from eom.analysis.tables import amount, by_group, quantities
 from eom.analysis.words import count, label, quantity_name, source_name
 
 LAYERS, EVENTS = 30, 5  # rows shown
@@ -25,7 +25,9 @@ def show(run: AnyRun, console: Console | None = None) -> None:
     """
     reading = Reading.of(run)
     console = console or Console()
-    for quantity in (RATE, DISPLACEMENT):
+    for quantity in quantities(reading):
+        if quantity == "position_error":  # in the conclusion
+            continue
         table = layers(reading, quantity, console.width)
         if table.row_count:
             unit = reading.unit(quantity)

@@ -7,9 +7,20 @@ from typing import NamedTuple
 import pandas as pd
 
 from eom.analysis.errors import Edge, orders
+from eom.analysis.reading import Reading
 from eom.analysis.words import count, percent, source_name
 
 HOLDS = 0.1  # a prediction fails where its error or its bar is above this share of the rate
+
+
+def sampled(reading: Reading) -> Iterator[str]:
+    """At how many records the sharpness is known, where not at all."""
+    known, records = len(reading.measured("sharpness")), reading.rows.step.nunique()
+    if 0 < known < records:
+        yield (
+            f"The sharpness was measured at {known} of {count(records, 'record')}, and is taken to stay the same from "
+            "one to the next: what is said of lr × sharpness is that coarse (sharpness=1 measures it at each)."
+        )
 
 
 def beyond_edge(errors: pd.DataFrame, limits: Edge) -> Iterator[str]:
@@ -19,10 +30,10 @@ def beyond_edge(errors: pd.DataFrame, limits: Edge) -> Iterator[str]:
     path = limits.path.value
     between = path.loc[(path >= 1) & (path < 2)]
     if limits.radius is not None and len(between):
-        head = f"lr × sharpness reached 1, where the log map need not converge any more, at step {limits.radius}"
+        head = f"lr × sharpness reached 1, where the log map need not converge any more, by step {limits.radius}"
         yield f"{head}: {there(errors.loc[(at >= 1) & (at < 2)], calm, 'between 1 and 2')}"
     if limits.stability is not None:
-        head = f"lr × sharpness reached 2, the edge of stability, at step {limits.stability}"
+        head = f"lr × sharpness reached 2, the edge of stability, by step {limits.stability}"
         yield f"{head}: {there(errors.loc[at >= 2], calm, 'at or above 2')}"
 
 
@@ -61,4 +72,4 @@ def relative(errors: pd.DataFrame, source: str) -> Relative:
 
 
 def beside(now: float, before: float) -> str:
-    return percent(now) + (f" ({percent(before)} below 1)" if math.isfinite(before) else "")
+    return percent(now) + (f" (where it is below 1: {percent(before)})" if math.isfinite(before) else "")

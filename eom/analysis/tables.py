@@ -31,16 +31,21 @@ class Table(NamedTuple):
 
 def tables(reading: Reading) -> Iterator[Table]:
     """Of every quantity that was predicted, norms by their squares."""
-    recorded = [q for q in reading.table().quantity.unique() if not q.startswith("norm_") or "squared" in q]
-    first = [RATE, DISPLACEMENT, "position_error"]
-    for quantity in [q for q in first if q in recorded] + [q for q in recorded if q not in first]:
+    for quantity in quantities(reading):
         found = table_of(reading, quantity)
         if found.rows:
             yield found
 
 
+def quantities(reading: Reading) -> list[str]:
+    """Everything recorded, norms by their squares: first their rates and displacements, then the rest."""
+    recorded = [q for q in reading.table().quantity.unique() if not q.startswith("norm_") or "squared" in q]
+    first = [RATE, DISPLACEMENT, "position_error"]
+    return [q for q in first if q in recorded] + [q for q in recorded if q not in first]
+
+
 def table_of(reading: Reading, quantity: str) -> Table:
-    """One row per layer: the measured size, the error of each source, the bar of the last."""
+    """One row per layer: the measured value; of each source the value, its error and its bar."""
     numbers = layer_table(reading, quantity)
     sources = orders(numbers.reset_index()) or sorted(numbers.index.unique("source"))
     unit = reading.unit(quantity)
@@ -69,8 +74,8 @@ def table_of(reading: Reading, quantity: str) -> Table:
         rows.append(row)
     cut = f" The first {ROWS} of {len(rows)} rows; an export has all." if len(rows) > ROWS else ""
     note = (
-        "Medians of absolute values over the records. Good: errors that fall from order to order, close to 100 % "
-        f"within twice the bar.{cut}"
+        "Medians over the records, of errors and bars by their size. Good: errors that fall from order to order, "
+        f"close to 100 % within twice the bar.{cut}"
     )
     return Table(quantity_name(quantity), note, headers, rows[:ROWS])
 

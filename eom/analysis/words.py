@@ -50,7 +50,9 @@ def quantity_name(quantity: str) -> str:
     """norm_squared_rate is d|w|²/dt."""
     if quantity == "position_error":
         return "distance from the run"
+    norms = {"norm_squared": "|w|²", "norm": "|w|"}
     for suffix, form in (("_rate", "d{}/dt"), ("_displacement", "change of {}")):
         if quantity.endswith(suffix):
-            return form.format(quantity_name(quantity.removesuffix(suffix)))
-    return {"norm_squared": "|w|²", "norm": "|w|"}.get(quantity, quantity)
+            name = quantity.removesuffix(suffix)
+            return form.format(norms.get(name, f"({name})" if suffix == "_rate" else name))
+    return norms.get(quantity, quantity)

@@ -36,7 +36,7 @@ def describe_start(
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
         "seed": torch.initial_seed(),
         "settings": settings | describe_optimizer(optimizer),
-        "units": UNITS | {name + end: "own" for name in observables for end in ("", "_rate", "_displacement")},
+        "units": UNITS | own_units(observables),
         "group_kind": groups if isinstance(groups, str) else "user",
         "predictions": {"withheld": None},
     }
@@ -101,6 +101,12 @@ UNITS = {
     "sharpness": "loss per weight²",
     "lr": "time per step",
 }
+
+
+def own_units(observables: Iterable[str]) -> dict[str, str]:
+    """Of the user's observables, whose unit is not known."""
+    ends = {"": "own unit", "_rate": "own unit per unit time", "_displacement": "own unit"}
+    return {name + end: unit for name in observables for end, unit in ends.items()}
 
 
 def _layer(modules: dict[str, nn.Module], name: str) -> str:

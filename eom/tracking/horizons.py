@@ -17,6 +17,8 @@ from eom.tracking.recorder import Recorder
 from eom.tracking.snapshot import Pass, digests, in_modes
 from eom.training.descent import Descent
 
+LEGS = 8  # learning rates along a displacement; each takes about as long as all of a displacement with one
+
 
 class Horizons:
     """Opens displacements, and writes each when its last step was taken.
@@ -96,11 +98,15 @@ class Horizons:
     def _extend(self, horizon: Horizon, moment: Moment, *, written: bool) -> None:
         why = "the weights were written to on the way" if written else self._recorder.withheld
         why = why or horizon.obstacle(moment.descent, moment.passes)
+        horizon.advance(moment.descent.lr)
+        if len(horizon.legs) > LEGS:
+            why = (
+                why or f"the learning rate changed more than {LEGS - 1} times on the way; the flows begin anew at each"
+            )
         if why:
             self._open.remove(horizon)
             self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
             return
-        horizon.advance(moment.descent.lr)
         if horizon.complete:
             self._open.remove(horizon)
             self._finish(horizon, moment.after)

@@ -62,7 +62,8 @@ def track(
         product: H v by "double-backward", or by "difference" of gradients (cheaper, less exact).
         bars: follow the run's own gradients for a few steps after each record; predictions then carry bars.
         sharpness: records from one largest Hessian eigenvalue to the next; 0 for never.
-        horizon: steps over which displacements are compared with the flows of order 0, 1 and 2 (expensive).
+        horizon: steps over which displacements are compared with the flows of order 0, 1 and 2; each takes several
+            hundred gradients of its data, once more for every learning rate on the way, while the training waits.
         horizons: one displacement starts in the middle of every so many records.
         data: for mini-batch training, the whole data (one batch or a re-iterable) that displacements are about.
         precision: of the evaluations behind predictions, such as torch.float64; the model's own by default.

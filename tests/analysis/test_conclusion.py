@@ -26,7 +26,7 @@ def test_the_numbers_of_a_layer_stand_in_one_sentence(tmp_path):
     text = conclusion(written(tmp_path / "run", rows))
     assert text[0] == "1 record at step 0."
     assert text[1] == (
-        "Gradient flow misses d|w|²/dt of conv2 by 3.1e-4 per unit time (1.55 % of it), "
+        "Gradient flow misses d|w|²/dt of conv2 by 3.1e-4 per unit time (1.55 % of the rate), "
         "order 1 by 6e-7 per unit time; the measurement's own bar is 1e-9."
     )
     assert "The error of order 1 is 0.194 % of gradient flow's in the median" in text[4]
@@ -39,24 +39,25 @@ def test_an_error_below_the_measurement_is_not_called_resolved(tmp_path):
         Row(0, 0.0, "w", "norm_squared_rate", "order-1", 1.0 + 1e-7, 1e-7),
     ]
     text = conclusion(written(tmp_path / "run", rows))
-    assert "order 1 by no more than can be measured (1e-5 per unit time)" in text[1]
+    assert "order 1 by no more than can be measured; the measurement's own bar is 1e-5" in text[1]
     assert "the error of order 1 is larger than the measurement's bar in 0 % of the cases" in text[3]
 
 
 def test_beyond_the_edge_it_says_that_the_prediction_stopped_holding(tmp_path):
     text = conclusion(synthetic_run(tmp_path / "run"))
     *_, radius, edge = text
-    assert "reached 1, where the log map need not converge any more, at step 200" in radius
+    assert "reached 1, where the log map need not converge any more, by step 200" in radius
     assert radius.endswith("the prediction still held.")
-    assert "reached 2, the edge of stability, at step 400" in edge
-    assert "the bar of order 1 is 29.8 % (0.01 % below 1) of the rate" in edge
-    assert "the prediction stopped holding in 65 % (0 % below 1) of the cases" in edge  # steps 470 to 590
+    assert "reached 2, the edge of stability, by step 400" in edge
+    assert "the bar of order 1 is 29.8 % (where it is below 1: 0.01 %) of the rate" in edge
+    assert "the prediction stopped holding in 65 % (where it is below 1: 0 %) of the cases" in edge  # steps 470 to 590
     assert text[1] == "The next numbers are from the 20 of 60 records that are below lr × sharpness = 1."
 
 
 def test_below_the_edge_it_says_nothing_of_it(tmp_path):
     text = " ".join(conclusion(synthetic_run(tmp_path / "run", steps=150)))
-    assert "sharpness" not in text
+    assert "reached" not in text
+    assert "The sharpness was measured at 3 of 15 records" in text
     assert "After 20 steps the weights of gradient flow end" in text
 
 
@@ -64,14 +65,14 @@ def test_predictions_that_end_at_the_edge_are_missed(tmp_path):
     rows = [row for step in range(0, 600, 10) for row in rows_at(step, LAYERS)]
     rows = [row for row in rows if row.step < STABILITY or row.source == "measured"]
     text = conclusion(written(tmp_path / "run", rows))
-    assert "at step 400: there are no predictions at or above 2." in text[-1]
+    assert "by step 400: there are no predictions at or above 2." in text[-1]
 
 
 def test_a_run_that_was_beyond_the_edge_from_the_start_has_no_before(tmp_path):
     rows = [row for step in range(450, 600, 10) for row in rows_at(step, LAYERS)]
     text = conclusion(written(tmp_path / "run", rows))
-    assert "at step 450" in text[-1]
-    assert "below 1" not in text[-1]
+    assert "by step 450" in text[-1]
+    assert "where it is below 1" not in text[-1]
 
 
 def test_withheld_predictions_are_explained(tmp_path):
@@ -108,7 +109,7 @@ def test_a_look_ahead_is_named(tmp_path):
     rows = [row._replace(source="look-ahead") if row.source == "measured" and "rate" in row.quantity else row
             for row in rows_at(0, LAYERS)]  # fmt: skip
     text = " ".join(conclusion(written(tmp_path / "run", rows)))
-    assert "In 100 % of the cases the rate is that of a look-ahead on the same batch" in text
+    assert "In 100 % of the cases the run did not go on with steps like the record's own" in text
 
 
 @pytest.mark.parametrize(

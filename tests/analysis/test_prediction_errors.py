@@ -54,7 +54,9 @@ def test_medians_by_layer_are_those_of_the_errors(run):
         found = table.loc[(group, "order-1")]
         expected = np.median([1e-4 * size * wobble(place, s) for size, s in zip(sizes, steps, strict=True)])
         assert found.error == pytest.approx(expected, rel=1e-6)
-        assert found.measured == pytest.approx(np.median(sizes))
+        assert found.magnitude == pytest.approx(np.median(sizes))
+        assert found.measured == pytest.approx(np.median([rate(place, s) for s in steps]))
+        assert found.predicted == pytest.approx(found.measured, rel=1e-3)
         assert found.bar == pytest.approx(1e-4 * np.median(sizes))
         assert found.measured_bar == pytest.approx(RESOLUTION * np.median(sizes))
         assert found.over_flow == pytest.approx(1e-4 / 2e-2, rel=1e-5)

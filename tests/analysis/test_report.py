@@ -117,7 +117,7 @@ def test_own_observables_have_tables(tmp_path):
     with RunWriter.create(tmp_path / "run", {"units": {"charge_rate": "coulomb"}}) as writer:
         writer.append(rows)
     page = Page(report(tmp_path / "run").read_text("utf-8"))
-    assert "dcharge/dt" in page.text
+    assert "d(charge)/dt" in page.text
     assert "coulomb" in page.text
 
 
