@@ -29,7 +29,7 @@ class Format(StrEnum):
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the runs and the report.")] = Path("eom-demo"),
-    small: Annotated[bool, typer.Option(help="A tenth of the digits, half the steps: 20 seconds.")] = False,
+    small: Annotated[bool, typer.Option(help="A tenth of the digits, fewer steps: 20 seconds.")] = False,
 ) -> None:
     """Train a small network on real digits at three learning rates, and report what the theory says of it."""
     # Before torch is loaded: threads that wait by spinning slow it many times where another process wants a core.

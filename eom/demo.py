@@ -22,7 +22,7 @@ RATES = (0.005, 0.02, 0.2)  # the last reaches the edge of stability within the 
 WEIGHT_DECAY = 0.01
 STEPS = 200
 HORIZON = 10  # steps of the displacement that is compared with the flows, from the middle of the run
-SMALL_SAMPLES, SMALL_STEPS, SMALL_HORIZON = 180, 100, 3
+SMALL_SAMPLES, SMALL_STEPS, SMALL_HORIZON = 180, 60, 3
 
 
 def digits(samples: int | None = None) -> Batch:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from eom.analysis.errors import DISPLACEMENT, RATE, layer_table, orders
+from eom.analysis.errors import DISPLACEMENT, RATE, REFERENCES, layer_table, orders
 from eom.analysis.reading import Reading
 from eom.analysis.words import label, number, quantity_name, source_name
 
@@ -38,8 +38,10 @@ def tables(reading: Reading) -> Iterator[Table]:
 
 
 def quantities(reading: Reading) -> list[str]:
-    """Everything recorded, norms by their squares: first their rates and displacements, then the rest."""
-    recorded = [q for q in reading.table().quantity.unique() if not q.startswith("norm_") or "squared" in q]
+    """Everything predicted, norms by their squares: first their rates and displacements, then the rest."""
+    table = reading.table()
+    predicted = table.quantity.loc[~table.source.isin(REFERENCES)].unique()
+    recorded = [q for q in predicted if not q.startswith("norm_") or "squared" in q]
     first = [RATE, DISPLACEMENT, "position_error"]
     return [q for q in first if q in recorded] + [q for q in recorded if q not in first]
 
