@@ -1,5 +1,8 @@
 """The loss and the batches of a record are those behind the gradient that its step used."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from problems import cross_entropy, tanh_mlp
@@ -182,7 +185,7 @@ def test_a_relative_folder_stays_where_it_was(tmp_path, setup, monkeypatch):
         if step == 3:
             monkeypatch.chdir(tmp_path / "elsewhere")
 
-    train("run", model, optimizer, body, count=12)
+    train(Path("run"), model, optimizer, body, count=12)
     assert eom.open_run(tmp_path / "run").manifest["steps"] == 12
 
 
@@ -194,7 +197,7 @@ def test_a_run_is_resumed_with_its_own_groups_observables_and_steps_only(tmp_pat
         steps(optimizer, tracker.loss, [batches[0]])
 
     names = [k for k, _ in model.named_parameters()]
-    own = {"observables": {"x": f, "y": g}, "groups": {"a": [names[0]], "b": [names[2]]}}
+    own: dict[str, Any] = {"observables": {"x": f, "y": g}, "groups": {"a": [names[0]], "b": [names[2]]}}
     with eom.track(model, optimizer, cross_entropy, tmp_path / "run", **own) as tracker:
         for step in range(12):
             body(step, tracker)
@@ -233,5 +236,6 @@ def test_settings_that_are_changed_at_a_resume_hold_from_there_on(tmp_path, setu
 def test_two_groups_of_one_name_are_refused(tmp_path, setup):
     model, optimizer, _ = setup
     names = [k for k, _ in model.named_parameters()]
+    groups: Any = {1: names[:1], "1": names[1:]}
     with pytest.raises(EomError, match="same name"):
-        eom.track(model, optimizer, cross_entropy, tmp_path / "run", groups={1: names[:1], "1": names[1:]})
+        eom.track(model, optimizer, cross_entropy, tmp_path / "run", groups=groups)
