@@ -203,13 +203,14 @@ def test_a_run_is_resumed_with_its_own_groups_observables_and_steps_only(tmp_pat
             body(step, tracker)
         state = tracker.state_dict()
     before = (tmp_path / "run" / "table.csv").read_bytes()
-    for other in (
+    others: list[dict[str, Any]] = [
         {"observables": {"y": g, "x": f}},
         {"observables": {"x": f}},
         {"groups": {"a": [names[2]], "b": [names[0]]}},
-    ):
+    ]
+    for other in others:
         with pytest.raises(EomError, match="same groups and observables"):
-            eom.track(model, optimizer, cross_entropy, tmp_path / "run", **own | other, resume=state)
+            eom.track(model, optimizer, cross_entropy, tmp_path / "run", **(own | other), resume=state)
     with pytest.raises(EomError, match="has 12"):
         eom.track(model, optimizer, cross_entropy, tmp_path / "run", **own, resume=1000)
     small = nn.Linear(4, 3).double()
