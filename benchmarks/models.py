@@ -5,6 +5,8 @@ cnn  three convolutions with BatchNorm on batch statistics, 32x32x3, batch 128  
 gpt  two blocks, width 128, 4 heads, 64 tokens, vocabulary 256, batch 32            470,528 parameters
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,14 +20,17 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(x), y)
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+Activation = Callable[[], nn.Module]
 
 
-def cnn() -> nn.Module:
+def mlp(activation: Activation) -> nn.Module:
+    return nn.Sequential(nn.Linear(784, 256), activation(), nn.Linear(256, 256), activation(), nn.Linear(256, 10))
+
+
+def cnn(activation: Activation) -> nn.Module:
     def block(before: int, after: int, stride: int) -> list[nn.Module]:
         convolution = nn.Conv2d(before, after, 3, padding=1, stride=stride, bias=False)
-        return [convolution, nn.BatchNorm2d(after, track_running_stats=False), nn.ReLU()]
+        return [convolution, nn.BatchNorm2d(after, track_running_stats=False), activation()]
 
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)]
     return nn.Sequential(*block(3, 32, 1), *block(32, 64, 2), *block(64, 128, 2), *head)
@@ -65,11 +70,11 @@ class GPT(nn.Module):
         return self.head(self.norm(self.blocks(h))).flatten(0, 1)
 
 
-def make(name: str) -> tuple[nn.Module, Batch]:
-    """One of the three networks and a batch for it."""
+def make(name: str, activation: Activation = nn.ReLU) -> tuple[nn.Module, Batch]:
+    """One of the three networks and a batch for it; the gpt has GELUs anyhow."""
     torch.manual_seed(0)
     if name == "mlp":
-        return mlp(), (torch.randn(256, 784), torch.randint(10, (256,)))
+        return mlp(activation), (torch.randn(256, 784), torch.randint(10, (256,)))
     if name == "cnn":
-        return cnn(), (torch.randn(128, 3, 32, 32), torch.randint(10, (128,)))
+        return cnn(activation), (torch.randn(128, 3, 32, 32), torch.randint(10, (128,)))
     return GPT(), (torch.randint(256, (32, 64)), torch.randint(256, (32 * 64,)))

@@ -67,6 +67,20 @@ def export(
     typer.echo(write(run, to.value, out))
 
 
+@app.command()
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="PACKAGE.MODULE:FUNCTION", help="A function that returns (model, loss_fn, data)."),
+    ],
+    order: Annotated[int, typer.Option(help="2 tests third derivatives as well.", min=1, max=2)] = 2,
+) -> None:
+    """Test the derivatives of your own model; status 1 where one is wrong by every route."""
+    from eom.checking import check_target
+
+    raise typer.Exit(0 if check_target(target, order) else 1)
+
+
 def main() -> None:
     """Run a command; errors of this package end it with their message and status 1."""
     from eom.errors import EomError

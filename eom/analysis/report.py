@@ -13,8 +13,9 @@ from markupsafe import Markup, escape
 
 from eom.analysis.conclusion import conclusion
 from eom.analysis.reading import AnyRun, Reading
+from eom.analysis.self_test import self_test
 from eom.analysis.tables import tables
-from eom.analysis.words import label, number
+from eom.analysis.words import label
 from eom.errors import FolderNotWritableError, NotARunError
 from eom.records.manifest import replace
 
@@ -66,7 +67,7 @@ def section(reading: Reading, prefix: str) -> dict[str, Any]:
         "name": label(reading.path.resolve().name),
         "sentences": conclusion(reading),
         "settings": described(reading),
-        "self_test": [checked(check) for check in reading.manifest.get("self_test") or []],
+        "self_test": self_test(reading.manifest.get("self_test") or []),
         "events": [{k: plain(v) for k, v in e.items()} for e in events.head(EVENTS).to_dict("records")],
         "events_left": max(0, len(events) - EVENTS),
         "figures": list(figures(reading, prefix)),
@@ -91,13 +92,6 @@ def described(reading: Reading) -> list[tuple[str, str]]:
     if isinstance(lines["command"], list):
         lines["command"] = shlex.join(lines["command"])
     return [(label(name.replace("_", " ")), plain(value)) for name, value in lines.items() if value is not None]
-
-
-def checked(check: dict[str, Any]) -> dict[str, str]:
-    """A check of the self-test; a value that JSON has no number for was written as null."""
-    numbers = {"value": check.get("value"), "limit": check.get("limit")}
-    shown = {k: "not finite" if v is None else number(v) for k, v in numbers.items()}
-    return {name: plain(v) for name, v in check.items()} | shown
 
 
 def plain(value: Any) -> str:

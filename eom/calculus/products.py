@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from eom.calculus.exact import exact
 
 ScalarFunction = Callable[[Tensor], Tensor]  # [n] -> []
+Within = Callable[[Tensor, Callable[[], Any]], Any]  # (y, work) -> work(), where f can be evaluated at y
 
 
 class Expansion(NamedTuple):
@@ -32,51 +34,64 @@ class Potential(Protocol):
     def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor: ...
 
 
-def value_and_gradient(f: ScalarFunction, y: Tensor) -> tuple[Tensor, Tensor]:
+def directly(y: Tensor, work: Callable[[], Any]) -> Any:
+    """Of a plain function, which can be evaluated anywhere."""
+    return work()
+
+
+def value_and_gradient(f: ScalarFunction, y: Tensor, within: Within = directly) -> tuple[Tensor, Tensor]:
     """Value [] and gradient [n] of ``f`` at ``y`` [n]."""
     y = y.detach().requires_grad_()
-    with torch.enable_grad():
-        value = f(y)
-        (g,) = torch.autograd.grad(value, y)
-    return value.detach(), g
+
+    def evaluate() -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            value = f(y)
+            (g,) = torch.autograd.grad(value, y)
+        return value.detach(), g
+
+    return within(y, evaluate)
 
 
-def expand(f: ScalarFunction, y: Tensor) -> Expansion:
-    """Expand ``f`` at ``y`` [n] to second order by double backward.
-
-    The function is evaluated with plain attention: the fused kernels have no second derivative.
+def expand(f: ScalarFunction, y: Tensor, within: Within = directly) -> Expansion:
+    """Expand ``f`` at ``y`` [n] to second order by double backward; H v is exact through torch's fused operations.
 
     Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Comput. 6(1), 1994.
     """
     y = y.detach().requires_grad_()
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        value = f(y)
-        (g,) = torch.autograd.grad(value, y, create_graph=True)
+
+    def evaluate() -> tuple[Tensor, Tensor]:
+        with torch.enable_grad(), exact(2):
+            value = f(y)
+            (g,) = torch.autograd.grad(value, y, create_graph=True)
+        return value.detach(), g
+
+    value, g = within(y, evaluate)
+
+    def product(v: Tensor) -> Tensor:
+        with exact(2):
+            return torch.autograd.grad(g, y, v, retain_graph=True)[0]
 
     def hvp(v: Tensor) -> Tensor:
-        if not g.requires_grad:  # f is linear
-            return torch.zeros_like(y)
-        return torch.autograd.grad(g, y, v, retain_graph=True)[0]
+        return within(y, lambda: product(v)) if g.requires_grad else torch.zeros_like(y)  # f is linear
 
-    return Expansion(value.detach(), g.detach(), hvp)
+    return Expansion(value, g.detach(), hvp)
 
 
-def third_derivative(f: ScalarFunction, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """T(u, v) = D^3 f[., u, v], [n]: the gradient of u . H v, by triple reverse.
-
-    Wrong by 1-50 % through torch's LayerNorm and train-mode BatchNorm, whose fused second derivatives are
-    not differentiable again; ``Objective.check`` finds out.
-    """
+def third_derivative(f: ScalarFunction, y: Tensor, u: Tensor, v: Tensor, within: Within = directly) -> Tensor:
+    """T(u, v) = D^3 f[., u, v], [n]: the gradient of u . H v, by triple reverse, exact through fused operations."""
     y = y.detach().requires_grad_()
-    zero = torch.zeros_like(y)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        (g,) = torch.autograd.grad(f(y), y, create_graph=True)
-        if not g.requires_grad:  # f is linear
-            return zero
-        (hv,) = torch.autograd.grad(g, y, v, create_graph=True)
-        if not hv.requires_grad:  # f is quadratic
-            return zero
-        return torch.autograd.grad(hv, y, u)[0]
+
+    def evaluate() -> Tensor:
+        with torch.enable_grad(), exact(3):
+            (g,) = torch.autograd.grad(f(y), y, create_graph=True)
+            if not g.requires_grad:  # f is linear
+                return torch.zeros_like(y)
+            (hv,) = torch.autograd.grad(g, y, v, create_graph=True)
+            if not hv.requires_grad:  # f is quadratic
+                return torch.zeros_like(y)
+            return torch.autograd.grad(hv, y, u)[0]
+
+    return within(y, evaluate)
 
 
 @dataclass(frozen=True)

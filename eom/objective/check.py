@@ -1,77 +1,307 @@
-"""The self-test: is this loss one function, and are its derivatives right, on the user's own model?"""
+"""The self-test: is this loss one function, are its derivatives right on the user's own model, and by which route?"""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from eom.errors import (
-    LossNotDeterministicError,
-    LossNotDifferentiableError,
-    LossNotFiniteError,
-)
+from eom.calculus.checks import Rung, asymmetry, best, central, direction, kinked, ladder, scale, slope_error
+from eom.calculus.products import Expansion, ScalarFunction, expand, third_derivative, value_and_gradient
+from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
+from eom.objective import blame, memory
+from eom.objective.loss import BatchLoss
 
 if TYPE_CHECKING:
     from eom.objective.objective import Objective
 
+FINITE = 1e-3  # the step, in |theta|, that kinks are looked for with: sqrt(eps) of float32, rounded up
+LIMITS = {torch.float64: (1e-4, 1e-3)}  # largest relative error of H v and of T
+COARSE = (5e-2, 1e-1)
+
+DIFFERENCE = 'H v is taken by differences of gradients (product="difference")'
+LOG_MAP = 'order 2 is had by the log map only (method="log-map")'
+JUMPS = "the gradient jumps from step to step, so there is no H v here: stay at order 0"
+NO_HESSIAN = (
+    ".detach(), .data, a straight-through estimator, spectral_norm in train mode, or a wrong backward pass is the "
+    'usual cause. There is no Hessian; product="difference" gives the Jacobian of the gradient that training follows'
+)
+
 
 @dataclass(frozen=True)
 class Probe:
-    """One test: its relative error, the largest one allowed, and what to do where it fails."""
+    """One row of the check: a route, its relative error and the largest one allowed, and what to do where it fails."""
 
     check: str
+    route: str
     value: float
     limit: float
-    verdict: str  # "passed" or "failed"
+    verdict: str  # "passed", "failed" or "noted"
     remedy: str = ""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of the self-test, and the route it chose for Hessian-vector products.
+    """The result of the self-test, and the routes it chose.
 
-    ``product`` is "double-backward", or "difference" where the former is wrong or missing; ``third`` says whether
-    third derivatives may be used; ``dtype`` is the precision the probes ran in.
+    ``product`` is the route to H v: as asked for, or "difference" where that is wrong or missing. ``second`` and
+    ``third`` say whether H v by that route and T may be used, ``conservative`` whether the gradient is the derivative
+    of the loss, so that there is a Hessian; ``dtype`` is the precision of the probes.
     """
 
     probes: tuple[Probe, ...]
     product: str
+    second: bool
     third: bool
+    conservative: bool
     dtype: str
 
     @property
     def passed(self) -> bool:
-        return all(p.verdict == "passed" for p in self.probes)
+        return not self.failures
+
+    @property
+    def failures(self) -> list[Probe]:
+        return [p for p in self.probes if p.verdict == "failed"]
+
+    @property
+    def reason(self) -> str:
+        """What failed, and the remedies, in one text."""
+        return "; ".join(f"{p.check}, {p.route}: error {p.value:.2g} ({p.remedy})" for p in self.failures if p.remedy)
 
 
-def run_checks(objective: "Objective", order: int) -> Check:
-    """Probe value, gradient, H v, its symmetry, and from order 2 on T(v, v), at the present parameters.
+def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
+    """Probe value, gradient, H v, and from order 2 on T, at ``theta`` [n].
 
-    Second and third derivatives are compared with central differences of the ones before, over a ladder of step
-    sizes, so that rounding (large for small steps) and kinks (large for large ones) are told from a wrong formula
-    (large for all). They run in float64 where the model can be evaluated in it.
-
-    Raises:
-        LossNotFiniteError, LossNotDeterministicError, LossNotDifferentiableError, ParametersError.
+    In float64 where the model can be evaluated in it and the memory allows.
     """
-    theta = objective.theta()
-    value, gradient = objective.loss(theta), objective.gradient(theta)
-    _require_finite(objective, value, gradient)
-    probes = [_determinism(objective, theta, value, gradient)]
-    theta = _widest(objective, theta)
-    exact = theta.dtype == torch.float64
-    u, v = (torch.randn(theta.shape, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
-    u, v = (x.to(theta) / x.norm() for x in (u, v))
-    second = _second(objective, theta, u, v, limit=1e-4 if exact else 5e-2)
-    probes += second
-    works = all(p.verdict == "passed" for p in second)
-    if order >= 2:
-        probes.append(_third(objective, theta, v, limit=1e-3 if exact else 1e-1))
-    third = order >= 2 and works and probes[-1].verdict == "passed"
-    product = objective.product if works else "difference"
-    return Check(tuple(probes), product, third, str(theta.dtype).removeprefix("torch."))
+    return _Examination(objective, order, theta).result()
+
+
+@dataclass
+class _Examination:
+    """One self-test; ``probes`` grows as it goes on."""
+
+    objective: "Objective"
+    order: int
+    theta: Tensor
+    probes: list[Probe] = field(default_factory=list)
+
+    def result(self) -> Check:
+        with memory.counted() as kept:
+            value, gradient = self.objective.loss(self.theta), self.objective.gradient(self.theta)
+        _require_finite(self.objective, value, gradient)
+        self._determinism(gradient)
+        self._notes()
+        fits = self._fits(kept.bytes // len(self.objective.batches))
+        self._widen(self.theta.element_size() / 8 * memory.available(self.theta.device), kept.bytes)
+        slope = self._slope()
+        product, right, even = self._second(slope, fits)
+        third = self.order >= 2 and self._third(product != "difference")
+        dtype = str(self.theta.dtype).removeprefix("torch.")
+        return Check(tuple(self.probes), product, right, third, slope and even, dtype)
+
+    # One function
+
+    def _determinism(self, gradient: Tensor) -> None:
+        error = _relative(self.objective.gradient(self.theta), gradient)
+        limit = 1e3 * torch.finfo(self.theta.dtype).eps  # atomics on an accelerator; on a CPU the error is exactly 0
+        if not error <= limit:
+            raise LossNotDeterministicError(
+                f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their "
+                f"size, so derivatives do not describe one function: {blame.first_to_differ(self.loss, self.theta)}. "
+                "Randomness from outside torch (numpy, random), a counter or a cache in the model is the usual cause: "
+                "draw it once per batch, outside the loss."
+            )
+        self._add("loss is one function", "gradient", error, limit)
+
+    def _notes(self) -> None:
+        """What is no fault, but should be known."""
+        y = self.theta.detach().requires_grad_()
+
+        def evaluate() -> tuple[Tensor, bool]:
+            with torch.enable_grad():
+                value = self.loss.value(y)
+            return value, self.loss.replay.consumed_randomness()
+
+        value, drawn = self.loss.within(y, evaluate)
+        if drawn:
+            state = hashlib.sha256(self.loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]
+            who = ", ".join(blame.random_modules(self.objective.model)) or "the loss function"
+            self._note(f"random numbers are drawn by {who}", f"every evaluation replays torch's generator ({state})")
+        if self.loss.replay.autocast:
+            casts = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in self.loss.replay.autocast.items())
+            self._note(
+                f"autocast is on ({casts})",
+                "the training's own evaluation; precision=torch.float32 or torch.float64 evaluates outside of it",
+            )
+        if outside := blame.outside_parameters(value, y):
+            shapes = ", ".join(str(list(x.shape)) for x in outside[:4])
+            self._note(
+                f"the loss depends on {len(outside)} trainable tensors outside the model ({shapes})",
+                "they are taken for constants; put them into the model if they are trained too",
+            )
+
+    # Where and in which precision
+
+    def _fits(self, kept: int) -> bool:
+        wanted, there = memory.double_backward(kept, self.theta), memory.available(self.theta.device)
+        if wanted <= there:
+            return True
+        self._note(
+            f"a double backward needs about {wanted / 2**30:.1f} GiB, {there / 2**30:.1f} GiB are there",
+            "it is not tried; H v is taken by differences of gradients",
+        )
+        return False
+
+    def _widen(self, there: float, kept: int) -> None:
+        """Go to float64 if the model can be evaluated there, and in ``there`` bytes."""
+        if self.theta.dtype == torch.float64 or memory.double_backward(kept, self.theta) > there:
+            return
+        try:
+            self.objective.loss(self.theta.double())
+        except (RuntimeError, TypeError):  # a dtype written into the model
+            return
+        self.theta = self.theta.double()
+
+    # Derivatives
+
+    def _slope(self) -> bool:
+        """Whether the gradient is the derivative of the loss."""
+        limit = self.limits[0]
+        error = slope_error(self.objective.loss, self.theta, self.v, self.gradient, limit)
+        if error <= limit:
+            self._add("gradient . v against the loss", "gradient", error, limit)
+            return True
+        layout = self.objective.layout
+
+        def wrong(names: Sequence[str]) -> bool:
+            parts = layout.unflatten(self.v)
+            v = torch.cat([x.reshape(-1) * (k in names) for k, x in parts.items()])
+            return not slope_error(self.objective.loss, self.theta, v, self.gradient, limit) <= limit
+
+        parameters = ", ".join(map(repr, blame.parameters_to_blame(layout.names, wrong))) or "the parameters together"
+        self._add(
+            "gradient . v against the loss",
+            "gradient",
+            error,
+            limit,
+            f"the gradient along {parameters} is not the derivative of the loss{self._at(_slope_is_wrong)}; "
+            + NO_HESSIAN,
+        )
+        return False
+
+    def _second(self, conservative: bool, fits: bool) -> tuple[str, bool, bool]:
+        """Probe the routes to H v until one is right: its name, whether it is right, and whether it is symmetric."""
+        asked = "double-backward" if self.objective.product == "auto" else self.objective.product
+        if asked != "difference" and conservative and fits and all(self._product(asked)):
+            return asked, True, True
+        right, even = self._product("difference")
+        return "difference", right, even
+
+    def _product(self, route: str) -> tuple[bool, bool]:
+        """Whether H v by this route agrees with differences, and whether it is symmetric."""
+        limit = self.limits[0]
+        try:
+            at = self._expand(route)
+            hv, hu = at.hvp(self.v), at.hvp(self.u)
+        except RuntimeError as failure:
+            why = f"{_cause(failure)}{self._at(_second_is_wrong)}; {DIFFERENCE}"
+            return self._add("H v exists", route, float("inf"), limit, why), False
+        rung = best(self._ladder(self.objective.gradient, hv, limit, self.gradient), limit)
+        uneven = asymmetry(self.u, self.v, hu, hv)
+        if route == "difference":
+            right = self._add("H v against differences", route, rung.error, limit, JUMPS)
+            known = any(p.route == "gradient" and p.verdict == "failed" for p in self.probes)
+            why = (
+                ""
+                if known or uneven <= limit
+                else f"the gradient is that of no function{self._at(_uneven)}; {NO_HESSIAN}"
+            )
+            return right, self._add("u . H v = v . H u", route, uneven, limit, why)
+        right, even = rung.error <= limit, uneven <= limit
+        why = "" if right and even else f"torch's double backward is wrong{self._at(_second_is_wrong)}; {DIFFERENCE}"
+        self._add("H v against differences", route, rung.error, limit, why)
+        self._add("u . H v = v . H u", route, uneven, limit, "" if not right else why)
+        if right and even:
+            self._kinks(hv)
+        return right, even
+
+    def _expand(self, route: str) -> Expansion:
+        return self.objective.replaced(product=route).expansion(self.theta)
+
+    def _kinks(self, hv: Tensor) -> None:
+        step = FINITE * scale(self.theta)
+        far, kinks = kinked(self.objective.gradient, self.theta, self.v, hv, step)
+        if kinks:
+            self._note(
+                f"kinks: H v has norm {float(hv.norm()):.3g}; over a step of {step:.2g} it is another vector",
+                "autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the error is "
+                "their share",
+                far,
+            )
+
+    def _third(self, possible: bool) -> bool:
+        limit, route = self.limits[1], "triple-backward"
+        if not possible:
+            return self._add("T(v, v) exists", route, float("inf"), limit, f"not tried; {LOG_MAP}")
+        objective = self.objective.replaced(product="double-backward")
+        try:
+            t = objective.third(self.theta, self.v, self.v)
+        except RuntimeError as failure:
+            why = f"{_cause(failure)}{self._at(_third_is_wrong)}; {LOG_MAP}"
+            return self._add("T(v, v) exists", route, float("inf"), limit, why)
+        hv = objective.hvp(self.theta, self.v)
+        rung = best(self._ladder(lambda y: objective.hvp(y, self.v), t, limit, hv), limit)
+        why = (
+            "" if rung.error <= limit else f"torch's third derivatives are wrong{self._at(_third_is_wrong)}; {LOG_MAP}"
+        )
+        return self._add("T(v, v) against differences", route, rung.error, limit, why)
+
+    # Tools
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        return self.objective.gradient(self.theta)
+
+    @cached_property
+    def u(self) -> Tensor:
+        return direction(self.theta, self.objective.layout.sizes, 0)
+
+    @cached_property
+    def v(self) -> Tensor:
+        return direction(self.theta, self.objective.layout.sizes, 1)
+
+    @property
+    def loss(self) -> BatchLoss:
+        """The loss of the first batch."""
+        return self.objective._loss_of(self.objective.batches.first)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return LIMITS.get(self.theta.dtype, COARSE)
+
+    def _ladder(self, f: Callable[[Tensor], Tensor], derivative: Tensor, limit: float, at: Tensor) -> Iterator[Rung]:
+        sizes = self.objective.layout.sizes
+        return ladder(f, self.theta, self.v, derivative, sizes=sizes, limit=limit, size=float(at.norm()))
+
+    def _at(self, wrong: blame.Wrong) -> str:
+        """Which modules are to blame, as a part of a sentence."""
+        found = blame.modules_to_blame(self.loss, self.theta, wrong)
+        return (
+            f"; to blame: {', '.join(found)}" if found else "; no module is wrong alone, so look at the loss function"
+        )
+
+    def _add(self, check: str, route: str, error: float, limit: float, remedy: str = "") -> bool:
+        passed = error <= limit
+        self.probes.append(Probe(check, route, error, limit, *(("passed",) if passed else ("failed", remedy))))
+        return passed
+
+    def _note(self, check: str, remedy: str, value: float = 0.0) -> None:
+        self.probes.append(Probe(check, "", value, 0.0, "noted", remedy))
 
 
 def _require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> None:
@@ -93,62 +323,9 @@ def _require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> 
         )
 
 
-def _determinism(objective: "Objective", theta: Tensor, value: Tensor, gradient: Tensor) -> Probe:
-    again = objective.gradient(theta)
-    error = _relative(again, gradient)
-    limit = 1e3 * torch.finfo(theta.dtype).eps  # atomics on an accelerator; on a CPU the error is exactly 0
-    if not error <= limit:
-        raise LossNotDeterministicError(
-            f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their size, "
-            "so derivatives do not describe one function. Randomness from outside torch (numpy, random), a counter or "
-            "a cache in the model is the usual cause: draw it once per batch, outside the loss."
-        )
-    return _probe("loss is one function", error, limit)
-
-
-def _widest(objective: "Objective", theta: Tensor) -> Tensor:
-    """``theta`` in float64 if the model can be evaluated there, else as it is."""
-    try:
-        objective.loss(theta.double())
-    except (RuntimeError, TypeError):  # a dtype written into the model
-        return theta
-    return theta.double()
-
-
-def _second(objective: "Objective", theta: Tensor, u: Tensor, v: Tensor, limit: float) -> list[Probe]:
-    remedy = "H v is taken by a forward difference of gradients instead (product='difference')"
-    try:
-        _, _, hvp = objective.expansion(theta)
-        hu, hv = hvp(u), hvp(v)
-    except RuntimeError as failure:
-        reason = str(failure).splitlines()[0]
-        return [_probe(f"H v exists ({reason})", float("inf"), limit, remedy)]
-    difference = _ladder(objective.gradient, theta, v, hv)
-    scale = (hu.norm() * hv.norm()).sqrt().item() or 1.0
-    symmetry = abs((u @ hv - v @ hu).item()) / scale
-    return [
-        _probe("H v against central differences", difference, limit, remedy),
-        _probe("u . H v = v . H u", symmetry, limit, remedy),
-    ]
-
-
-def _third(objective: "Objective", theta: Tensor, v: Tensor, limit: float) -> Probe:
-    remedy = (
-        "order 2 is had by the log map only (LayerNorm and train-mode BatchNorm: torch's third derivatives are wrong)"
-    )
-    try:
-        error = _ladder(lambda y: objective.hvp(y, v), theta, v, objective.third(theta, v, v))
-    except RuntimeError as failure:
-        return _probe(f"T(v, v) exists ({str(failure).splitlines()[0]})", float("inf"), limit, remedy)
-    return _probe("T(v, v) against central differences", error, limit, remedy)
-
-
-def _ladder(f: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, derivative: Tensor) -> float:
-    """Smallest relative error of f'(y) v against central differences over two steps."""
-    eps = torch.finfo(y.dtype).eps
-    size = y.norm().clamp(min=1.0)
-    steps = [size * eps**power for power in (0.33, 0.5)]
-    return min(_relative(derivative, (f(y + e * v) - f(y - e * v)) / (2 * e)) for e in steps)
+def _cause(failure: BaseException) -> str:
+    """What torch said itself, in a line."""
+    return str(failure.__cause__ or failure).splitlines()[0].rstrip(".")
 
 
 def _relative(x: Tensor, reference: Tensor) -> float:
@@ -157,5 +334,46 @@ def _relative(x: Tensor, reference: Tensor) -> float:
     return error / size if size else error
 
 
-def _probe(check: str, error: float, limit: float, remedy: str = "") -> Probe:
-    return Probe(check, error, limit, "passed") if error <= limit else Probe(check, error, limit, "failed", remedy)
+# Derivatives of one module alone, z [n] being its inputs and parameters. Ten times stricter: its share of the whole is
+# mixed with what its outputs are read by.
+
+
+def _slope_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
+    _, v, limit = _alone(z, 0)
+    return not slope_error(torch.no_grad()(f), z, v, value_and_gradient(f, z)[1], limit) <= limit
+
+
+def _second_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
+    _, v, limit = _alone(z, 0)
+    try:
+        hv = expand(f, z).hvp(v)
+    except RuntimeError:
+        return True
+    return _off(lambda y: value_and_gradient(f, y)[1], z, v, hv, limit)
+
+
+def _uneven(f: ScalarFunction, z: Tensor) -> bool:
+    u, v, limit = _alone(z, 0)
+    e = scale(z) * torch.finfo(z.dtype).eps ** (1 / 3)
+    hu, hv = (central(lambda y: value_and_gradient(f, y)[1], z, w, e) for w in (u, v))
+    return not asymmetry(u, v, hu, hv) <= limit
+
+
+def _third_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
+    _, v, limit = _alone(z, 1)
+    try:
+        t = third_derivative(f, z, v, v)
+    except RuntimeError:
+        return True
+    return _off(lambda y: expand(f, y).hvp(v), z, v, t, limit)
+
+
+def _alone(z: Tensor, which: int) -> tuple[Tensor, Tensor, float]:
+    """Two directions, and the limit of H v (0) or T (1)."""
+    u, v = (direction(z, [z.numel()], seed) for seed in (0, 1))
+    return u, v, LIMITS.get(z.dtype, COARSE)[which] / (10 if z.dtype in LIMITS else 1)
+
+
+def _off(f: Callable[[Tensor], Tensor], z: Tensor, v: Tensor, derivative: Tensor, limit: float) -> bool:
+    rungs = ladder(f, z, v, derivative, sizes=[z.numel()], limit=limit, size=float(f(z).norm()))
+    return not best(rungs, limit).error <= limit

@@ -40,6 +40,11 @@ def _explained(failure: RuntimeError) -> Exception:
         return ParametersError(
             f"a gradient is sparse, expected dense ones: pass sparse=False to the embedding (torch says: {failure})"
         )
+    if "use_reentrant" in str(failure):
+        return LossNotDifferentiableError(
+            "a reentrant checkpoint has gradients by .backward() only: pass use_reentrant=False to "
+            "torch.utils.checkpoint.checkpoint"
+        )
     if "not have been used in the graph" in str(failure):
         return LossNotDifferentiableError(
             "the loss, or its gradient, does not depend on the parameters of this model. A loss function that uses "

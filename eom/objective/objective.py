@@ -1,36 +1,26 @@
 """A model, its loss and its data as a function L(theta) of one flat vector, with derivatives."""
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from eom.calculus.products import Expansion, expand, forward_difference, third_derivative, value_and_gradient
-from eom.errors import DataError, LossNotDifferentiableError, SettingError
-from eom.objective.data import Batch, Batches, in_dtype, length
-from eom.objective.explain import check_scalar, explaining
+from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError
+from eom.objective.compiled import Compiled
+from eom.objective.data import Batch, Batches, length
+from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
 
 if TYPE_CHECKING:
     from eom.objective.check import Check
 
-LossFunction = Callable[[nn.Module, Batch], Tensor]
-
-
-class _Loss(nn.Module):
-    """The loss as a module around the model, so that one functional call swaps all of its state."""
-
-    def __init__(self, model: nn.Module, loss_fn: LossFunction):
-        super().__init__()
-        self.model = model
-        self.loss_fn = loss_fn
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.loss_fn(self.model, batch)
+PRODUCTS = ("auto", "double-backward", "difference", "compiled")
 
 
 class Objective:
@@ -49,7 +39,9 @@ class Objective:
         weight: batch -> its weight in the mean; the number of samples by default.
         per_batch_statistics: accept BatchNorm in train mode over several batches, where the mean over batches is
             another function than the loss of all samples together.
-        product: "double-backward", or "difference" for H v by a forward difference of gradients.
+        product: route to H v: "auto" tests this model's derivatives when the first is asked for (see ``check``);
+            "double-backward"; "difference" of gradients (cheapest, to 1e-8 in float64 and 1e-3 in float32);
+            "compiled" (seconds to minutes once, then faster). The last three are taken untested.
         replay: the states to evaluate from, if not the present ones.
 
     Raises:
@@ -67,7 +59,7 @@ class Objective:
         groups: Groups = "tensor",
         weight: Callable[[Batch], float] = length,
         per_batch_statistics: bool = False,
-        product: str = "double-backward",
+        product: str = "auto",
         replay: Replay | None = None,
     ):
         self.model = plain(model)
@@ -75,17 +67,33 @@ class Objective:
         self.batches = data if isinstance(data, Batches) else Batches(data, weight)
         self.decay = decay_vector(decay, self.layout)
         self.product = product
-        self._groups = groups
-        self._call = _Loss(self.model, loss_fn)
-        self._replay = replay or Replay.capture(self.model)
-        if product not in ("double-backward", "difference"):
-            raise SettingError(f'product is {product!r}, expected "double-backward" or "difference"')
+        self.replay = replay or Replay.capture(self.model)
+        self._loss_fn, self._groups, self._around = loss_fn, groups, Around(self.model)
+        self._compiled = Compiled(self._around, loss_fn, self.layout)
+        self._tested: dict[int, Check] = {}
+        if product not in PRODUCTS:
+            raise SettingError(f"product is {product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
         if len(self.batches) > 1 and not per_batch_statistics and _uses_batch_statistics(self.model):
             raise DataError(
                 f"the model normalises by batch statistics and the data has {len(self.batches)} batches: the mean over "
                 "batches is then not the loss of all samples. Pass one batch, call model.eval(), or ask for this other "
                 "objective by name with per_batch_statistics=True."
             )
+
+    def replaced(
+        self,
+        *,
+        product: str,
+        data: Batches | None = None,
+        decay: Tensor | None = None,
+        replay: Replay | None = None,
+    ) -> "Objective":
+        """The same model and loss, by another route to H v, on other data, with other decay or states; no copies."""
+        other = copy.copy(self)
+        other.product, other._tested = product, {}
+        other.batches, other.replay = data or self.batches, replay or self.replay
+        other.decay = self.decay if decay is None else decay_vector(decay, self.layout)
+        return other
 
     def theta(self) -> Tensor:
         """[n] the present parameters, a copy."""
@@ -107,7 +115,7 @@ class Objective:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
-        g = self._mean(lambda f: value_and_gradient(f, theta)[1])
+        g = self._mean(lambda f: value_and_gradient(f.value, theta, f.within)[1])
         return torch.addcmul(g, self._decay(theta), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
@@ -115,79 +123,98 @@ class Objective:
         return self.expansion(theta).hvp(v)
 
     def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """[n] T(u, v) = D^3 L[., u, v]."""
-        return self._mean(lambda f: third_derivative(f, theta, u, v))
+        """[n] T(u, v) = D^3 L[., u, v].
+
+        Raises:
+            LossNotDifferentiableError: ``product="auto"`` and the third derivatives of this model are wrong or missing.
+        """
+        self._require_wide(theta)
+        if self.product == "auto":
+            self._route(theta, 2)
+        return self._mean(lambda f: third_derivative(f.value, theta, u, v, f.within))
 
     def expansion(self, theta: Tensor) -> Expansion:
-        """L, its gradient and H's product at ``theta`` [n]; one batch keeps its graph for further products."""
+        """L, its gradient and H's product at ``theta`` [n]; one batch keeps its graph for further products.
+
+        Raises:
+            LossNotDifferentiableError: ``product="auto"`` and the gradient is not the derivative of the loss.
+            ParametersError: theta is in half precision.
+        """
+        self._require_wide(theta)
+        route = self._route(theta, 1) if self.product == "auto" else self.product
         lam = self._decay(theta)
-        if self.product == "difference":
-            value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
+        if route == "compiled":
+            return self._compiled.expansion(theta, lam, [(w, self._loss_of(batch)) for w, batch in self.batches])
+        if route == "difference":
+            value, g = self._mean_pair(lambda f: value_and_gradient(f.value, theta, f.within))
             g = torch.addcmul(g, lam, theta)
             return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
         if len(self.batches) == 1:
-            value, g, hvp = self._evaluate(self.batches.first, lambda f: expand(f, theta))
-
-            def product(v: Tensor) -> Tensor:
-                with explaining():
-                    return hvp(v)
+            f = self._loss_of(self.batches.first)
+            value, g, data = expand(f.value, theta, f.within)
         else:
-            value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
+            value, g = self._mean_pair(lambda f: value_and_gradient(f.value, theta, f.within))
+            data = partial(self._data_product, theta)
+        return Expansion(
+            value + self.penalty(theta), torch.addcmul(g, lam, theta), lambda v: torch.addcmul(data(v), lam, v)
+        )
 
-            def product(v: Tensor) -> Tensor:
-                return self._mean(lambda f: expand(f, theta).hvp(v))
-
-        gradient = torch.addcmul(g, lam, theta)
-        return Expansion(value + self.penalty(theta), gradient, lambda v: torch.addcmul(product(v), lam, v))
+    def _require_wide(self, theta: Tensor) -> None:
+        if theta.dtype in (torch.float16, torch.bfloat16):
+            raise ParametersError(
+                f"theta is {theta.dtype}, whose two or three digits leave nothing of a second derivative: pass "
+                "theta.float() or theta.double()"
+            )
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """{parameter name: view of theta}."""
         return self.layout.unflatten(theta)
 
-    def check(self, order: int = 1) -> "Check":
-        """Test the derivatives on this very model: determinism, differences, symmetry (at most 16 gradients)."""
+    def check(self, order: int = 1, theta: Tensor | None = None) -> "Check":
+        """Test the derivatives on this very model, and choose the routes to H v and, from order 2 on, to T.
+
+        A table of probes: one function, the gradient against the loss, H v against differences over a ladder of
+        steps, its symmetry, T; what fails is named with the module to blame and the remedy.
+
+        Raises:
+            LossNotFiniteError, LossNotDeterministicError, LossNotDifferentiableError, ParametersError.
+        """
         from eom.objective.check import run_checks  # the checks use the objective
 
-        return run_checks(self, order)
+        return run_checks(self, order, self.theta() if theta is None else theta)
+
+    def _route(self, theta: Tensor, order: int) -> str:
+        """The route to H v that the self-test chose; it is run once for each order."""
+        if order not in self._tested:
+            check = self._tested[order] = self.check(order, theta)
+            if order == 1 and check.product == "difference" and check.second and check.conservative:
+                warnings.warn(f"H v is taken by differences of gradients. {check.reason}", EomWarning, stacklevel=4)
+        check = self._tested[order]
+        if not (check.second and check.conservative) or (order == 2 and not check.third):
+            raise LossNotDifferentiableError(check.reason)
+        return check.product
 
     def _decay(self, theta: Tensor) -> Tensor:
         return self.decay.to(theta)
 
-    def _mean(self, of: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:
+    def _loss_of(self, batch: Batch) -> BatchLoss:
+        return BatchLoss(self._around, self._loss_fn, self.layout, self.replay, batch)
+
+    def _data_product(self, theta: Tensor, v: Tensor) -> Tensor:
+        """H v of the data's loss, batch by batch, in the memory of one."""
+        return self._mean(lambda f: expand(f.value, theta, f.within).hvp(v))
+
+    def _mean(self, of: Callable[[BatchLoss], Tensor]) -> Tensor:
         return self._mean_pair(lambda f: (of(f),))[0]
 
-    def _mean_pair(self, of: Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def _mean_pair(self, of: Callable[[BatchLoss], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Weighted mean over the batches of what ``of`` makes of each batch's loss; memory of one batch."""
         total: tuple[Tensor, ...] = ()
         for w, batch in self.batches:
-            parts = self._evaluate(batch, of)
+            parts = of(self._loss_of(batch))
             weighted = parts if w == 1 else tuple(w * x for x in parts)
             total = tuple(a + b for a, b in zip(total, weighted, strict=True)) if total else weighted
         return total
-
-    def _evaluate(self, batch: Batch, of: Callable) -> Any:
-        with self._replay.generators(), explaining():
-            return of(lambda theta: self._data_loss(theta, batch))
-
-    def _data_loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        if theta.shape != (self.layout.n,):
-            raise SettingError(f"theta has shape {list(theta.shape)}, expected [{self.layout.n}]")
-        own = next(iter(trainable(self.model).values())).dtype
-        fixed = {k: p for k, p in self.model.named_parameters() if not p.requires_grad}
-        fixed |= {k: b.clone() for k, b in self._replay.buffers.items()}
-        if theta.dtype != own:
-            fixed = {k: x.to(theta.dtype) if x.is_floating_point() else x for k, x in fixed.items()}
-            batch = in_dtype(batch, theta.dtype)
-        state = {f"model.{k}": x for k, x in (fixed | self.layout.unflatten(theta)).items()}
-        value = functional_call(self._call, state, (batch,))
-        check_scalar(value)
-        if torch.is_grad_enabled() and theta.requires_grad and not value.requires_grad:
-            raise LossNotDifferentiableError(
-                "the loss does not depend on any trainable parameter of this model through differentiable operations. "
-                "A loss function that uses another model than the one it is given, .detach(), .item() or "
-                "torch.no_grad() is the usual cause."
-            )
-        return value.reshape(())
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:

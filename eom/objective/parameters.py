@@ -13,13 +13,14 @@ Groups = str | Mapping[str, Sequence[str] | Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of the trainable parameters, in the order of ``model.named_parameters()``.
+    """Names, shapes and dtype of the trainable parameters, in the order of ``model.named_parameters()``.
 
     A tied tensor stands once, under its first name; frozen ones (requires_grad=False) do not stand in it.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
+    dtype: torch.dtype
 
     @property
     def sizes(self) -> list[int]:
@@ -61,7 +62,7 @@ def layout_of(model: nn.Module) -> Layout:
     """The layout of a model's trainable parameters.
 
     Raises:
-        ParametersError: none to train, not of one real floating dtype on one device, or with sparse gradients.
+        ParametersError: none to train, not of one real floating dtype on one device, with sparse gradients or max_norm.
     """
     parameters = trainable(model)
     if not parameters:
@@ -83,6 +84,11 @@ def layout_of(model: nn.Module) -> Layout:
                 f"{type(module).__name__} {name!r} gives sparse gradients, expected dense ones: build it with "
                 "sparse=False"
             )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise ParametersError(
+                f"{type(module).__name__} {name!r} has max_norm, which rewrites its weights in every forward pass, so "
+                "that the loss is no function of them: drop max_norm, or normalise in the forward pass (F.normalize)"
+            )
     for what in ("device", "dtype"):
         kinds = {getattr(p, what): name for name, p in parameters.items()}
         if len(kinds) > 1:
@@ -90,7 +96,8 @@ def layout_of(model: nn.Module) -> Layout:
             raise ParametersError(
                 f"the parameters have {len(kinds)} {what}s ({found}), expected one: move the model with model.to(...)"
             )
-    return Layout(tuple(parameters), tuple(p.shape for p in parameters.values()))
+    first = next(iter(parameters.values()))
+    return Layout(tuple(parameters), tuple(p.shape for p in parameters.values()), first.dtype)
 
 
 def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:

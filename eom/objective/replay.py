@@ -1,7 +1,7 @@
-"""Generator states and buffers kept from before a forward pass, so that it can be evaluated again."""
+"""Generator states, buffers and autocast kept from before a forward pass, so that it can be evaluated again."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,23 +10,34 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Replay:
-    """What a loss depends on besides parameters and batch: random generators and the model's buffers."""
+    """What a loss depends on besides parameters and batch: random generators, the model's buffers, mixed precision.
+
+    ``autocast`` holds the dtype of each type of device that operations are cast on.
+    """
 
     cpu: Tensor
     cuda: dict[int, Tensor]
     buffers: dict[str, Tensor]
+    autocast: Mapping[str, torch.dtype]
 
     @classmethod
     def capture(cls, model: nn.Module) -> "Replay":
         """Copy the states as they are now."""
         used = torch.cuda.is_initialized()
         cuda = {i: torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())} if used else {}
-        return cls(torch.get_rng_state(), cuda, {k: b.detach().clone() for k, b in model.named_buffers()})
+        autocast = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
+        buffers = {k: b.detach().clone() for k, b in model.named_buffers()}
+        return cls(torch.get_rng_state(), cuda, buffers, autocast)
 
     @contextmanager
-    def generators(self) -> Iterator[None]:
-        """Set the generators back for the time of the block, and then to what they were."""
-        with torch.random.fork_rng(devices=list(self.cuda)):
+    def states(self) -> Iterator[None]:
+        """Set generators and autocast back for the time of the block, and then to what they were."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=list(self.cuda)))
+            for device in ("cpu", "cuda"):
+                dtype = self.autocast.get(device)
+                if dtype is not None or torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, dtype, enabled=dtype is not None))
             torch.set_rng_state(self.cpu)
             for device, state in self.cuda.items():
                 torch.cuda.set_rng_state(state, device)

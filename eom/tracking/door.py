@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from eom.errors import SettingError
 from eom.objective.data import Batches
+from eom.objective.objective import PRODUCTS
 from eom.tracking.moment import Settings
 
 
@@ -17,8 +18,8 @@ def check_settings(settings: Settings) -> None:
         raise SettingError(
             f"order is {settings.order!r}, expected 0, 1, 2 or None: rates are predicted by terms, which end at order 2"
         )
-    if settings.product not in ("double-backward", "difference"):
-        raise SettingError(f'product is {settings.product!r}, expected "double-backward" or "difference"')
+    if settings.product not in PRODUCTS:
+        raise SettingError(f"product is {settings.product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
     for name, value, least in (
         ("sharpness", settings.sharpness, 0),
         ("horizon", settings.horizon, 1),

@@ -1,7 +1,7 @@
 """The recorder: from one step of a training to the rows of its record and the window that completes it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from eom.dynamics.runge_kutta import Euler
 from eom.objective import Objective
 from eom.objective.check import Check
 from eom.objective.data import Batches
-from eom.objective.objective import LossFunction
 from eom.objective.replay import Replay
 from eom.prediction.rates import TERMS
 from eom.records import Row
@@ -36,52 +35,53 @@ class Recorder:
     the remembered batch, when it was last computed again.
     """
 
-    model: nn.Module
-    loss_fn: LossFunction
     settings: Settings
     observables: Observables
     notice: Callable[[str, str], None]
     withheld: str | None = None
     records: int = 0
     trusted: bool = False
+    first: Objective | None = None  # of the first batch; the others are made from it
     direction: Tensor | None = None  # where the last sharpness was found, to start the next from
 
     def __post_init__(self) -> None:
         self.order, self.product = self.settings.order, self.settings.product
 
-    def adopt(self, check: Check) -> list[dict[str, Any]]:
-        """Take the routes that the self-test found right; returns its probes for the manifest."""
-        if check.product != self.product:
-            self.product = check.product
-            self.notice(
-                "self_test",
-                "double backward is wrong or missing for this model, so H v is taken by differences of gradients",
-            )
+    @property
+    def objective(self) -> Objective:
+        assert self.first is not None  # nothing is predicted before the first batch
+        return self.first
+
+    @property
+    def model(self) -> nn.Module:
+        return self.objective.model
+
+    def adopt(self, check: Check) -> None:
+        """Take the routes that the self-test found right."""
+        if self.order and not check.second:
+            self.order = 0
+            self.notice("self_test", f"rates of order 1 and above are withheld. {check.reason}")
+        elif check.product == "difference" != self.product:
+            self.notice("self_test", f"H v is taken by differences of gradients. {check.reason}")
+        self.product = check.product
         if self.order == 2 and not check.third:
             self.order = 1
-            self.notice(
-                "self_test",
-                "third derivatives are wrong or missing for this model, so rates of order 2 are withheld",
-            )
-        return [asdict(probe) for probe in check.probes]
+            self.notice("self_test", f"rates of order 2 are withheld. {check.reason}")
 
     def potential(self, passes: Sequence[Pass], descent: Descent, product: str | None = None) -> Potential:
         """The loss of these passes, their mean, with the decay of this step; H v as the self-test chose, or else."""
         product = product or self.product
-        parts = tuple(self.potential_of(Batches(p.batch, single=True), descent, product, p.replay) for p in passes)
+        outside = {"autocast": {}} if self.settings.precision else {}  # a precision was asked for
+        parts = tuple(
+            self.potential_of(Batches(p.batch, single=True), descent, product, replace(p.replay, **outside))
+            for p in passes
+        )
         return parts[0] if len(parts) == 1 else Mean(parts)
 
     def potential_of(self, data: Batches, descent: Descent, product: str, replay: Replay | None = None) -> Objective:
         """The loss of ``data`` with the decay of this step."""
-        return Objective(
-            self.model,
-            self.loss_fn,
-            data,
-            descent.decay,
-            per_batch_statistics=True,
-            product=product,
-            replay=replay,
-        )
+        replay = replay or Replay.capture(self.model)
+        return self.objective.replaced(product=product, data=data, decay=descent.decay, replay=replay)
 
     def measure(self, moment: Moment) -> tuple[list[Row], Window | None]:
         """The rows known at once, and the window for the rates (None if only values are asked for)."""
@@ -116,19 +116,19 @@ class Recorder:
 
     def predict(self, moment: Moment, window: Window) -> list[Row]:
         """Check the update, predict the rates into the window, and find the sharpness if it is its turn."""
-        theta, descent = moment.theta.to(self.settings.precision or moment.theta.dtype), moment.descent
+        theta, descent = moment.theta.to(self.precision), moment.descent
         potential = self.potential(moment.passes, descent)
         own = self._own_will_do(moment, theta)
         at = self._expand(potential, theta, moment, own)
         rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
         slope = -descent.scale.to(theta) * at.gradient
-        step, coarse = descent.lr * slope, min(theta, moment.theta, key=lambda x: x.element_size())
-        size, limit = _relative(moment.after.to(theta) - theta - step, step), _tolerance(coarse, step)
+        step, rounding = descent.lr * slope, self._rounding(moment.passes)
+        size, limit = _relative(moment.after.to(theta) - theta - step, step), rounding + _adding(moment.theta, step)
         row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
         turned = 0.0
-        if limit > 10 * _rounding(coarse) and not own:  # so small a step that rounding hides much: ask the gradient
+        if limit > 10 * rounding and not own:  # so small a step that rounding hides much: ask the gradient
             turned = _relative(moment.slope - slope, slope)
-        if not (size == 0 or size <= limit) or turned > _rounding(coarse):
+        if not (size == 0 or size <= limit) or turned > rounding:
             self._withhold(max(size, turned))
             return [*rows, row]
         self.trusted = True
@@ -150,7 +150,7 @@ class Recorder:
         """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""
         assert window.own is not None
         size, lr = _relative(window.own - slope, slope), window.descent.lr
-        if size <= _tolerance(window.theta, lr * slope):
+        if size <= self._rounding(window.passes) + _adding(window.theta, lr * slope):
             window.own = None
             return []
         self._withhold(size)
@@ -165,6 +165,17 @@ class Recorder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the evaluations behind predictions: as asked for, or the model's own, but single for a half."""
+        own = self.objective.layout.dtype
+        return self.settings.precision or (torch.float32 if own in (torch.float16, torch.bfloat16) else own)
+
+    def _rounding(self, passes: Sequence[Pass]) -> float:
+        """Largest relative difference that rounding explains between two gradients, the run's own and ours."""
+        dtypes = {self.objective.layout.dtype, self.precision}.union(*(p.replay.autocast.values() for p in passes))
+        return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
 
     def _withhold(self, size: float) -> None:
         self.trusted = False
@@ -189,7 +200,7 @@ class Recorder:
 
     def _expand(self, potential: Potential, theta: Tensor, moment: Moment, own: bool) -> Expansion:
         """Value, gradient and H v on the remembered batch, or around the run's own gradient."""
-        if self.order and self.product == "double-backward":
+        if self.order and self.product != "difference":
             return potential.expansion(theta)
         g = moment.gradient + moment.descent.decay.to(theta) * theta if own else potential.gradient(theta)
         value = torch.tensor(torch.nan)  # not needed
@@ -227,11 +238,6 @@ def _relative(difference: Tensor, step: Tensor) -> float:
     return error / size if size else (0.0 if error == 0 else torch.inf)
 
 
-def _tolerance(theta: Tensor, step: Tensor) -> float:
-    """Largest relative mismatch that rounding explains: of the derivative, and of adding a small step."""
-    return _rounding(theta) + 4 * torch.finfo(theta.dtype).eps * float(theta.norm() / step.norm().clamp(min=1e-300))
-
-
-def _rounding(theta: Tensor) -> float:
-    """Largest relative difference of two gradients that rounding explains."""
-    return torch.finfo(theta.dtype).eps ** 0.5
+def _adding(theta: Tensor, step: Tensor) -> float:
+    """Largest relative mismatch of a small step that rounding explains, as it is added to theta."""
+    return 4 * torch.finfo(theta.dtype).eps * float(theta.norm() / step.norm().clamp(min=1e-300))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eom.objective.data import Batch
-from eom.objective.objective import LossFunction
+from eom.objective.loss import LossFunction
 from eom.objective.parameters import Groups
 from eom.records import Run, open_run
 from eom.tracking.moment import Settings
@@ -30,7 +30,7 @@ def track(
     order: int | None = 1,
     observables: Mapping[str, UserObservable] | None = None,
     groups: Groups = "tensor",
-    product: str = "double-backward",
+    product: str = "auto",
     bars: bool = True,
     sharpness: int = 20,
     horizon: int | None = None,
@@ -59,7 +59,8 @@ def track(
         order: highest order predicted, 0 (gradient flow), 1 or 2; None records norms and loss only.
         observables: {name: function of {parameter name: float64 tensor} -> one number}, followed like the norms.
         groups: "tensor", "module", or {name: parameter names or indices}.
-        product: H v by "double-backward", or by "difference" of gradients (cheaper, less exact).
+        product: route to H v: "auto" takes "double-backward", or "difference" of gradients where the self-test finds
+            that wrong; "difference" is cheaper, less exact; "compiled" compiles for a minute and is faster then.
         bars: follow the run's own gradients for a few steps after each record; predictions then carry bars.
         sharpness: records from one largest Hessian eigenvalue to the next; 0 for never.
         horizon: steps over which displacements are compared with the flows of order 0, 1 and 2; each takes several

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from eom.errors import SettingError
 from eom.objective import Objective
 from eom.objective.data import Batch, Batches
 from eom.objective.explain import check_scalar
-from eom.objective.objective import LossFunction
+from eom.objective.loss import LossFunction
 from eom.objective.parameters import Groups, layout_of, make_groups, plain
 from eom.records import Run, RunWriter, open_run
 from eom.tracking.description import UNITS, describe_objective, describe_start, now
@@ -65,7 +66,7 @@ class Tracker:
             batches = whole_data(data)
         self._log = Log()
         self._observables = Observables(self._layout, members, own, self._log.event)
-        self._recorder = Recorder(self._model, loss_fn, settings, self._observables, self._log.event)
+        self._recorder = Recorder(settings, self._observables, self._log.event)
         predicts = settings.order is not None
         self._reader = Reader(self._model, optimizer, self._layout, self._observables, predicts=predicts)
         self._watch = Watch(self._model, optimizer)
@@ -207,13 +208,17 @@ class Tracker:
             objective = Objective(
                 self._model, self._loss_fn, batches, groups=self._groups, product=self._settings.product
             )
+            self._recorder.first = objective
             self._observables.check(objective.theta())
             entries: dict[str, Any] = {} if self._resumed else describe_objective(objective, batch)
             if reason := unsupported(self._optimizer):
                 entries["predictions"] = {"withheld": reason}
                 self._follower.withhold(reason)
             elif self._settings.order is not None:
-                entries["self_test"] = self._recorder.adopt(objective.check(self._settings.order))
+                check = objective.check(self._settings.order)
+                entries["self_test"] = [asdict(probe) for probe in check.probes]
+                entries["routes"] = {"product": check.product, "third": check.third, "dtype": check.dtype}
+                self._recorder.adopt(check)
             self._tested = True
             self._log.describe(**entries)
 

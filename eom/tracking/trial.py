@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from eom.errors import DataError, LossNotDifferentiableError, LossNotFiniteError
 from eom.objective import Objective
 from eom.objective.data import Batches
-from eom.objective.objective import LossFunction
+from eom.objective.loss import LossFunction
 from eom.objective.replay import Replay
 from eom.tracking.snapshot import Pass
 

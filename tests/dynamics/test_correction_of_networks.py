@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from problems import NETWORKS, network
-from torch import Tensor
+from problems import NETWORKS, cross_entropy, network, seeded, tanh_mlp
+from torch import Tensor, nn
 
+from eom.calculus.products import Function
 from eom.dynamics.correction import corrected
-from eom.dynamics.field import VectorField, gradient_flow, scaled
+from eom.dynamics.field import GradientFlow, VectorField, gradient_flow, scaled
 from eom.dynamics.integrate import flow
 from eom.dynamics.runge_kutta import RK4, Euler, Heun, RungeKutta
 from eom.dynamics.stepper import end
+from eom.objective import Objective
 from eom.testing import observed_order
 
 LRS = [0.05, 0.025, 0.0125]
@@ -47,6 +49,29 @@ def test_descent_over_a_fixed_time_differs_from_the_corrected_flow_by_lr_to_the_
     objective = network(name)
     slope = measured_order(gradient_flow(objective), Euler(), objective.theta(), order, method, TIME)
     assert slope == pytest.approx(order + 1, abs=0.05)
+
+
+class Fused(Function):
+    """A potential whose third derivative goes through torch's fused operations."""
+
+    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        y = theta.detach().requires_grad_()
+        (g,) = torch.autograd.grad(self.f(y), y, create_graph=True)
+        (hv,) = torch.autograd.grad(g, y, v, create_graph=True)
+        return torch.autograd.grad(hv, y, u)[0]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+def test_both_counter_terms_are_right_through_fused_norms(norm):
+    """xi_0 and xi_1 together leave O(lr^4) in one step; with torch's own third derivatives it is O(lr^3)."""
+    layers = lambda: nn.Sequential(nn.Linear(4, 6), norm(6), nn.Tanh(), nn.Linear(6, 3))  # noqa: E731
+    objective = Objective(seeded(layers), cross_entropy, tanh_mlp()[1])
+    theta = objective.theta()
+    slope = measured_order(gradient_flow(objective), Euler(), theta, 2, "terms", None)
+    assert slope == pytest.approx(4, abs=0.05)
+    plain = Fused(lambda y: objective._mean(lambda f: f(y)))
+    slope = measured_order(GradientFlow(plain), Euler(), theta, 2, "terms", None)
+    assert slope == pytest.approx(3, abs=0.05)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from eom.errors import (
     DataError,
     EomError,
+    EomWarning,
     LossNotDeterministicError,
     LossNotDifferentiableError,
     LossNotFiniteError,
@@ -160,8 +161,10 @@ def test_a_second_derivative_that_does_not_exist_is_refused_with_the_way_out():
     objective = Objective(linear(), loss, X)
     theta, v = objective.theta(), randn(8)
     assert objective.gradient(theta).any()
+    with pytest.warns(EomWarning, match='differences of gradients.*product="difference"'):
+        assert objective.hvp(theta, v).any()
     with pytest.raises(LossNotDifferentiableError, match='product="difference"'):
-        objective.hvp(theta, v)
+        Objective(linear(), loss, X, product="double-backward").hvp(theta, v)
     assert Objective(linear(), loss, X, product="difference").hvp(theta, v).any()
 
 
@@ -306,7 +309,7 @@ def test_a_decay_that_makes_no_penalty_is_refused(decay, complaint):
 
 
 def test_an_unknown_product_is_refused():
-    with pytest.raises(SettingError, match='expected "double-backward" or "difference"'):
+    with pytest.raises(SettingError, match="expected one of 'auto', 'double-backward', 'difference', 'compiled'"):
         Objective(linear(), squares, X, product="magic")
 
 

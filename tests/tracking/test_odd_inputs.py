@@ -67,10 +67,42 @@ def test_a_recurrent_network_is_read_right(tmp_path):
     assert_right(follow(tmp_path, lambda: (seeded(Recurrent), tanh_mlp()[1])))
 
 
-def test_weight_normalisation_whose_second_derivative_torch_gets_wrong_is_taken_by_differences(tmp_path):
+def test_weight_normalisation_whose_second_derivative_torch_gets_wrong_is_read_right(tmp_path):
     run = follow(tmp_path, around(lambda: parametrizations.weight_norm(nn.Linear(4, 6))))
-    assert any("by differences of gradients" in m for m in messages(run, "self_test"))
+    assert not kinds(run)
     assert_right(run)
+
+
+@torch.jit.script
+def fused_weight_norm(x: Tensor) -> Tensor:
+    return torch._weight_norm(x, 1 + x.square().sum(1, keepdim=True), 0)  # type: ignore[attr-defined]
+
+
+class WeightNormed(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, fused_weight_norm(self.weight), self.bias)
+
+
+def test_a_wrong_second_derivative_that_cannot_be_mended_is_taken_by_differences(tmp_path):
+    run = follow(tmp_path, around(lambda: WeightNormed(4, 6)))
+    assert "to blame: 0 (WeightNormed)" in messages(run, "self_test")[0]
+    assert "differences of gradients" in messages(run, "self_test")[0]
+    assert run.manifest["routes"] == {"product": "difference", "third": False, "dtype": "float64"}
+    assert_right(run)
+
+
+class Rounded(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        steps = 16 * self.weight
+        return F.linear(x, (steps + (steps.round() - steps).detach()) / 16, self.bias)
+
+
+def test_a_gradient_that_jumps_is_compared_with_gradient_flow_only(tmp_path):
+    """A straight-through estimator: its gradient is that of no function, and has no derivative either."""
+    run = follow(tmp_path, around(lambda: Rounded(4, 6)))
+    assert "rates of order 1 and above are withheld" in messages(run, "self_test")[0]
+    assert "0 (Rounded)" in messages(run, "self_test")[0]
+    assert sources(run) == MEASURED - {"order-1"}
 
 
 def test_spectral_normalisation_whose_buffers_move_the_loss_is_looked_ahead(tmp_path):
@@ -96,10 +128,42 @@ class Checkpointed(TanhMLP):
         return self.head(torch.tanh(inner))  # type: ignore[arg-type]
 
 
-def test_activation_checkpointing_which_reads_the_real_weights_in_its_backward_pass_is_not_predicted(tmp_path):
+def test_activation_checkpointing_which_reads_weights_in_its_backward_pass_is_read_right(tmp_path):
     run = follow(tmp_path, lambda: (seeded(Checkpointed), tanh_mlp()[1]))
-    assert sources(run) == {"measured"}
-    assert "activation checkpointing" in messages(run, "update_mismatch")[0]
+    assert not kinds(run)
+    assert_right(run)
+
+
+def single() -> tuple[nn.Module, Any]:
+    model, (x, labels) = tanh_mlp()
+    return model.float(), (x.float(), labels)
+
+
+@pytest.mark.parametrize("where", ["in the loss", "around it"])
+def test_mixed_precision_is_evaluated_as_the_training_is_or_outside_of_it_by_choice(tmp_path, where):
+    def casting(model: nn.Module, batch: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return cross_entropy(model, batch)
+
+    def run(name: str, **settings: Any) -> eom.Run:
+        model, batch = single()
+        optimizer = SGD(model.parameters(), lr=LR)
+        loss_fn = casting if where == "in the loss" else cross_entropy
+        with eom.track(model, optimizer, loss_fn, tmp_path / name, every=3, **settings) as tracker:
+            for _ in range(12):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16, enabled=where == "around it"):
+                    loss = tracker.loss(batch)
+                loss.backward()
+                optimizer.step()
+        return tracker.run
+
+    same, outside = run("same"), run("outside", precision=torch.float64)
+    assert at(same, 3, "update_mismatch") < 1e-5  # a single's rounding of a small step
+    assert 1e-4 < at(outside, 3, "update_mismatch") < torch.finfo(torch.bfloat16).eps ** 0.5
+    assert {"order-0", "order-1"} <= sources(outside)
+    noted = [p["check"] for p in same.manifest["self_test"] if p["verdict"] == "noted"]
+    assert (noted == ["autocast is on (cpu to bfloat16)"]) is (where == "around it")
 
 
 class Bare(nn.Module):

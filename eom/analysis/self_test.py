@@ -1,0 +1,49 @@
+"""The self-test of a run's derivatives as a table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from eom.analysis.words import number
+
+COLUMNS = {
+    "check": "check",
+    "route": "route",
+    "value": "error",
+    "limit": "limit",
+    "verdict": "verdict",
+    "remedy": "remedy",
+}
+
+STYLES = {"passed": "green", "failed": "bold red", "noted": "yellow"}
+
+
+def self_test(probes: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """{column: text} of every probe; a value that JSON has no number for was written as null."""
+    return [{title: _text(probe, key) for key, title in COLUMNS.items()} for probe in probes]
+
+
+def print_self_test(probes: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The same in the terminal, the remedies below the table."""
+    rows = self_test(probes)
+    *columns, remedy = COLUMNS.values()
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(row[c], STYLES.get(row["verdict"], "") if c == "verdict" else "") for c in columns))
+    console.print(table)
+    for row in rows:
+        if row[remedy]:
+            console.print(Text(f"• {row['check']}: {row[remedy]}"))
+
+
+def _text(probe: Mapping[str, Any], key: str) -> str:
+    value = probe.get(key, "")
+    if key not in ("value", "limit"):
+        return str(value)
+    if probe.get("verdict") == "noted" and not value:
+        return ""
+    return "not finite" if value is None else number(value)

@@ -1,0 +1,109 @@
+"""Probes of derivatives: against differences over a ladder of steps, against symmetry, against the function's slope."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+VectorFunction = Callable[[Tensor], Tensor]  # [n] -> [n]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step e along the direction, and how far the difference over it is from the derivative."""
+
+    step: float
+    error: float
+
+
+def direction(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
+    """A random unit vector [n] that moves every block of ``y`` by about the same share of it.
+
+    A block of few or small entries then weighs as much as any other; one of zeros is moved by a tenth of the mean.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
+    least = y.norm() / y.numel() ** 0.5 / 10 + 1e-300
+    for part, block in zip(v.split(list(sizes)), y.split(list(sizes)), strict=True):
+        part *= (block.norm() / max(block.numel(), 1) ** 0.5).clamp(min=least)
+    return v / v.norm()
+
+
+def scale(y: Tensor) -> float:
+    """What steps are measured in: |y|, or 1 where that is smaller."""
+    return max(float(y.norm()), 1.0)
+
+
+def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
+    """(f(y + e v) - f(y - e v)) / 2e."""
+    return (f(y + e * v) - f(y - e * v)) / (2 * e)
+
+
+def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: float) -> list[float]:
+    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-6 of the whole."""
+    least = floor + 1e-6 * float(reference.norm())
+    pairs = zip(x.split(list(sizes)), reference.split(list(sizes)), strict=True)
+    errors = [(float((a - b).norm()), float(b.norm()) + least) for a, b in pairs]
+    return [error / size if size else (0.0 if error == 0 else torch.inf) for error, size in errors]
+
+
+def ladder(
+    f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, *, sizes: Sequence[int], limit: float, size: float
+) -> Iterator[Rung]:
+    """Largest error over the blocks of ``derivative`` [n] = f'(y) v, over steps from short to shorter.
+
+    A wrong formula is wrong at every step, rounding falls on the short ones, curvature and kinks on the long ones.
+
+    Args:
+        limit: of the relative error. size: |f(y)|, whose rounding the differences carry.
+    """
+    eps = torch.finfo(y.dtype).eps
+    for power in (1 / 3, 1 / 2):
+        e = scale(y) * eps**power
+        floor = 100 * eps * size / e / limit  # a block smaller than this cannot be told from rounding
+        yield Rung(e, max(block_errors(derivative, central(f, y, v, e), sizes, floor)))
+
+
+def best(rungs: Iterator[Rung], limit: float) -> Rung:
+    """The first rung within the limit, or the one with the least error."""
+    seen: list[Rung] = []
+    for rung in rungs:
+        seen.append(rung)
+        if rung.error <= limit:
+            break
+    return min(seen, key=lambda rung: rung.error if rung.error == rung.error else torch.inf)
+
+
+def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
+    """|u . H v - v . H u| relative to (|H u| |H v|)^(1/2)."""
+    size = float((hu.norm() * hv.norm()).sqrt())
+    error = abs(float(u @ hv - v @ hu))
+    return error / size if size else error
+
+
+def slope_error(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor, limit: float) -> float:
+    """Relative error of g . v as the slope of a function along v, by differences over two steps."""
+    eps, at = torch.finfo(y.dtype).eps, abs(float(value(y)))
+    predicted = float(g @ v)
+
+    def error(power: float) -> float:
+        e = scale(y) * eps**power
+        measured = float(central(value, y, v, e))
+        return abs(measured - predicted) / (abs(predicted) + 100 * eps * at / e / limit + 1e-300)
+
+    first = error(1 / 3)
+    return first if first <= limit else min(first, error(1 / 2), key=lambda x: x if x == x else torch.inf)
+
+
+def kinked(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float) -> tuple[float, bool]:
+    """Relative difference between f'(y) v and a difference over a finite step, and whether kinks explain it.
+
+    Of a smooth f it falls with the square of the step, over kinks with less than its first power.
+    """
+
+    def difference(e: float) -> float:
+        return float((central(f, y, v, e) - derivative).norm()) / (float(derivative.norm()) + 1e-300)
+
+    far = difference(step)
+    return far, far > 1e-3 and difference(step / 4) > far / 6  # smooth: far / 16

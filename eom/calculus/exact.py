@@ -1,0 +1,78 @@
+"""Exact evaluation: fused operations whose higher derivatives are wrong or missing, swapped for plain ones."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from eom.calculus import compositions as plain
+
+Table = dict[Callable, Callable]
+
+SECOND: Table = {  # second derivatives are wrong or missing
+    F.scaled_dot_product_attention: plain.scaled_dot_product_attention,
+    F.multi_head_attention_forward: plain.multi_head_attention_forward,
+    F.embedding_bag: plain.embedding_bag,
+    F.hardsigmoid: plain.hardsigmoid,
+    F.linear_cross_entropy: plain.linear_cross_entropy,
+    F.ctc_loss: plain.ctc_loss,
+    torch.ctc_loss: plain.ctc_loss,
+    torch.cdist: plain.cdist,
+    torch.pdist: plain.pdist,
+    torch._weight_norm: plain.weight_norm,  # type: ignore[attr-defined] - what torch.nn.utils calls
+}
+THIRD: Table = {  # second derivatives are right, third ones are not
+    F.layer_norm: plain.layer_norm,
+    torch.layer_norm: plain.layer_norm,
+    torch.native_layer_norm: plain.native_layer_norm,
+    F.batch_norm: plain.batch_norm,
+    torch.batch_norm: plain.native_batch_norm,
+    F.instance_norm: plain.instance_norm,
+    torch.instance_norm: plain.native_instance_norm,
+    F.conv_transpose1d: plain.conv_transpose1d,
+    F.conv_transpose2d: plain.conv_transpose2d,
+    F.conv_transpose3d: plain.conv_transpose3d,
+}
+
+
+def _with_operators(table: Table) -> Table:
+    """The same functions under ``torch.ops.aten`` too."""
+    builtins = {f.__name__: p for f, p in table.items() if getattr(torch, f.__name__, None) is f}
+    packets = {getattr(torch.ops.aten, name): p for name, p in builtins.items()}
+    return table | packets | {getattr(f, o): p for f, p in packets.items() for o in f.overloads() if o != "out"}
+
+
+TABLES = {2: _with_operators(SECOND), 3: _with_operators(SECOND | THIRD)}
+
+
+class _Swap(TorchFunctionMode):
+    """Sees every torch function that Python calls; code inside TorchScript or a compiled graph it does not see."""
+
+    def __init__(self, table: Table):
+        super().__init__()
+        self.table = table
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return self.table.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def exact(order: int) -> Iterator[None]:
+    """Inside, functions can be differentiated ``order`` (2 or 3) times, if only torch's fused operations forbid it.
+
+    Values and gradients are those of the fused operations to rounding. Backward passes belong inside as well:
+    checkpointed segments are evaluated again in them (there, attention is swapped and nothing else, as torch runs
+    backward passes outside such modes). Compiled modules and functions run as they were written.
+    """
+    with _as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(TABLES[order]):
+        yield
+
+
+def _as_written() -> AbstractContextManager:
+    """Compiled code runs uncompiled; there is none where the compiler was never loaded, which takes seconds."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

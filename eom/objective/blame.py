@@ -1,0 +1,184 @@
+"""Who is to blame: the modules, parameters and generators behind a probe that failed."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from eom.calculus.products import ScalarFunction
+from eom.objective.data import digest
+from eom.objective.loss import BatchLoss
+
+Wrong = Callable[[ScalarFunction, Tensor], bool]  # whether a derivative of f is wrong at z
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module, from which it can be repeated alone."""
+
+    module: nn.Module
+    arguments: tuple[tuple, dict[str, Any]]
+    tensors: dict[str, Tensor]  # parameters and buffers
+    generator: Tensor
+
+    def alone(self) -> tuple[ScalarFunction, Tensor]:
+        """A smooth scalar of the module's outputs as a function of its inputs and parameters, and where it was."""
+        leaves, tree = tree_flatten(self.arguments)
+        inputs = [i for i, x in enumerate(leaves) if _is_real(x)]
+        own = [k for k, x in self.tensors.items() if _is_real(x) and k in dict(self.module.named_parameters())]
+        parts = [leaves[i] for i in inputs] + [self.tensors[k] for k in own]
+        z = torch.cat([x.reshape(-1) for x in parts]) if parts else torch.zeros(0)
+
+        def f(z: Tensor) -> Tensor:
+            pieces = [x.view(p.shape) for x, p in zip(z.split([p.numel() for p in parts]), parts, strict=True)]
+            given = list(leaves)
+            for i, x in zip(inputs, pieces, strict=False):
+                given[i] = x.clone()  # it may be written to
+            state = {k: x.clone() for k, x in self.tensors.items()} | dict(zip(own, pieces[len(inputs) :], strict=True))
+            args, kwargs = tree_unflatten(given, tree)
+            with torch.random.fork_rng():
+                torch.set_rng_state(self.generator)
+                out = functional_call(self.module, state, args, kwargs)
+            found = [x for x in tree_flatten(out)[0] if _is_real(x)]
+            return sum((x.sin() + x.square() / 3).sum() for x in found)  # type: ignore[return-value] - tensors
+
+        return f, z
+
+
+def modules_to_blame(loss: BatchLoss, theta: Tensor, wrong: Wrong) -> list[str]:
+    """Names of the innermost modules that are wrong alone, as "name (Type)"; none where the fault is elsewhere.
+
+    Each module of one forward pass is repeated alone on its own inputs; only within those that are wrong the search
+    goes on.
+    """
+    calls = _calls(loss, theta)
+    model = loss.around.model
+    scripted = [f"{name} (TorchScript)" for name, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+
+    def is_wrong(name: str) -> bool:
+        if name not in calls:  # a container that is not called itself
+            return True
+        try:
+            f, z = calls[name].alone()
+            return bool(z.numel()) and wrong(f, z)
+        except Exception:  # what cannot be repeated alone cannot be blamed
+            return False
+
+    def guilty(module: nn.Module, path: str) -> Iterator[str]:
+        children = [(f"{path}.{k}" if path else k, child) for k, child in module.named_children()]
+        found = [g for name, child in children if is_wrong(name) for g in guilty(child, name)]
+        if found:
+            yield from found
+        elif path in calls and path:
+            yield f"{path} ({type(module).__name__})"
+
+    return list(dict.fromkeys(guilty(model, ""))) or scripted[:1]  # which cannot be looked into
+
+
+def parameters_to_blame(names: Sequence[str], wrong: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Those parameters along which a probe fails, by bisection."""
+    if not names or not wrong(names):
+        return []
+    if len(names) == 1:
+        return list(names)
+    half = len(names) // 2
+    return parameters_to_blame(names[:half], wrong) + parameters_to_blame(names[half:], wrong)
+
+
+def first_to_differ(loss: BatchLoss, theta: Tensor) -> str:
+    """Where two evaluations at the same point part: generators outside torch that were moved, and the first module."""
+    before = _outside()
+    first, second = (list(_outputs(loss, theta)) for _ in range(2))
+    moved = [name for name, state in _outside().items() if state != before[name]]
+    by = f"the global generator of {' and of '.join(moved)} was used" if moved else ""
+    for (name, one), (_, other) in zip(first, second, strict=False):
+        if one != other:
+            where = (
+                f"the first module to differ is {name!r}" if name else "all modules agree, so it is the loss function"
+            )
+            return "; ".join(x for x in (by, where) if x)
+    return by or "the modules agree, so it is in the loss function"
+
+
+def random_modules(model: nn.Module) -> list[str]:
+    """Modules that draw random numbers in their present mode, as "name (Type)"."""
+
+    def draws(m: nn.Module) -> bool:
+        share = getattr(m, "p", None) if isinstance(m, nn.modules.dropout._DropoutNd) else getattr(m, "dropout", None)
+        return m.training and ((isinstance(share, float) and share > 0) or isinstance(m, nn.RReLU))
+
+    return [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if draws(m)]
+
+
+def outside_parameters(value: Tensor, theta: Tensor) -> list[Tensor]:
+    """Trainable tensors other than ``theta`` that a loss depends on."""
+    found: dict[int, Tensor] = {}
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and variable is not theta:
+            found[id(variable)] = variable
+        waiting += [after for after, _ in node.next_functions]
+    return list(found.values())
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def _outside() -> dict[str, str]:
+    return {"numpy": repr(np.random.get_state()), "random": repr(random.getstate())}
+
+
+@contextmanager
+def _hooked(model: nn.Module, register: Callable[[str, nn.Module], Any]) -> Iterator[None]:
+    handles = [register(name, m) for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _calls(loss: BatchLoss, theta: Tensor) -> dict[str, Call]:
+    """The first call of every module."""
+    found: dict[str, Call] = {}
+
+    def register(name: str, module: nn.Module) -> Any:
+        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            state = dict(module.named_parameters()) | dict(module.named_buffers())
+            kept = {k: x.detach().clone() for k, x in state.items()}
+            given = tree_map_only(Tensor, lambda x: x.detach().clone(), (args, kwargs))
+            found.setdefault(name, Call(module, given, kept, torch.get_rng_state()))
+
+        return module.register_forward_pre_hook(note, with_kwargs=True)
+
+    with _hooked(loss.around.model, register), torch.no_grad():
+        loss(theta)
+    return found
+
+
+def _outputs(loss: BatchLoss, theta: Tensor) -> Iterator[tuple[str, str]]:
+    """(name, digest of the outputs) of every call of a module, in the order in which they end."""
+    found: list[tuple[str, str]] = []
+
+    def register(name: str, module: nn.Module) -> Any:
+        def note(module: nn.Module, args: tuple, output: Any) -> None:
+            found.append((name, digest(x for x in tree_flatten(output)[0] if isinstance(x, Tensor))))
+
+        return module.register_forward_hook(note)
+
+    with _hooked(loss.around.model, register), torch.no_grad():
+        loss(theta)
+    yield from found

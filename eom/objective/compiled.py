@@ -1,0 +1,66 @@
+"""Gradient and Hessian-vector product as one compiled function; asked for by name, as it takes long to compile."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from eom.calculus.products import Expansion
+from eom.objective.loss import Around, BatchLoss, LossFunction
+from eom.objective.parameters import Layout
+
+
+class Compiled:
+    """Backward over backward by ``torch.func``, compiled once for each shape of the batch."""
+
+    def __init__(self, around: Around, loss_fn: LossFunction, layout: Layout):
+        self._around, self._loss_fn, self._layout = around, loss_fn, layout
+
+    @cached_property
+    def _pair(self) -> Any:
+        return torch.compile(self._gradient_and_along, fullgraph=True)
+
+    @cached_property
+    def _product(self) -> Any:
+        return torch.compile(self._along, fullgraph=True)
+
+    def expansion(self, theta: Tensor, lam: Tensor, parts: Sequence[tuple[float, BatchLoss]]) -> Expansion:
+        """L, its gradient, and v -> H v, where H times the gradient is known already."""
+        total: Any = None
+        for w, part in parts:
+            found = self._run(self._pair, part, theta, lam)
+            total = [w * x for x in found] if total is None else [a + w * x for a, x in zip(total, found, strict=True)]
+        value, g, hg = total
+
+        def hvp(v: Tensor) -> Tensor:
+            if v is g and len(parts) == 1:
+                return hg
+            return sum((w * self._run(self._product, part, theta, lam, v) for w, part in parts), torch.zeros_like(v))
+
+        return Expansion(value, g, hvp)
+
+    def _run(self, compiled: Any, part: BatchLoss, theta: Tensor, *others: Tensor) -> Any:
+        with part.replay.states(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            return compiled((part.constants(theta.dtype), part.batch_in(theta.dtype)), theta, *others)
+
+    def _expand(self, constants: Any, theta: Tensor, lam: Tensor) -> Any:
+        fixed, batch = constants
+
+        def loss(y: Tensor) -> Tensor:
+            state = fixed | {f"model.{k}": x for k, x in self._layout.unflatten(y).items()}
+            value = functional_call(self._around, state, (lambda: self._loss_fn(self._around.model, batch),))
+            return value.reshape(()) + (lam * y * y).sum() / 2
+
+        return vjp(grad_and_value(loss), theta)
+
+    def _gradient_and_along(self, constants: Any, theta: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (g, value), pull = self._expand(constants, theta, lam)
+        return value, g, pull((g, torch.zeros_like(value)))[0]
+
+    def _along(self, constants: Any, theta: Tensor, lam: Tensor, v: Tensor) -> Tensor:
+        (_, value), pull = self._expand(constants, theta, lam)
+        return pull((v, torch.zeros_like(value)))[0]
