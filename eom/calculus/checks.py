@@ -41,11 +41,20 @@ def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
 
 
 def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: float) -> list[float]:
-    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-6 of the whole."""
+    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-6 of the whole.
+
+    Infinite where it is no number.
+    """
     least = floor + 1e-6 * float(reference.norm())
-    pairs = zip(x.split(list(sizes)), reference.split(list(sizes)), strict=True)
-    errors = [(float((a - b).norm()), float(b.norm()) + least) for a, b in pairs]
-    return [error / size if size else (0.0 if error == 0 else torch.inf) for error, size in errors]
+
+    def relative(a: Tensor, b: Tensor) -> float:
+        error = float((a - b).norm())
+        if error == 0:
+            return 0.0
+        share = error / (float(b.norm()) + least or 1e-300)
+        return share if share == share else torch.inf
+
+    return [relative(a, b) for a, b in zip(x.split(list(sizes)), reference.split(list(sizes)), strict=True)]
 
 
 def ladder(
@@ -72,7 +81,7 @@ def best(rungs: Iterator[Rung], limit: float) -> Rung:
         seen.append(rung)
         if rung.error <= limit:
             break
-    return min(seen, key=lambda rung: rung.error if rung.error == rung.error else torch.inf)
+    return min(seen, key=lambda rung: rung.error)
 
 
 def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:

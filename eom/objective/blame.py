@@ -107,6 +107,21 @@ def first_to_differ(loss: BatchLoss, theta: Tensor) -> str:
     return by or "the modules agree, so it is in the loss function"
 
 
+def casts(loss: BatchLoss, theta: Tensor) -> dict[str, torch.dtype]:
+    """{type of device: dtype} of autocast, around the loss or around modules in it."""
+    found = dict(loss.replay.autocast)
+
+    def register(name: str, module: nn.Module) -> Any:
+        def note(*_: Any) -> None:
+            found.update({d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)})
+
+        return module.register_forward_pre_hook(note)
+
+    with _hooked(loss.around.model, register), torch.no_grad():
+        loss(theta)
+    return found
+
+
 def random_modules(model: nn.Module) -> list[str]:
     """Modules that draw random numbers in their present mode, as "name (Type)"."""
 

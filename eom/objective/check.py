@@ -1,7 +1,7 @@
 """The self-test: is this loss one function, are its derivatives right on the user's own model, and by which route?"""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -49,7 +49,7 @@ class Check:
 
     ``product`` is the route to H v: as asked for, or "difference" where that is wrong or missing. ``second`` and
     ``third`` say whether H v by that route and T may be used, ``conservative`` whether the gradient is the derivative
-    of the loss, so that there is a Hessian; ``dtype`` is the precision of the probes.
+    of the loss, so that there is a Hessian; ``dtype`` is the precision of the probes, ``casts`` are those of autocast.
     """
 
     probes: tuple[Probe, ...]
@@ -58,6 +58,7 @@ class Check:
     third: bool
     conservative: bool
     dtype: str
+    casts: frozenset[torch.dtype]
 
     @property
     def passed(self) -> bool:
@@ -95,14 +96,15 @@ class _Examination:
             value, gradient = self.objective.loss(self.theta), self.objective.gradient(self.theta)
         _require_finite(self.objective, value, gradient)
         self._determinism(gradient)
-        self._notes()
+        casts = blame.casts(self.loss, self.theta)
+        self._notes(casts)
         fits = self._fits(kept.bytes // len(self.objective.batches))
         self._widen(self.theta.element_size() / 8 * memory.available(self.theta.device), kept.bytes)
         slope = self._slope()
         product, right, even = self._second(slope, fits)
         third = self.order >= 2 and self._third(product != "difference")
         dtype = str(self.theta.dtype).removeprefix("torch.")
-        return Check(tuple(self.probes), product, right, third, slope and even, dtype)
+        return Check(tuple(self.probes), product, right, third, slope and even, dtype, frozenset(casts.values()))
 
     # One function
 
@@ -118,7 +120,7 @@ class _Examination:
             )
         self._add("loss is one function", "gradient", error, limit)
 
-    def _notes(self) -> None:
+    def _notes(self, casts: Mapping[str, torch.dtype]) -> None:
         """What is no fault, but should be known."""
         y = self.theta.detach().requires_grad_()
 
@@ -132,12 +134,9 @@ class _Examination:
             state = hashlib.sha256(self.loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]
             who = ", ".join(blame.random_modules(self.objective.model)) or "the loss function"
             self._note(f"random numbers are drawn by {who}", f"every evaluation replays torch's generator ({state})")
-        if self.loss.replay.autocast:
-            casts = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in self.loss.replay.autocast.items())
-            self._note(
-                f"autocast is on ({casts})",
-                "the training's own evaluation; precision=torch.float32 or torch.float64 evaluates outside of it",
-            )
+        if casts:
+            to = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in casts.items())
+            self._note(f"autocast is on ({to})", "precision=torch.float64 evaluates outside of it")
         if outside := blame.outside_parameters(value, y):
             shapes = ", ".join(str(list(x.shape)) for x in outside[:4])
             self._note(

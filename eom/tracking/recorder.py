@@ -42,6 +42,7 @@ class Recorder:
     records: int = 0
     trusted: bool = False
     first: Objective | None = None  # of the first batch; the others are made from it
+    casts: frozenset[torch.dtype] = frozenset()  # of autocast
     direction: Tensor | None = None  # where the last sharpness was found, to start the next from
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ class Recorder:
             self.notice("self_test", f"rates of order 1 and above are withheld. {check.reason}")
         elif check.product == "difference" != self.product:
             self.notice("self_test", f"H v is taken by differences of gradients. {check.reason}")
-        self.product = check.product
+        self.product, self.casts = check.product, check.casts
         if self.order == 2 and not check.third:
             self.order = 1
             self.notice("self_test", f"rates of order 2 are withheld. {check.reason}")
@@ -122,7 +123,7 @@ class Recorder:
         at = self._expand(potential, theta, moment, own)
         rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
         slope = -descent.scale.to(theta) * at.gradient
-        step, rounding = descent.lr * slope, self._rounding(moment.passes)
+        step, rounding = descent.lr * slope, self._rounding
         size, limit = _relative(moment.after.to(theta) - theta - step, step), rounding + _adding(moment.theta, step)
         row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
         turned = 0.0
@@ -150,7 +151,7 @@ class Recorder:
         """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""
         assert window.own is not None
         size, lr = _relative(window.own - slope, slope), window.descent.lr
-        if size <= self._rounding(window.passes) + _adding(window.theta, lr * slope):
+        if size <= self._rounding + _adding(window.theta, lr * slope):
             window.own = None
             return []
         self._withhold(size)
@@ -172,9 +173,10 @@ class Recorder:
         own = self.objective.layout.dtype
         return self.settings.precision or (torch.float32 if own in (torch.float16, torch.bfloat16) else own)
 
-    def _rounding(self, passes: Sequence[Pass]) -> float:
+    @property
+    def _rounding(self) -> float:
         """Largest relative difference that rounding explains between two gradients, the run's own and ours."""
-        dtypes = {self.objective.layout.dtype, self.precision}.union(*(p.replay.autocast.values() for p in passes))
+        dtypes = {self.objective.layout.dtype, self.precision, *self.casts}
         return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
 
     def _withhold(self, size: float) -> None:

@@ -1,0 +1,287 @@
+"""The routes to H v agree, cost what they say, and are chosen once."""
+
+import random
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from problems import NETWORKS, cross_entropy, network, randn, seeded, tanh_mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eom.errors import EomWarning, LossNotDeterministicError, LossNotDifferentiableError, ParametersError
+from eom.objective import Objective, memory
+from eom.objective.check import Check, Probe
+
+equal = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+
+
+def noted(check: Check) -> list[Probe]:
+    return [p for p in check.probes if p.verdict == "noted"]
+
+
+def of(*layers, loss=cross_entropy) -> Objective:
+    return Objective(seeded(lambda: nn.Sequential(nn.Linear(4, 6), *(make() for make in layers))), loss, tanh_mlp()[1])
+
+
+def counted(**settings) -> tuple[Objective, list[int]]:
+    """An objective, and a list that grows by one entry at each evaluation of its loss."""
+    calls: list[int] = []
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        calls.append(1)
+        return cross_entropy(model, batch)
+
+    return Objective(tanh_mlp()[0], loss, tanh_mlp()[1], **settings), calls
+
+
+# Routes
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_routes_agree(name, batches):
+    model, (x, labels) = NETWORKS[name]()
+    data = list(zip(x.chunk(batches), labels.chunk(batches), strict=True))
+    objective = Objective(model, cross_entropy, data, decay=0.1)
+    theta, v = objective.theta(), randn(objective.layout.n, seed=4)
+    exact = objective.replaced(product="double-backward").hvp(theta, v)
+    equal(objective.hvp(theta, v), exact)
+    difference = objective.replaced(product="difference").hvp(theta, v)
+    torch.testing.assert_close(difference, exact, rtol=1e-5, atol=1e-6)  # sqrt(eps), and the curvature of H
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_compiled_route_is_that_of_double_backward(batches):
+    model, (x, labels) = tanh_mlp()
+    data = list(zip(x.chunk(batches), labels.chunk(batches), strict=True))
+    objective = Objective(model, cross_entropy, data, decay=0.1, product="compiled")
+    theta, v = objective.theta(), randn(objective.layout.n, seed=4)
+    at, exact = objective.expansion(theta), objective.replaced(product="double-backward").expansion(theta)
+    equal(at.value, exact.value)
+    equal(at.gradient, exact.gradient)
+    equal(at.hvp(at.gradient), exact.hvp(exact.gradient))
+    equal(at.hvp(v), exact.hvp(v))
+    assert objective.check().product == "compiled"
+
+
+@pytest.mark.slow
+def test_a_compiled_route_that_draws_other_random_numbers_is_found_out():
+    objective = of(nn.Dropout, lambda: nn.Linear(6, 3)).replaced(product="compiled")
+    check = objective.check()
+    assert check.product == "difference"
+    assert any(p.route == "compiled" for p in check.failures)
+
+
+def test_a_kept_graph_gives_further_products_without_another_forward_pass():
+    objective, calls = counted(product="double-backward")
+    at = objective.expansion(objective.theta())
+    for seed in range(3):
+        at.hvp(randn(objective.layout.n, seed=seed))
+    assert len(calls) == 1
+
+
+def test_the_self_test_runs_once_for_each_order_and_no_more():
+    objective, calls = counted()
+    theta = objective.theta()
+    for derive in (objective.hvp, partial(objective.third, theta)):
+        derive(theta, theta)
+        tested = len(calls)
+        derive(theta, theta)
+        assert len(calls) == tested + 1
+        calls.clear()
+        assert tested > 5
+
+
+def test_a_route_that_is_asked_for_by_name_is_not_tested():
+    objective, calls = counted(product="double-backward")
+    objective.hvp(objective.theta(), objective.theta())
+    assert len(calls) == 1
+
+
+def test_a_compiled_model_is_reached_inside():
+    model, batch = tanh_mlp()
+    compiled = Objective(torch.compile(model, backend="aot_eager"), cross_entropy, batch)  # type: ignore[arg-type]
+    theta = compiled.theta()
+    equal(compiled.hvp(theta, theta), network("mlp").hvp(theta, theta))
+
+
+# What the self-test says
+
+
+def test_dropout_is_named_with_the_state_of_the_generator_that_is_replayed():
+    (note,) = noted(of(nn.Tanh, nn.Dropout, lambda: nn.Linear(6, 3)).check())
+    assert note.check == "random numbers are drawn by 2 (Dropout)"
+    assert len(note.remedy.partition("(")[2]) == 9  # eight digits of its hash
+
+
+@pytest.mark.parametrize(
+    ("draw", "source"),
+    [(np.random.standard_normal, "numpy"), (random.random, "random")],
+    ids=["augmentation by numpy", "sampling by random"],
+)
+def test_a_loss_that_changes_with_every_call_is_refused_with_the_generator_and_the_module(draw, source):
+    class Augmented(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (1 + draw())
+
+    with pytest.raises(
+        LossNotDeterministicError,
+        match=f"global generator of {source} was used; the first module to differ is '1'.*draw it once per batch",
+    ):
+        of(Augmented, lambda: nn.Linear(6, 3)).check()
+
+
+def test_a_loss_that_changes_outside_of_all_modules_is_said_to_be_the_loss_function():
+    numbers = np.random.default_rng(0)
+    with pytest.raises(LossNotDeterministicError, match="it is in the loss function"):
+        of(loss=lambda m, b: m(b[0]).square().mean() * (1 + numbers.random())).check()
+
+
+def test_trainable_parameters_outside_the_model_are_noted():
+    temperature = torch.ones(2, requires_grad=True)
+    (note,) = noted(of(loss=lambda m, b: (m(b[0]) * temperature.prod()).square().mean()).check())
+    assert note.check == "the loss depends on 1 trainable tensors outside the model ([2])"
+    assert "taken for constants" in note.remedy
+
+
+def test_kinks_are_recognised_and_both_derivatives_are_given():
+    """Many units, so that a finite step crosses many kinks, and the probe's shortest one none."""
+    wide = seeded(lambda: nn.Sequential(nn.Linear(4, 256), nn.ReLU(), nn.Linear(256, 3)))
+    objective = Objective(wide, cross_entropy, (randn(512, 4, seed=1), torch.arange(512) % 3))
+    check = objective.check(2)
+    assert check.passed
+    assert check.product == "double-backward"
+    (note,) = noted(check)
+    assert note.check.startswith("kinks: H v has norm")
+    assert note.value > 1e-3
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Softplus, nn.SiLU])
+def test_a_smooth_network_has_no_kinks(activation):
+    wide = seeded(lambda: nn.Sequential(nn.Linear(4, 256), activation(), nn.Linear(256, 3)))
+    objective = Objective(wide, cross_entropy, (randn(512, 4, seed=1), torch.arange(512) % 3))
+    assert not noted(objective.check())
+
+
+def test_an_error_in_one_small_tensor_is_found_among_many_large_ones():
+    """Its share of H v is a hundred-thousandth: each tensor is compared by itself."""
+
+    class Slanted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, g):  # type: ignore
+            return g * 3 * ctx.saved_tensors[0].detach() ** 2
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.large, self.small = nn.Linear(4, 3), nn.Parameter(torch.tensor([0.5]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 100 * self.large(x) + 1e-2 * Slanted.apply(self.small)  # type: ignore
+
+    objective = Objective(seeded(Small), lambda m, b: m(b[0]).square().mean(), tanh_mlp()[1])
+    check = objective.check()
+    assert check.product == "difference"
+    assert "double backward is wrong" in check.reason
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_second_derivatives_in_half_precision_are_refused(dtype):
+    objective = network("mlp")
+    for product in ("auto", "double-backward", "difference"):
+        for of in (
+            lambda o, theta: o.hvp(theta, theta),
+            lambda o, theta: o.third(theta, theta, theta),
+        ):
+            with pytest.raises(ParametersError, match=r"two or three digits.*theta.float\(\)"):
+                of(objective.replaced(product=product), objective.theta().to(dtype))
+
+
+def test_a_model_in_half_precision_has_its_second_derivatives_in_single():
+    model, (x, labels) = tanh_mlp()
+    half = Objective(model.to(torch.bfloat16), cross_entropy, (x.to(torch.bfloat16), labels))
+    theta = half.theta()
+    exact = half.hvp(theta.double(), theta.double())
+    torch.testing.assert_close(half.hvp(theta.float(), theta.float()).double(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_derivative_that_is_not_a_number_is_found_and_named():
+    """max(x, 0)^1.5 has a gradient of 0 where x < 0; its second derivative is 0 times an infinite slope."""
+
+    class Power(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * (x > 0)) ** 1.5
+
+    objective = of(Power, lambda: nn.Linear(6, 3))
+    check = objective.check()
+    failed = check.failures[0]
+    assert failed.value == torch.inf
+    assert "to blame: 1 (Power)" in failed.remedy
+    assert check.product == "difference"
+    assert check.second
+
+
+def test_whole_numbers_at_the_end_of_their_range_disturb_no_probe():
+    x, labels = tanh_mlp()[1]
+    huge = torch.full((24,), torch.iinfo(torch.int64).max)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x, labels, count = batch
+        return F.cross_entropy(model(x), labels) + 0 * (count + 1).clamp(max=0).double().mean()  # it wraps around
+
+    model = tanh_mlp()[0]
+    check = Objective(model, loss, (x, labels, huge)).check(2)
+    assert check.passed
+    assert check.third
+
+
+def test_a_model_too_large_for_a_double_backward_takes_differences(monkeypatch):
+    """With less memory than three times what one backward pass keeps."""
+    objective = network("mlp")
+    with memory.counted() as kept:
+        objective.gradient(objective.theta())
+    need = memory.double_backward(kept.bytes, objective.theta())
+    for there, product in ((need * 1.01, "double-backward"), (need * 0.99, "difference")):
+        monkeypatch.setattr(memory, "available", lambda device, there=there: there)
+        check = objective.check()
+        assert check.product == product
+        assert check.second
+        assert any("GiB are there" in p.check for p in noted(check)) is (product == "difference")
+
+
+def test_what_a_backward_pass_keeps_is_counted_once():
+    x = torch.ones(1000, requires_grad=True)
+    with memory.counted() as kept:
+        y = x.exp()
+        y.exp()
+    assert kept.bytes == 2 * 8000
+
+
+def test_a_wrong_model_is_refused_at_the_first_product_and_predicts_nothing_silently():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(F.linear(x, self.inner.weight) + self.inner.weight.detach().sum(1))
+
+    objective = of(Cut, lambda: nn.Linear(6, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EomWarning)
+        with pytest.raises(
+            LossNotDifferentiableError, match=r"along '1\.inner\.weight' is not the derivative of the loss"
+        ):
+            objective.hvp(objective.theta(), objective.theta())
