@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,34 @@ from torch import Tensor
 from eom.calculus.exact import exact
 
 ScalarFunction = Callable[[Tensor], Tensor]  # [n] -> []
-Within = Callable[[Tensor, Callable[[], Any]], Any]  # (y, work) -> work(), where f can be evaluated at y
+
+
+class InParts(Protocol):
+    """A scalar function of y [n] that reads it in parts, such as a network its parameters.
+
+    ``parts`` are views of y; ``value`` is to be called, and its result to be differentiated, in ``within``. Derivatives
+    are taken by the parts, which spares copies of the whole.
+    """
+
+    def parts(self, y: Tensor) -> list[Tensor]: ...
+    def within(self, parts: list[Tensor], work: Callable[[], Any]) -> Any: ...
+    def value(self, parts: list[Tensor]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A plain function, which reads y as it is."""
+
+    f: ScalarFunction
+
+    def parts(self, y: Tensor) -> list[Tensor]:
+        return [y]
+
+    def within(self, parts: list[Tensor], work: Callable[[], Any]) -> Any:
+        return work()
+
+    def value(self, parts: list[Tensor]) -> Tensor:
+        return self.f(parts[0])
 
 
 class Expansion(NamedTuple):
@@ -34,64 +61,82 @@ class Potential(Protocol):
     def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor: ...
 
 
-def directly(y: Tensor, work: Callable[[], Any]) -> Any:
-    """Of a plain function, which can be evaluated anywhere."""
-    return work()
-
-
-def value_and_gradient(f: ScalarFunction, y: Tensor, within: Within = directly) -> tuple[Tensor, Tensor]:
+def value_and_gradient(f: ScalarFunction | InParts, y: Tensor) -> tuple[Tensor, Tensor]:
     """Value [] and gradient [n] of ``f`` at ``y`` [n]."""
-    y = y.detach().requires_grad_()
+    f, leaves = _leaves(f, y)
 
     def evaluate() -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            value = f(y)
-            (g,) = torch.autograd.grad(value, y)
-        return value.detach(), g
+            value = f.value(leaves)
+            return value.detach(), _flat(_reverse([value], leaves))
 
-    return within(y, evaluate)
+    return f.within(leaves, evaluate)
 
 
-def expand(f: ScalarFunction, y: Tensor, within: Within = directly) -> Expansion:
+def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
     """Expand ``f`` at ``y`` [n] to second order by double backward; H v is exact through torch's fused operations.
 
     Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Comput. 6(1), 1994.
     """
-    y = y.detach().requires_grad_()
+    f, leaves = _leaves(f, y)
 
-    def evaluate() -> tuple[Tensor, Tensor]:
+    def evaluate() -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad(), exact(2):
-            value = f(y)
-            (g,) = torch.autograd.grad(value, y, create_graph=True)
-        return value.detach(), g
+            value = f.value(leaves)
+            return value.detach(), _reverse([value], leaves, create_graph=True)
 
-    value, g = within(y, evaluate)
-
-    def product(v: Tensor) -> Tensor:
-        with exact(2):
-            return torch.autograd.grad(g, y, v, retain_graph=True)[0]
+    value, g = f.within(leaves, evaluate)
 
     def hvp(v: Tensor) -> Tensor:
-        return within(y, lambda: product(v)) if g.requires_grad else torch.zeros_like(y)  # f is linear
+        def product() -> Tensor:
+            with exact(2):
+                return _flat(_reverse(g, leaves, _like(g, v), retain_graph=True))
 
-    return Expansion(value, g.detach(), hvp)
+        return f.within(leaves, product)
+
+    return Expansion(value, _flat(g).detach(), hvp)
 
 
-def third_derivative(f: ScalarFunction, y: Tensor, u: Tensor, v: Tensor, within: Within = directly) -> Tensor:
+def third_derivative(f: ScalarFunction | InParts, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """T(u, v) = D^3 f[., u, v], [n]: the gradient of u . H v, by triple reverse, exact through fused operations."""
-    y = y.detach().requires_grad_()
+    f, leaves = _leaves(f, y)
 
     def evaluate() -> Tensor:
         with torch.enable_grad(), exact(3):
-            (g,) = torch.autograd.grad(f(y), y, create_graph=True)
-            if not g.requires_grad:  # f is linear
-                return torch.zeros_like(y)
-            (hv,) = torch.autograd.grad(g, y, v, create_graph=True)
-            if not hv.requires_grad:  # f is quadratic
-                return torch.zeros_like(y)
-            return torch.autograd.grad(hv, y, u)[0]
+            g = _reverse([f.value(leaves)], leaves, create_graph=True)
+            hv = _reverse(g, leaves, _like(g, v), create_graph=True)
+            return _flat(_reverse(hv, leaves, _like(hv, u)))
 
-    return within(y, evaluate)
+    return f.within(leaves, evaluate)
+
+
+def _leaves(f: ScalarFunction | InParts, y: Tensor) -> tuple[InParts, list[Tensor]]:
+    """The function in parts, and its parts as leaves of new graphs."""
+    located = cast(InParts, f) if hasattr(f, "within") else Whole(cast(ScalarFunction, f))
+    return located, [x.detach().requires_grad_() for x in located.parts(y)]
+
+
+def _reverse(
+    outputs: list[Tensor], leaves: list[Tensor], along: list[Tensor] | None = None, **graph: bool
+) -> list[Tensor]:
+    """Sum over outputs of ``along`` times their derivatives by each leaf; 0 where they depend on none."""
+    held = [i for i, x in enumerate(outputs) if x.requires_grad]
+    if not held:  # a linear function has no Hessian, a quadratic one no T
+        return [torch.zeros_like(x) for x in leaves]
+    weights = None if along is None else [along[i] for i in held]
+    found = torch.autograd.grad([outputs[i] for i in held], leaves, weights, allow_unused=True, **graph)
+    if all(x is None for x in found):
+        raise RuntimeError("the differentiated tensors appear to not have been used in the graph")
+    return [torch.zeros_like(x) if d is None else d for x, d in zip(leaves, found, strict=True)]
+
+
+def _flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([x.reshape(-1) for x in parts]) if len(parts) > 1 else parts[0].reshape(-1)
+
+
+def _like(parts: list[Tensor], y: Tensor) -> list[Tensor]:
+    """``y`` [n] in views of the shapes of ``parts``."""
+    return [x.view_as(p) for x, p in zip(y.split([p.numel() for p in parts]), parts, strict=True)]
 
 
 @dataclass(frozen=True)

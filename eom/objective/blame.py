@@ -132,9 +132,10 @@ def random_modules(model: nn.Module) -> list[str]:
     return [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if draws(m)]
 
 
-def outside_parameters(value: Tensor, theta: Tensor) -> list[Tensor]:
-    """Trainable tensors other than ``theta`` that a loss depends on."""
+def outside_parameters(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Trainable tensors other than ``leaves`` that a loss depends on."""
     found: dict[int, Tensor] = {}
+    own = {id(x) for x in leaves}
     seen, waiting = set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -142,7 +143,7 @@ def outside_parameters(value: Tensor, theta: Tensor) -> list[Tensor]:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and variable is not theta:
+        if variable is not None and id(variable) not in own:
             found[id(variable)] = variable
         waiting += [after for after, _ in node.next_functions]
     return list(found.values())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.checks import Rung, asymmetry, best, central, direction, kinked, ladder, scale, slope_error
-from eom.calculus.products import Expansion, ScalarFunction, expand, third_derivative, value_and_gradient
+from eom.calculus.products import ScalarFunction, expand, third_derivative, value_and_gradient
 from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
 from eom.objective import blame, memory
 from eom.objective.loss import BatchLoss
@@ -122,14 +122,14 @@ class _Examination:
 
     def _notes(self, casts: Mapping[str, torch.dtype]) -> None:
         """What is no fault, but should be known."""
-        y = self.theta.detach().requires_grad_()
+        leaves = [x.detach().requires_grad_() for x in self.loss.parts(self.theta)]
 
         def evaluate() -> tuple[Tensor, bool]:
             with torch.enable_grad():
-                value = self.loss.value(y)
+                value = self.loss.value(leaves)
             return value, self.loss.replay.consumed_randomness()
 
-        value, drawn = self.loss.within(y, evaluate)
+        value, drawn = self.loss.within(leaves, evaluate)
         if drawn:
             state = hashlib.sha256(self.loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]
             who = ", ".join(blame.random_modules(self.objective.model)) or "the loss function"
@@ -137,7 +137,7 @@ class _Examination:
         if casts:
             to = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in casts.items())
             self._note(f"autocast is on ({to})", "precision=torch.float64 evaluates outside of it")
-        if outside := blame.outside_parameters(value, y):
+        if outside := blame.outside_parameters(value, leaves):
             shapes = ", ".join(str(list(x.shape)) for x in outside[:4])
             self._note(
                 f"the loss depends on {len(outside)} trainable tensors outside the model ({shapes})",
@@ -205,11 +205,12 @@ class _Examination:
         """Whether H v by this route agrees with differences, and whether it is symmetric."""
         limit = self.limits[0]
         try:
-            at = self._expand(route)
-            hv, hu = at.hvp(self.v), at.hvp(self.u)
+            hvp = self.objective.replaced(product=route).expansion(self.theta).hvp
+            hv, hu = hvp(self.v), hvp(self.u)
         except RuntimeError as failure:
             why = f"{_cause(failure)}{self._at(_second_is_wrong)}; {DIFFERENCE}"
             return self._add("H v exists", route, float("inf"), limit, why), False
+        del hvp  # and the graph that it keeps
         rung = best(self._ladder(self.objective.gradient, hv, limit, self.gradient), limit)
         uneven = asymmetry(self.u, self.v, hu, hv)
         if route == "difference":
@@ -228,9 +229,6 @@ class _Examination:
         if right and even:
             self._kinks(hv)
         return right, even
-
-    def _expand(self, route: str) -> Expansion:
-        return self.objective.replaced(product=route).expansion(self.theta)
 
     def _kinks(self, hv: Tensor) -> None:
         step = FINITE * scale(self.theta)

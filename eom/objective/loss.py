@@ -39,21 +39,23 @@ class BatchLoss:
     replay: Replay
     batch: Batch
 
-    def within(self, theta: Tensor, work: Callable[[], T]) -> T:
-        """Run ``work`` while the model holds ``theta``: checkpointed code reads parameters in backward passes too."""
+    def parts(self, theta: Tensor) -> list[Tensor]:
+        """The parameters, as views of ``theta``."""
         if theta.shape != (self.layout.n,):
             raise SettingError(f"theta has shape {list(theta.shape)}, expected [{self.layout.n}]")
-        with torch.enable_grad():  # views made without it would not lead back to theta
-            parameters = self.layout.unflatten(theta)
-        state = self.constants(theta.dtype) | {f"model.{k}": x for k, x in parameters.items()}
-        with self.replay.states(), explaining():
-            return functional_call(self.around, state, (work,))
+        return list(self.layout.unflatten(theta).values())
 
-    def value(self, theta: Tensor) -> Tensor:
-        """[] the loss; to be called within ``theta``."""
-        value = self.loss_fn(self.around.model, self.batch_in(theta.dtype))
+    def within(self, parts: list[Tensor], work: Callable[[], T]) -> T:
+        """Run ``work`` while the model holds ``parts``: checkpointed code reads them in backward passes too."""
+        held = {f"model.{k}": x for k, x in zip(self.layout.names, parts, strict=True)}
+        with self.replay.states(), explaining():
+            return functional_call(self.around, self.constants(parts[0].dtype) | held, (work,))
+
+    def value(self, parts: list[Tensor]) -> Tensor:
+        """[] the loss."""
+        value = self.loss_fn(self.around.model, self.batch_in(parts[0].dtype))
         check_scalar(value)
-        if torch.is_grad_enabled() and theta.requires_grad and not value.requires_grad:
+        if torch.is_grad_enabled() and parts[0].requires_grad and not value.requires_grad:
             raise LossNotDifferentiableError(
                 "the loss does not depend on any trainable parameter of this model through differentiable operations. "
                 "A loss function that uses another model than the one it is given, .detach(), .item() or "
@@ -62,7 +64,8 @@ class BatchLoss:
         return value.reshape(())
 
     def __call__(self, theta: Tensor) -> Tensor:
-        return self.within(theta, lambda: self.value(theta))
+        parts = self.parts(theta)
+        return self.within(parts, lambda: self.value(parts))
 
     def constants(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Frozen parameters and copies of the buffers, in this precision."""

@@ -115,7 +115,7 @@ class Objective:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
-        g = self._mean(lambda f: value_and_gradient(f.value, theta, f.within)[1])
+        g = self._mean(lambda f: value_and_gradient(f, theta)[1])
         return torch.addcmul(g, self._decay(theta), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Objective:
         self._require_wide(theta)
         if self.product == "auto":
             self._route(theta, 2)
-        return self._mean(lambda f: third_derivative(f.value, theta, u, v, f.within))
+        return self._mean(lambda f: third_derivative(f, theta, u, v))
 
     def expansion(self, theta: Tensor) -> Expansion:
         """L, its gradient and H's product at ``theta`` [n]; one batch keeps its graph for further products.
@@ -146,14 +146,14 @@ class Objective:
         if route == "compiled":
             return self._compiled.expansion(theta, lam, [(w, self._loss_of(batch)) for w, batch in self.batches])
         if route == "difference":
-            value, g = self._mean_pair(lambda f: value_and_gradient(f.value, theta, f.within))
+            value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             g = torch.addcmul(g, lam, theta)
             return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
         if len(self.batches) == 1:
             f = self._loss_of(self.batches.first)
-            value, g, data = expand(f.value, theta, f.within)
+            value, g, data = expand(f, theta)
         else:
-            value, g = self._mean_pair(lambda f: value_and_gradient(f.value, theta, f.within))
+            value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             data = partial(self._data_product, theta)
         return Expansion(
             value + self.penalty(theta), torch.addcmul(g, lam, theta), lambda v: torch.addcmul(data(v), lam, v)
@@ -202,7 +202,7 @@ class Objective:
 
     def _data_product(self, theta: Tensor, v: Tensor) -> Tensor:
         """H v of the data's loss, batch by batch, in the memory of one."""
-        return self._mean(lambda f: expand(f.value, theta, f.within).hvp(v))
+        return self._mean(lambda f: expand(f, theta).hvp(v))
 
     def _mean(self, of: Callable[[BatchLoss], Tensor]) -> Tensor:
         return self._mean_pair(lambda f: (of(f),))[0]
