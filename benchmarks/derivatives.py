@@ -101,7 +101,7 @@ def peers(model: Any, loss: Any, batch: Any, v: Any) -> Iterator[tuple[str, Call
     if find_spec("curvlinops"):
         curvlinops = import_module("curvlinops")
         operator = curvlinops.HessianLinearOperator(
-            model, F.cross_entropy, parameters, [(x, y)], check_deterministic=False, num_data=len(y)
+            model, torch.nn.CrossEntropyLoss(), parameters, [(x, y)], check_deterministic=False, num_data=len(y)
         )
         yield "curvlinops, H v", lambda: operator @ v
     if find_spec("pyhessian"):
@@ -203,8 +203,9 @@ def said(failure: Exception) -> str:
 
 
 def main() -> None:
-    if any(os.environ.get(k) != v for k, v in MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
+    quiet = MALLOC | {"KINETO_LOG_LEVEL": "99"}  # of the memory profiler
+    if any(os.environ.get(k) != v for k, v in quiet.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | quiet)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--networks", nargs="+", default=["mlp", "cnn", "gpt"])

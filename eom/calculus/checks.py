@@ -58,16 +58,23 @@ def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: floa
 
 
 def ladder(
-    f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, *, sizes: Sequence[int], limit: float, size: float
+    f: VectorFunction,
+    y: Tensor,
+    v: Tensor,
+    derivative: Tensor,
+    *,
+    sizes: Sequence[int],
+    limit: float,
+    size: float,
+    eps: float,
 ) -> Iterator[Rung]:
     """Largest error over the blocks of ``derivative`` [n] = f'(y) v, over steps from short to shorter.
 
     A wrong formula is wrong at every step, rounding falls on the short ones, curvature and kinks on the long ones.
 
     Args:
-        limit: of the relative error. size: |f(y)|, whose rounding the differences carry.
+        limit: of the relative error. size: |f(y)|, whose rounding, ``eps`` of it, the differences carry.
     """
-    eps = torch.finfo(y.dtype).eps
     for power in (1 / 3, 1 / 2):
         e = scale(y) * eps**power
         floor = 100 * eps * size / e / limit  # a block smaller than this cannot be told from rounding
@@ -91,10 +98,12 @@ def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
     return error / size if size else error
 
 
-def slope_error(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor, limit: float) -> float:
-    """Relative error of g . v as the slope of a function along v, by differences over two steps."""
-    eps, at = torch.finfo(y.dtype).eps, abs(float(value(y)))
-    predicted = float(g @ v)
+def slope_error(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor, limit: float, eps: float) -> float:
+    """Relative error of g . v as the slope of a function along v, by differences over two steps.
+
+    ``eps`` is the relative rounding of the function.
+    """
+    at, predicted = abs(float(value(y))), float(g @ v)
 
     def error(power: float) -> float:
         e = scale(y) * eps**power
@@ -105,14 +114,16 @@ def slope_error(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tens
     return first if first <= limit else min(first, error(1 / 2), key=lambda x: x if x == x else torch.inf)
 
 
-def kinked(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float) -> tuple[float, bool]:
+def kinked(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float, size: float) -> tuple[float, bool]:
     """Relative difference between f'(y) v and a difference over a finite step, and whether kinks explain it.
 
-    Of a smooth f it falls with the square of the step, over kinks with less than its first power.
+    Of a smooth f it falls with the square of the step, over kinks with less than its first power. ``size`` is |f(y)|,
+    whose rounding may explain it too.
     """
+    norm = float(derivative.norm()) + 1e-300
 
     def difference(e: float) -> float:
-        return float((central(f, y, v, e) - derivative).norm()) / (float(derivative.norm()) + 1e-300)
+        return float((central(f, y, v, e) - derivative).norm()) / norm
 
-    far = difference(step)
-    return far, far > 1e-3 and difference(step / 4) > far / 6  # smooth: far / 16
+    far, rounding = difference(step), 1e3 * torch.finfo(y.dtype).eps * size / step / norm
+    return far, far > max(1e-3, rounding) and difference(step / 4) > far / 6  # smooth: far / 16

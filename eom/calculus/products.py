@@ -94,7 +94,7 @@ def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
 
         return f.within(leaves, product)
 
-    return Expansion(value, _flat(g).detach(), hvp)
+    return Expansion(value, _flat([x.detach() for x in g]), hvp)
 
 
 def third_derivative(f: ScalarFunction | InParts, y: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def gradient_flow(objective: Potential | ScalarFunction) -> GradientFlow:
     Returns:
         (t, [n]) -> [n]; autonomous.
     """
-    return GradientFlow(cast(Potential, objective) if hasattr(objective, "expansion") else Function(objective))  # type: ignore[arg-type]
+    known = hasattr(objective, "expansion")
+    return GradientFlow(cast(Potential, objective) if known else Function(cast(ScalarFunction, objective)))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The self-test: is this loss one function, are its derivatives right on the user's own model, and by which route?"""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from eom.objective.objective import Objective
 
 FINITE = 1e-3  # the step, in |theta|, that kinks are looked for with: sqrt(eps) of float32, rounded up
-LIMITS = {torch.float64: (1e-4, 1e-3)}  # largest relative error of H v and of T
-COARSE = (5e-2, 1e-1)
+FINE, COARSE = (1e-4, 1e-3), (5e-2, 1e-1)  # largest relative error of H v and of T, in double and in single
 
 DIFFERENCE = 'H v is taken by differences of gradients (product="difference")'
 LOG_MAP = 'order 2 is had by the log map only (method="log-map")'
@@ -91,20 +90,25 @@ class _Examination:
     theta: Tensor
     probes: list[Probe] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.start = self.theta  # before it is widened
+        self.eps = torch.finfo(self.theta.dtype).eps  # relative rounding of the loss
+
     def result(self) -> Check:
         with memory.counted() as kept:
             value, gradient = self.objective.loss(self.theta), self.objective.gradient(self.theta)
         _require_finite(self.objective, value, gradient)
         self._determinism(gradient)
-        casts = blame.casts(self.loss, self.theta)
-        self._notes(casts)
-        fits = self._fits(kept.bytes // len(self.objective.batches))
-        self._widen(self.theta.element_size() / 8 * memory.available(self.theta.device), kept.bytes)
+        self.casts = blame.casts(self.loss, self.theta)
+        self._notes()
+        one = kept.bytes // len(self.objective.batches)
+        fits = self._fits(one)
+        self._widen(one)
         slope = self._slope()
         product, right, even = self._second(slope, fits)
         third = self.order >= 2 and self._third(product != "difference")
         dtype = str(self.theta.dtype).removeprefix("torch.")
-        return Check(tuple(self.probes), product, right, third, slope and even, dtype, frozenset(casts.values()))
+        return Check(tuple(self.probes), product, right, third, slope and even, dtype, frozenset(self.casts.values()))
 
     # One function
 
@@ -120,7 +124,7 @@ class _Examination:
             )
         self._add("loss is one function", "gradient", error, limit)
 
-    def _notes(self, casts: Mapping[str, torch.dtype]) -> None:
+    def _notes(self) -> None:
         """What is no fault, but should be known."""
         leaves = [x.detach().requires_grad_() for x in self.loss.parts(self.theta)]
 
@@ -134,8 +138,8 @@ class _Examination:
             state = hashlib.sha256(self.loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]
             who = ", ".join(blame.random_modules(self.objective.model)) or "the loss function"
             self._note(f"random numbers are drawn by {who}", f"every evaluation replays torch's generator ({state})")
-        if casts:
-            to = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in casts.items())
+        if self.casts:
+            to = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in self.casts.items())
             self._note(f"autocast is on ({to})", "precision=torch.float64 evaluates outside of it")
         if outside := blame.outside_parameters(value, leaves):
             shapes = ", ".join(str(list(x.shape)) for x in outside[:4])
@@ -156,31 +160,39 @@ class _Examination:
         )
         return False
 
-    def _widen(self, there: float, kept: int) -> None:
-        """Go to float64 if the model can be evaluated there, and in ``there`` bytes."""
-        if self.theta.dtype == torch.float64 or memory.double_backward(kept, self.theta) > there:
+    def _widen(self, kept: int) -> None:
+        """Go to float64 if the model can be evaluated there, and the memory allows it."""
+        wider = 8 / self.theta.element_size()
+        wanted = wider * memory.double_backward(kept, self.theta)
+        if wider == 1 or wanted > memory.available(self.theta.device):
             return
         try:
             self.objective.loss(self.theta.double())
         except (RuntimeError, TypeError):  # a dtype written into the model
             return
-        self.theta = self.theta.double()
+        self.theta, self.eps = self.theta.double(), torch.finfo(torch.float64).eps
 
     # Derivatives
 
     def _slope(self) -> bool:
         """Whether the gradient is the derivative of the loss."""
-        limit = self.limits[0]
-        error = slope_error(self.objective.loss, self.theta, self.v, self.gradient, limit)
+        single = torch.finfo(torch.float32).eps
+        limit, error = self.limits[0], self._slope_error(self.v)
+        if not error <= limit and self.eps < single:  # the loss may be rounded to single inside
+            fine, self.eps = self.eps, single
+            if self._slope_error(self.v) <= self.limits[0]:
+                limit, error = self.limits[0], self._slope_error(self.v)
+                self._note("the loss is rounded to single precision inside", "the probes allow for it")
+            else:
+                self.eps = fine
         if error <= limit:
-            self._add("gradient . v against the loss", "gradient", error, limit)
-            return True
+            return self._add("gradient . v against the loss", "gradient", error, limit)
         layout = self.objective.layout
 
         def wrong(names: Sequence[str]) -> bool:
             parts = layout.unflatten(self.v)
             v = torch.cat([x.reshape(-1) * (k in names) for k, x in parts.items()])
-            return not slope_error(self.objective.loss, self.theta, v, self.gradient, limit) <= limit
+            return not self._slope_error(v) <= limit
 
         parameters = ", ".join(map(repr, blame.parameters_to_blame(layout.names, wrong))) or "the parameters together"
         self._add(
@@ -192,6 +204,9 @@ class _Examination:
             + NO_HESSIAN,
         )
         return False
+
+    def _slope_error(self, v: Tensor) -> float:
+        return slope_error(self.objective.loss, self.theta, v, self.gradient, self.limits[0], self.eps)
 
     def _second(self, conservative: bool, fits: bool) -> tuple[str, bool, bool]:
         """Probe the routes to H v until one is right: its name, whether it is right, and whether it is symmetric."""
@@ -231,8 +246,12 @@ class _Examination:
         return right, even
 
     def _kinks(self, hv: Tensor) -> None:
-        step = FINITE * scale(self.theta)
-        far, kinks = kinked(self.objective.gradient, self.theta, self.v, hv, step)
+        """In the run's own precision, which is enough for a finite step, and cheaper."""
+        coarse = self.casts or self.start.dtype in (torch.float16, torch.bfloat16)
+        theta = self.theta if coarse else self.start
+        v, size = self.v.to(theta), float(self.gradient.norm())
+        step = FINITE * scale(theta)
+        far, kinks = kinked(self.objective.gradient, theta, v, hv.to(theta), step, size)
         if kinks:
             self._note(
                 f"kinks: H v has norm {float(hv.norm()):.3g}; over a step of {step:.2g} it is another vector",
@@ -279,11 +298,12 @@ class _Examination:
 
     @property
     def limits(self) -> tuple[float, float]:
-        return LIMITS.get(self.theta.dtype, COARSE)
+        return FINE if self.eps < 1e-12 else COARSE
 
     def _ladder(self, f: Callable[[Tensor], Tensor], derivative: Tensor, limit: float, at: Tensor) -> Iterator[Rung]:
         sizes = self.objective.layout.sizes
-        return ladder(f, self.theta, self.v, derivative, sizes=sizes, limit=limit, size=float(at.norm()))
+        size = float(at.norm())
+        return ladder(f, self.theta, self.v, derivative, sizes=sizes, limit=limit, size=size, eps=self.eps)
 
     def _at(self, wrong: blame.Wrong) -> str:
         """Which modules are to blame, as a part of a sentence."""
@@ -337,7 +357,8 @@ def _relative(x: Tensor, reference: Tensor) -> float:
 
 def _slope_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
     _, v, limit = _alone(z, 0)
-    return not slope_error(torch.no_grad()(f), z, v, value_and_gradient(f, z)[1], limit) <= limit
+    eps = torch.finfo(z.dtype).eps
+    return not slope_error(torch.no_grad()(f), z, v, value_and_gradient(f, z)[1], limit, eps) <= limit
 
 
 def _second_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
@@ -368,9 +389,10 @@ def _third_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
 def _alone(z: Tensor, which: int) -> tuple[Tensor, Tensor, float]:
     """Two directions, and the limit of H v (0) or T (1)."""
     u, v = (direction(z, [z.numel()], seed) for seed in (0, 1))
-    return u, v, LIMITS.get(z.dtype, COARSE)[which] / (10 if z.dtype in LIMITS else 1)
+    return u, v, FINE[which] / 10 if z.dtype == torch.float64 else COARSE[which]
 
 
 def _off(f: Callable[[Tensor], Tensor], z: Tensor, v: Tensor, derivative: Tensor, limit: float) -> bool:
-    rungs = ladder(f, z, v, derivative, sizes=[z.numel()], limit=limit, size=float(f(z).norm()))
+    size, eps = float(f(z).norm()), torch.finfo(z.dtype).eps
+    rungs = ladder(f, z, v, derivative, sizes=[z.numel()], limit=limit, size=size, eps=eps)
     return not best(rungs, limit).error <= limit

@@ -51,8 +51,10 @@ class Compiled:
         fixed, batch = constants
 
         def loss(y: Tensor) -> Tensor:
-            state = fixed | {f"model.{k}": x for k, x in self._layout.unflatten(y).items()}
-            value = functional_call(self._around, state, (lambda: self._loss_fn(self._around.model, batch),))
+            parts = list(self._layout.unflatten(y).values())
+            state = fixed | {name: parts[i] for name, i in self._around.places}
+            run = (lambda: self._loss_fn(self._around.model, batch),)
+            value = functional_call(self._around, state, run, tie_weights=False)
             return value.reshape(()) + (lam * y * y).sum() / 2
 
         return vjp(grad_and_value(loss), theta)

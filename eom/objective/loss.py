@@ -1,6 +1,7 @@
 """The loss of one batch as a function of the flat parameters."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from eom.calculus.wide import Wide
 from eom.errors import LossNotDifferentiableError, SettingError
 from eom.objective.data import Batch, in_dtype
 from eom.objective.explain import check_scalar, explaining
-from eom.objective.parameters import Layout
+from eom.objective.parameters import Layout, trainable
 from eom.objective.replay import Replay
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
@@ -19,11 +21,19 @@ T = TypeVar("T")
 
 
 class Around(nn.Module):
-    """A module around the model, so that one functional call lends it other parameters and buffers."""
+    """A module around the model, so that one functional call lends it other parameters and buffers.
+
+    ``places`` are all names of parameters, those of a tied one too, each with its position in the layout; ``frozen``
+    are parameters that are constants.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        at = {id(p): i for i, p in enumerate(trainable(model).values())}
+        named = list(self.named_parameters(remove_duplicate=False))
+        self.places = [(name, at[id(p)]) for name, p in named if id(p) in at]
+        self.frozen = [(name, p) for name, p in named if id(p) not in at]
 
     def forward(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -47,9 +57,13 @@ class BatchLoss:
 
     def within(self, parts: list[Tensor], work: Callable[[], T]) -> T:
         """Run ``work`` while the model holds ``parts``: checkpointed code reads them in backward passes too."""
-        held = {f"model.{k}": x for k, x in zip(self.layout.names, parts, strict=True)}
-        with self.replay.states(), explaining():
-            return functional_call(self.around, self.constants(parts[0].dtype) | held, (work,))
+        held = {name: parts[i] for name, i in self.around.places} | self.constants(parts[0].dtype)
+        with self.replay.states(), explaining(), self._precision(parts[0].dtype):
+            return functional_call(self.around, held, (work,), tie_weights=False)
+
+    def _precision(self, dtype: torch.dtype) -> AbstractContextManager:
+        """In double, what a model of single precision writes down as single is double too."""
+        return Wide() if dtype == torch.float64 != self.layout.dtype else nullcontext()
 
     def value(self, parts: list[Tensor]) -> Tensor:
         """[] the loss."""
@@ -69,11 +83,11 @@ class BatchLoss:
 
     def constants(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Frozen parameters and copies of the buffers, in this precision."""
-        fixed = {k: p for k, p in self.around.model.named_parameters() if not p.requires_grad}
-        fixed |= {k: b.clone() for k, b in self.replay.buffers.items()}
+        fixed = {name: p.detach() for name, p in self.around.frozen}
+        fixed |= {f"model.{k}": b.clone() for k, b in self.replay.buffers.items()}
         if dtype != self.layout.dtype:
             fixed = {k: x.to(dtype) if x.is_floating_point() else x for k, x in fixed.items()}
-        return {f"model.{k}": x for k, x in fixed.items()}
+        return fixed
 
     def batch_in(self, dtype: torch.dtype) -> Batch:
         """The batch in this precision; as it is where it is the model's own."""

@@ -92,7 +92,9 @@ class Objective:
         other = copy.copy(self)
         other.product, other._tested = product, {}
         other.batches, other.replay = data or self.batches, replay or self.replay
-        other.decay = self.decay if decay is None else decay_vector(decay, self.layout)
+        if decay is not None:
+            other.decay = decay_vector(decay, self.layout)
+            vars(other).pop("_decays", None)
         return other
 
     def theta(self) -> Tensor:
@@ -111,12 +113,13 @@ class Objective:
 
     def penalty(self, theta: Tensor) -> Tensor:
         """[] sum_j decay_j theta_j^2 / 2."""
+        if not self._decays:
+            return theta.new_zeros(())
         return (self._decay(theta) * theta * theta).sum() / 2
 
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
-        g = self._mean(lambda f: value_and_gradient(f, theta)[1])
-        return torch.addcmul(g, self._decay(theta), theta)
+        return self._with_decay(self._mean(lambda f: value_and_gradient(f, theta)[1]), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """[n] H(theta) v."""
@@ -142,12 +145,12 @@ class Objective:
         """
         self._require_wide(theta)
         route = self._route(theta, 1) if self.product == "auto" else self.product
-        lam = self._decay(theta)
         if route == "compiled":
-            return self._compiled.expansion(theta, lam, [(w, self._loss_of(batch)) for w, batch in self.batches])
+            parts = [(w, self._loss_of(batch)) for w, batch in self.batches]
+            return self._compiled.expansion(theta, self._decay(theta), parts)
         if route == "difference":
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
-            g = torch.addcmul(g, lam, theta)
+            g = self._with_decay(g, theta)
             return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
         if len(self.batches) == 1:
             f = self._loss_of(self.batches.first)
@@ -156,7 +159,7 @@ class Objective:
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             data = partial(self._data_product, theta)
         return Expansion(
-            value + self.penalty(theta), torch.addcmul(g, lam, theta), lambda v: torch.addcmul(data(v), lam, v)
+            value + self.penalty(theta), self._with_decay(g, theta), lambda v: self._with_decay(data(v), v)
         )
 
     def _require_wide(self, theta: Tensor) -> None:
@@ -193,6 +196,14 @@ class Objective:
         if not (check.second and check.conservative) or (order == 2 and not check.third):
             raise LossNotDifferentiableError(check.reason)
         return check.product
+
+    def _with_decay(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + decay * y, [n]."""
+        return torch.addcmul(x, self._decay(y), y) if self._decays else x
+
+    @cached_property
+    def _decays(self) -> bool:
+        return bool(self.decay.any())
 
     def _decay(self, theta: Tensor) -> Tensor:
         return self.decay.to(theta)

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from eom.objective.data import Batches
 from eom.tracking.horizons import Horizons
 from eom.tracking.log import Log
 from eom.tracking.observables import Observables
@@ -18,7 +17,6 @@ class Follower:
     """Opens a record where one is due, and writes its rates when the steps after it have been seen.
 
     Args:
-        groups: name -> indices. data: the whole data that displacements are about, if not the batches of the steps.
         changed: says what makes the parameters no longer those that the run began with, if anything.
     """
 
@@ -26,13 +24,12 @@ class Follower:
         self,
         recorder: Recorder,
         observables: Observables,
-        groups: dict[str, Tensor],
-        data: Batches | None,
+        horizons: Horizons,
         log: Log,
         changed: Callable[[], str | None],
     ):
         self._recorder, self._observables, self._log, self._changed = recorder, observables, log, changed
-        self._horizons = Horizons(recorder, observables, groups, data, log, changed)
+        self._horizons = horizons
         self.moving = False  # each step descends another function, as its buffers move
         self._windows: list[Window] = []
         self._reason: str | None = None  # why the latest record has no predictions
@@ -120,8 +117,11 @@ class Follower:
         self._windows.append(window)
         settings = self._recorder.settings
         if settings.horizon and (self._recorder.records - 1) % settings.horizons == settings.horizons // 2:
-            why = "predictions are withheld" if window.potential is None else ""
-            self._horizons.open(moment, why or ("each step descends another function" if self.moving else None))
+            if window.potential is None or self.moving:
+                why = "each step descends another function" if self.moving else "predictions are withheld"
+                self._log.event("horizon_withheld", f"no displacement from step {moment.step}: {why}", warn=False)
+            else:
+                self._horizons.open(moment)
 
     def _finish(self, window: Window) -> None:
         """Write the rates of a record; where the run did not go on with the same step map, from a look-ahead."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from eom.calculus.products import Potential
-from eom.dynamics.observable import GroupSum
+from eom.dynamics.runge_kutta import Euler
+from eom.dynamics.stepper import end
 from eom.prediction.displacement import Leg, flows
 from eom.records import Row
 from eom.tracking.observables import Observables
@@ -51,19 +52,18 @@ class Horizon:
             return "the batches changed on the way; for mini-batch training pass data=, the whole data"
         return None
 
-    def strayed(self, end: Tensor) -> bool:
-        """Whether the run went elsewhere, to ``end`` [n], than gradient descent on its batch, by more than rounding.
+    def strayed(self, arrived: Tensor) -> bool:
+        """Whether the run went elsewhere, to ``arrived`` [n], than gradient descent on its batch, beyond rounding.
 
         Not asked where the displacement is about all of the data, which the run saw in parts.
         """
         if not self.passes or self.potential is None:
             return False
-        theta = self.theta
+        theta, flow = self.theta, self.descent.field(self.potential)
         for leg in self.legs:
-            field = self.descent.field(self.potential)
-            for _ in range(leg.steps):
-                theta = theta + leg.lr * field(0.0, theta)
-        return not torch.dist(theta, end) <= torch.finfo(end.dtype).eps ** 0.5 * torch.dist(self.theta, end)
+            theta = end(flow, Euler(), theta, h=leg.lr, steps=leg.steps)
+        rounding = torch.finfo(arrived.dtype).eps ** 0.5
+        return not torch.dist(theta, arrived) <= rounding * torch.dist(self.theta, arrived)
 
     def advance(self, lr: float) -> None:
         """Count one step with learning rate ``lr``."""
@@ -72,27 +72,26 @@ class Horizon:
         else:
             self.legs.append(Leg(lr, 1))
 
-    def rows(self, end: Tensor, observables: Observables, total: GroupSum, groups: list[str]) -> list[Row]:
-        """Displacements measured at ``end`` [n] and predicted, and the distance of each flow from the run.
+    def rows(self, arrived: Tensor, observables: Observables) -> list[Row]:
+        """Displacements measured at ``arrived`` [n] and predicted, and the distance of each flow from the run.
 
         The flows are computed in float64. The bar of order k is what order k + 1 changes, and the error of the
         integration.
         """
         assert self.potential is not None  # else there was an obstacle
-        start, end = self.theta.double(), end.double()
+        start, arrived = self.theta.double(), arrived.double()
+        inner, labels = observables.sum.inner, [("position_error", group) for group in observables.groups]
         legs = [leg for leg in self.legs if leg.lr > 0]
         ends = flows(self.descent.field(self.potential), start, legs, ORDER)
-        at_start, at_end = observables.values(start), observables.values(end)
+        at_start, at_end = observables.values(start), observables.values(arrived)
         rows = self._rows(observables.labels, "_displacement", "measured", at_end - at_start, None)
         for k, (this, after) in enumerate(pairwise(ends)):
             value = observables.values(this.state) - at_start
             error = observables.derivative(this.state)(this.error).abs()
             bar = (observables.values(after.state) - observables.values(this.state)).abs() + error
             rows += self._rows(observables.labels, "_displacement", f"order-{k}", value, bar)
-            off, gap = this.state - end, after.state - this.state
-            distance = total.inner(off, off).sqrt()
-            bar = total.inner(gap, gap).sqrt() + total.inner(this.error, this.error).sqrt()
-            labels = [("position_error", group) for group in groups]
+            off, gap = this.state - arrived, after.state - this.state
+            distance, bar = inner(off, off).sqrt(), inner(gap, gap).sqrt() + inner(this.error, this.error).sqrt()
             rows += self._rows(labels, "", f"order-{k}", distance, bar)
         return rows
 

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from eom.calculus.products import Potential
-from eom.dynamics.observable import GroupSum
 from eom.objective.data import Batches
 from eom.tracking.horizon import Horizon
 from eom.tracking.log import Log
@@ -24,7 +23,7 @@ class Horizons:
     """Opens displacements, and writes each when its last step was taken.
 
     Args:
-        groups: name -> indices. data: the whole data that displacements are about, if not the batches of the steps.
+        data: the whole data that displacements are about, if not the batches of the steps.
         changed: says what makes the parameters no longer those that the run began with, if anything.
     """
 
@@ -32,23 +31,19 @@ class Horizons:
         self,
         recorder: Recorder,
         observables: Observables,
-        groups: dict[str, Tensor],
         data: Batches | None,
         log: Log,
         changed: Callable[[], str | None],
     ):
         self._recorder, self._observables, self._log, self._changed = recorder, observables, log, changed
-        self._names, self._total, self._data = list(groups), GroupSum(groups), data
+        self._data = data
         self._open: list[Horizon] = []
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def open(self, moment: Moment, why_not: str | None) -> None:
+    def open(self, moment: Moment) -> None:
         """Begin a displacement with this step."""
-        if why_not:
-            self._log.event("horizon_withheld", f"no displacement from here: {why_not}", warn=False)
-            return
         length = self._recorder.settings.horizon
         assert length is not None  # else none is opened
         passes, modes = self._passes(moment.passes), moment.passes[0].modes
@@ -67,9 +62,8 @@ class Horizons:
 
     def withhold(self, why: str) -> None:
         """Give up whatever is open, and say why."""
-        for horizon in self._open:
-            self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
-        self.drop()
+        for horizon in list(self._open):
+            self._withhold(horizon, why)
 
     def drop(self) -> None:
         self._open = []
@@ -104,23 +98,24 @@ class Horizons:
                 why or f"the learning rate changed more than {LEGS - 1} times on the way; the flows begin anew at each"
             )
         if why:
-            self._open.remove(horizon)
-            self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
-            return
-        if horizon.complete:
-            self._open.remove(horizon)
+            self._withhold(horizon, why)
+        elif horizon.complete:
             self._finish(horizon, moment.after)
+
+    def _withhold(self, horizon: Horizon, why: str, *, warn: bool = True) -> None:
+        self._open.remove(horizon)
+        self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}", warn=warn)
 
     def _finish(self, horizon: Horizon, end: Tensor) -> None:
         if why := self._changed():
-            self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}", warn=False)
+            self._withhold(horizon, why, warn=False)
             return
-        with self._log.guard("a displacement"), in_modes(self._recorder.model, horizon.modes):
+        with self._log.guard("a displacement", self.drop), in_modes(self._recorder.model, horizon.modes):
             if horizon.strayed(end):
-                why = "the steps on the way were not gradient descent on the remembered batch"
-                self._log.event("horizon_withheld", f"no displacement from step {horizon.step}: {why}")
+                self._withhold(horizon, "the steps on the way were not gradient descent on the remembered batch")
                 return
-            rows = horizon.rows(end, self._observables, self._total, self._names)
+            self._open.remove(horizon)
+            rows = horizon.rows(end, self._observables)
             given_up = sorted({row.source for row in rows if isnan(row.value) and row.quantity == "position_error"})
             if given_up:
                 self._log.event(

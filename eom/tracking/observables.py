@@ -32,7 +32,7 @@ class Observables:
         notice: Callable[[str, str], None],
     ):
         self._layout = layout
-        self._sum = GroupSum(groups, layout.sizes)
+        self.groups, self.sum = list(groups), GroupSum(groups, layout.sizes)
         self._notice = notice
         self.own = dict(own)
         self.lost: set[str] = set()
@@ -43,7 +43,7 @@ class Observables:
     def values(self, theta: Tensor) -> Tensor:
         """[q] at theta [n]."""
         theta = theta.double()
-        squares = self._sum.inner(theta, theta)
+        squares = self.sum.inner(theta, theta)
         if not self.own:
             return torch.cat([squares, squares.sqrt()]).cpu()
         named = self._layout.unflatten(theta)
@@ -55,13 +55,13 @@ class Observables:
         if not self.by_tensor:
             return self.values(self._layout.flatten(parameters))
         wide = flat_float64(parameters)
-        squares = self._sum.inner_of(wide, wide)
+        squares = self.sum.inner_of(wide, wide)
         return torch.cat([squares, squares.sqrt()]).cpu()
 
     @property
     def by_tensor(self) -> bool:
         """Whether everything followed is a sum over pieces of tensors."""
-        return self._sum.by_tensor and not self.own
+        return self.sum.by_tensor and not self.own
 
     def derivative(self, theta: Tensor) -> "Derivative":
         """grad q at theta [n]."""
@@ -71,7 +71,7 @@ class Observables:
             self._try(name, lambda name=name, f=f: self._gradient(name, f, wide), nothing)
             for name, f in self.own.items()
         ]
-        return Derivative(self._sum, self._layout.sizes, wide, gradients)
+        return Derivative(self.sum, self._layout.sizes, wide, gradients)
 
     def check(self, theta: Tensor) -> None:
         """Raise where one of the user's observables cannot be followed from theta [n]."""
@@ -124,13 +124,13 @@ class Derivative:
     """v -> grad q(theta) . v, [n] -> [q], for the norms from the halves <theta_g, v_g> of |theta_g|^2's rate."""
 
     def __init__(self, total: GroupSum, sizes: Sequence[int], theta: Tensor, own: Sequence[Tensor]):
-        self._sum, self._sizes, self._theta, self._own = total, sizes, theta, own
+        self.sum, self._sizes, self._theta, self._own = total, sizes, theta, own
         self.squares = total.inner(theta, theta)  # [g]
         self.by_tensor = total.by_tensor and not own  # ``half_along`` can be asked
 
     def __call__(self, v: Tensor) -> Tensor:
         own = [torch.dot(g, v.to(g)) for g in self._own]
-        return self.rates(self._sum.inner(self._theta, v), own)
+        return self.rates(self.sum.inner(self._theta, v), own)
 
     def rates(self, half: Tensor, own: list[Tensor] | None = None) -> Tensor:
         """[q] from the halves [g]."""
@@ -138,7 +138,7 @@ class Derivative:
 
     def half_along(self, tensors: Sequence[Tensor]) -> Tensor:
         """[g] <theta_g, v_g> for v given as its tensors."""
-        return self._sum.inner_of(self._theta.split(self._sizes), flat_float64(tensors))
+        return self.sum.inner_of(self._theta.split(self._sizes), flat_float64(tensors))
 
 
 def flat_float64(tensors: Sequence[Tensor]) -> list[Tensor]:

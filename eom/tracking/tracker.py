@@ -22,6 +22,7 @@ from eom.records import Run, RunWriter, open_run
 from eom.tracking.description import UNITS, describe_objective, describe_start, now
 from eom.tracking.door import check_callables, check_settings, whole_data
 from eom.tracking.follower import Follower
+from eom.tracking.horizons import Horizons
 from eom.tracking.log import Log
 from eom.tracking.moment import Settings
 from eom.tracking.observables import Observables, UserObservable, check_names
@@ -70,9 +71,9 @@ class Tracker:
         predicts = settings.order is not None
         self._reader = Reader(self._model, optimizer, self._layout, self._observables, predicts=predicts)
         self._watch = Watch(self._model, optimizer)
-        self._follower = Follower(
-            self._recorder, self._observables, members, batches, self._log, self._watch.parameters
-        )
+        changed = self._watch.parameters
+        horizons = Horizons(self._recorder, self._observables, batches, self._log, changed)
+        self._follower = Follower(self._recorder, self._observables, horizons, self._log, changed)
         self._tested = self._over = False  # the loss has been tested; the parameters changed, or the training ended
         self._handles: list[Any] = []
         self._path = Path(run).absolute()

@@ -1,6 +1,7 @@
 """The terminal view fits, and exports hold the same numbers."""
 
 import csv
+import io
 import json
 import math
 import subprocess
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
 
 
 def shown(run) -> str:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     show(run, console)
     return console.export_text()
 

@@ -6,9 +6,12 @@ from functools import cache
 
 import pytest
 import torch
-from modules import LOST, NO_THIRD, REFUSED, RIGHT, Case
-from problems import randn
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from modules import LOST, NO_THIRD, REFUSED, RIGHT, Apply, Attention, Case, Checkpointed, energy
+from problems import randn, seeded
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from eom.errors import EomError, EomWarning, LossNotDifferentiableError
 from eom.objective import Objective
@@ -115,3 +118,39 @@ def test_what_has_no_hessian_is_refused_by_name_with_the_way_out(make, message):
 
 def test_the_table_is_long_enough():
     assert len(RIGHT | LOST | NO_THIRD | REFUSED) >= 45
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(8, 8),
+    "bilinear": lambda: Apply(lambda x: x * x.roll(1, 1)),
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+    "softmax": lambda: nn.Softmax(-1),
+    "hardsigmoid": nn.Hardsigmoid,
+    "layer norm": lambda: nn.LayerNorm(8),
+    "batch norm": lambda: nn.BatchNorm1d(8),
+    "rms norm": lambda: nn.RMSNorm(8),
+    "group norm": lambda: nn.GroupNorm(2, 8),
+    "instance norm": lambda: nn.Sequential(nn.Unflatten(1, (2, 4)), nn.InstanceNorm1d(2, affine=True), nn.Flatten()),
+    "weight norm": lambda: parametrizations.weight_norm(nn.Linear(8, 8)),
+    "dropout": nn.Dropout,
+    "attention": lambda: nn.Sequential(nn.Unflatten(1, (1, 8)), Attention(), nn.Flatten()),
+    "encoder layer": lambda: nn.TransformerEncoderLayer(8, 2, 8, batch_first=True),
+    "checkpoint": lambda: Checkpointed(False),
+}
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(list(LAYERS)), min_size=1, max_size=4), st.integers(3, 9), st.integers(0, 10**6))
+def test_any_composition_of_layers_has_right_derivatives(names, samples, seed):
+    """Reads also the swapped operations inside each other's derivatives."""
+
+    def make() -> Case:
+        layers = lambda: nn.Sequential(nn.Linear(6, 8), *(LAYERS[n]() for n in names), nn.Linear(8, 3))  # noqa: E731
+        return Case(seeded(layers, seed), energy, randn(samples, 6, seed=seed))
+
+    objective, theta, v, references = second(make)
+    scale = gradient(make, theta)
+    assert error(objective.hvp(theta, v), references, scale) < 1e-6
+    assert error(objective.third(theta, v, v), third(make), scale) < 1e-4

@@ -1,6 +1,7 @@
 """Small trainings, with and without the tracker, and short ways to read what they recorded."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 import eom
+from eom.errors import TrackingWarning
 
 Batch = Any
 LR = 0.05
@@ -157,3 +159,39 @@ def dense_hessian(model: nn.Module, loss_fn, batch: Batch, decay: float = 0.0) -
     objective = eom.Objective(model, loss_fn, batch, decay)
     n = objective.theta().numel()
     return torch.stack([objective.hvp(objective.theta(), e) for e in torch.eye(n, dtype=DTYPE)])
+
+
+Body = Callable[[int, nn.Module, Optimizer, Callable[[Any], Tensor], Any], None]
+COUNT = 40
+
+
+def usual(step: int, model: nn.Module, optimizer: Optimizer, loss: Callable[[Any], Tensor], batch: Any) -> None:
+    steps(optimizer, loss, [batch])
+
+
+def compare(
+    tmp_path: Path, body: Body, loss_fn=cross_entropy, make=tanh_mlp, **settings: Any
+) -> tuple[eom.Run, list[str]]:
+    """The run, and the warnings, of a training that ends with the same bits when it is not tracked."""
+    states, said = [], []
+    for follow in (False, True):
+        torch.manual_seed(3)
+        model, batch = make()
+        optimizer = SGD(model.parameters(), lr=LR, weight_decay=0.01)
+        chosen = {"every": 4, "disabled": not follow} | (settings if follow else {})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with eom.track(model, optimizer, loss_fn, tmp_path / "run", **chosen) as tracker:
+                for step in range(COUNT):
+                    body(step, model, optimizer, tracker.loss, batch)
+        said = [str(w.message) for w in caught if issubclass(w.category, TrackingWarning)]
+        states.append(state_of(model, optimizer))
+    assert_same(*states)
+    return eom.open_run(tmp_path / "run"), said
+
+
+def assert_said(run: eom.Run, said: list[str], kind: str, message: str) -> None:
+    """One warning of this kind, and an event."""
+    assert any(message in m for m in messages(run, kind)), run.events().to_string()
+    assert sum(message in m for m in said) == 1, said
+    assert len(said) == len(set(said))
