@@ -114,6 +114,15 @@ def slope_error(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tens
     return first if first <= limit else min(first, error(1 / 2), key=lambda x: x if x == x else torch.inf)
 
 
+def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor) -> bool:
+    """Whether a function of double precision is one of single: its slope along v is wrong over short steps only."""
+    if y.dtype != torch.float64:
+        return False
+    steps = (scale(y) * torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32))
+    short, long = (abs(float(central(value, y, v, e)) - float(g @ v)) for e in steps)
+    return long < short / 10
+
+
 def kinked(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float, size: float) -> tuple[float, bool]:
     """Relative difference between f'(y) v and a difference over a finite step, and whether kinks explain it.
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eom.calculus.checks import Rung, asymmetry, best, central, direction, kinked, ladder, scale, slope_error
+from eom.calculus.checks import (
+    Rung,
+    asymmetry,
+    best,
+    central,
+    direction,
+    kinked,
+    ladder,
+    rounds_to_single,
+    scale,
+    slope_error,
+)
 from eom.calculus.products import ScalarFunction, expand, third_derivative, value_and_gradient
 from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
 from eom.objective import blame, memory
@@ -176,15 +187,12 @@ class _Examination:
 
     def _slope(self) -> bool:
         """Whether the gradient is the derivative of the loss."""
-        single = torch.finfo(torch.float32).eps
-        limit, error = self.limits[0], self._slope_error(self.v)
-        if not error <= limit and self.eps < single:  # the loss may be rounded to single inside
-            fine, self.eps = self.eps, single
-            if self._slope_error(self.v) <= self.limits[0]:
-                limit, error = self.limits[0], self._slope_error(self.v)
-                self._note("the loss is rounded to single precision inside", "the probes allow for it")
-            else:
-                self.eps = fine
+        error = self._slope_error(self.v)
+        if not error <= self.limits[0] and rounds_to_single(self.objective.loss, self.theta, self.v, self.gradient):
+            self.eps = torch.finfo(torch.float32).eps
+            self._note("the loss is rounded to single precision inside", "the probes allow for it")
+            error = self._slope_error(self.v)
+        limit = self.limits[0]
         if error <= limit:
             return self._add("gradient . v against the loss", "gradient", error, limit)
         layout = self.objective.layout

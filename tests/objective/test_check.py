@@ -211,9 +211,10 @@ def test_a_check_in_float32_of_a_right_model_passes(product):
         def __init__(self):
             super().__init__()
             self.lin = nn.Linear(4, 3, dtype=torch.float32)
+            self.mixing = torch.eye(3, dtype=torch.float32)  # no buffer
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.tanh(self.lin(x.float()))
+            return torch.tanh(self.lin(x.float())) @ self.mixing
 
     objective = Objective(Fixed(), cross_entropy, tanh_mlp()[1], product=product)
     assert objective.check().passed

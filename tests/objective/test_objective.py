@@ -328,14 +328,37 @@ def test_a_model_with_a_dtype_written_into_it_is_checked_in_that_one():
         def __init__(self):
             super().__init__()
             self.lin = nn.Linear(4, 3, dtype=torch.float32)
+            self.mixing = torch.eye(3, dtype=torch.float32)  # no buffer
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.tanh(self.lin(x.float()))
+            return torch.tanh(self.lin(x.float())) @ self.mixing
 
     objective = Objective(Fixed(), squares, randn(16, 4).float())
     check = objective.check()
     assert check.dtype == "float32"
     assert check.passed
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.float(),
+        lambda x: x.to(torch.float32),
+        lambda x: x.to(dtype=torch.float32),
+        lambda x: x.type(torch.float32),
+        lambda x: x * torch.ones(3, dtype=torch.float32).sum() / 3,
+        lambda x: F.softmax(x, -1, dtype=torch.float32),
+    ],
+)
+def test_what_is_written_as_single_in_a_single_model_is_double_in_its_double_evaluation(cast):
+    """As the rounding of logits in many language models, which would drown every difference."""
+    model = nn.Linear(4, 3, dtype=torch.float32)
+    objective = Objective(model, lambda m, b: cast(m(b)).square().mean(), randn(16, 4).float())
+    check = objective.check(2)
+    assert check.dtype == "float64"
+    assert check.passed
+    assert max(p.value for p in check.probes if p.verdict == "passed") < 1e-6
+    assert objective.loss(objective.theta()).dtype == torch.float32
 
 
 def test_frozen_parameters_and_buffers_follow_the_precision_of_theta():
