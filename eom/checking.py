@@ -14,6 +14,10 @@ def check_target(target: str, order: int, console: Console | None = None) -> boo
     console = console or Console()
     check = Objective(*load(target)).check(order)
     print_self_test([asdict(probe) for probe in check.probes], console)
+    second = check.product if check.conservative else "none, as the gradient is that of no function"
     third = "by triple backward" if check.third else "withheld, use the log map"
-    console.print(f"H v: {check.product}; T: {third if order > 1 else 'not asked for'}; probed in {check.dtype}.")
+    console.print(
+        f"H v: {second if check.second else 'none'}; T: {third if order > 1 else 'not asked for'}; "
+        f"probed in {check.dtype}."
+    )
     return check.passed

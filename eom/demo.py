@@ -51,6 +51,11 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(images), labels)
 
 
+def setup() -> tuple[nn.Module, Callable[[nn.Module, Batch], Tensor], Batch]:
+    """The demonstration for `eom check eom.demo:setup`."""
+    return network(), cross_entropy, digits(SMALL_SAMPLES)
+
+
 def train(
     lr: float,
     run: Path,

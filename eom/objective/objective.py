@@ -4,21 +4,19 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eom.calculus.products import Expansion, expand, forward_difference, third_derivative, value_and_gradient
 from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError
+from eom.objective.check import Check
 from eom.objective.compiled import Compiled
 from eom.objective.data import Batch, Batches, length
 from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
-
-if TYPE_CHECKING:
-    from eom.objective.check import Check
 
 PRODUCTS = ("auto", "double-backward", "difference", "compiled")
 
@@ -173,7 +171,7 @@ class Objective:
         """{parameter name: view of theta}."""
         return self.layout.unflatten(theta)
 
-    def check(self, order: int = 1, theta: Tensor | None = None) -> "Check":
+    def check(self, order: int = 1, theta: Tensor | None = None) -> Check:
         """Test the derivatives on this very model, and choose the routes to H v and, from order 2 on, to T.
 
         A table of probes: one function, the gradient against the loss, H v against differences over a ladder of
@@ -182,7 +180,7 @@ class Objective:
         Raises:
             LossNotFiniteError, LossNotDeterministicError, LossNotDifferentiableError, ParametersError.
         """
-        from eom.objective.check import run_checks  # the checks use the objective
+        from eom.objective.examination import run_checks  # which evaluates the objective
 
         return run_checks(self, order, self.theta() if theta is None else theta)
 
