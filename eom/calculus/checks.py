@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,16 +124,27 @@ def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g:
     return long < short / 10
 
 
-def kinked(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float, size: float) -> tuple[float, bool]:
-    """Relative difference between f'(y) v and a difference over a finite step, and whether kinks explain it.
+class Kinks(NamedTuple):
+    """What a difference over a finite step is beside f'(y) v: its norm, the relative error, and if kinks cause it."""
 
-    Of a smooth f it falls with the square of the step, over kinks with less than its first power. ``size`` is |f(y)|,
-    whose rounding may explain it too.
+    norm: float
+    error: float
+    found: bool
+
+
+def kinks(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float, size: float) -> Kinks:
+    """Compare f'(y) v with a difference over a finite step.
+
+    Of a smooth f the error falls with the square of the step, over kinks with less than its first power. ``size`` is
+    |f(y)|, whose rounding may explain it too.
     """
     norm = float(derivative.norm()) + 1e-300
-
-    def difference(e: float) -> float:
-        return float((central(f, y, v, e) - derivative).norm()) / norm
-
-    far, rounding = difference(step), 1e3 * torch.finfo(y.dtype).eps * size / step / norm
-    return far, far > max(1e-3, rounding) and difference(step / 4) > far / 6  # smooth: far / 16
+    difference = central(f, y, v, step)
+    error, rounding = (
+        float((difference - derivative).norm()) / norm,
+        1e3 * torch.finfo(y.dtype).eps * size / step / norm,
+    )
+    found = error > max(1e-3, rounding)
+    if found:  # smooth: a sixteenth of it
+        found = float((central(f, y, v, step / 4) - derivative).norm()) / norm > error / 6
+    return Kinks(float(difference.norm()), error, found)

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from eom.calculus import compositions as plain
+from eom.calculus import norms
 
 Table = dict[Callable, Callable]
 
@@ -24,16 +25,16 @@ SECOND: Table = {  # second derivatives are wrong or missing
     torch.ctc_loss: plain.ctc_loss,
     torch.cdist: plain.cdist,
     torch.pdist: plain.pdist,
-    torch._weight_norm: plain.weight_norm,  # type: ignore[attr-defined] - what torch.nn.utils calls
+    torch._weight_norm: norms.weight_norm,  # type: ignore[attr-defined] - what torch.nn.utils calls
 }
 THIRD: Table = {  # second derivatives are right, third ones are not
-    F.layer_norm: plain.layer_norm,
-    torch.layer_norm: plain.layer_norm,
-    torch.native_layer_norm: plain.native_layer_norm,
-    F.batch_norm: plain.batch_norm,
-    torch.batch_norm: plain.native_batch_norm,
-    F.instance_norm: plain.instance_norm,
-    torch.instance_norm: plain.native_instance_norm,
+    F.layer_norm: norms.layer_norm,
+    torch.layer_norm: norms.layer_norm,
+    torch.native_layer_norm: norms.native_layer_norm,
+    F.batch_norm: norms.batch_norm,
+    torch.batch_norm: norms.native_batch_norm,
+    F.instance_norm: norms.instance_norm,
+    torch.instance_norm: norms.native_instance_norm,
     F.conv_transpose1d: plain.conv_transpose1d,
     F.conv_transpose2d: plain.conv_transpose2d,
     F.conv_transpose3d: plain.conv_transpose3d,

@@ -37,8 +37,9 @@ class Compiled:
         value, g, hg = total
 
         def hvp(v: Tensor) -> Tensor:
-            if v is g and len(parts) == 1:
-                return hg
+            for sign in (1, -1) if len(parts) == 1 else ():  # a gradient flow asks for H times minus the gradient
+                if torch.equal(v, sign * g):
+                    return sign * hg
             return sum((w * self._run(self._product, part, theta, lam, v) for w, part in parts), torch.zeros_like(v))
 
         return Expansion(value, g, hvp)

@@ -1,6 +1,5 @@
 """The self-test: is this loss one function, are its derivatives right on the user's own model, and by which route?"""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eom.calculus.checks import Rung, asymmetry, best, direction, kinked, ladder, rounds_to_single, scale, slope_error
-from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
+from eom.calculus.checks import Rung, asymmetry, best, direction, kinks, ladder, rounds_to_single, scale, slope_error
 from eom.objective import blame, memory
 from eom.objective.check import Check, Probe
+from eom.objective.determinism import determinism, note, notes, require_finite
 from eom.objective.loss import BatchLoss
 from eom.objective.verdicts import COARSE, FINE, is_uneven, second_is_wrong, slope_is_wrong, third_is_wrong
 
@@ -54,10 +53,10 @@ class Examination:
     def result(self) -> Check:
         with memory.counted() as kept:
             value, gradient = self.objective.loss(self.theta), self.objective.gradient(self.theta)
-        _require_finite(self.objective, value, gradient)
-        self._determinism(gradient)
+        require_finite(self.objective, value, gradient)
+        self.probes.append(determinism(self.objective, self.loss, self.theta, gradient))
         self.casts = blame.casts(self.loss, self.theta)
-        self._notes()
+        self.probes += notes(self.loss, self.theta, self.casts)
         one = kept.bytes // len(self.objective.batches)
         fits = self._fits(one)
         self._widen(one)
@@ -67,53 +66,17 @@ class Examination:
         dtype = str(self.theta.dtype).removeprefix("torch.")
         return Check(tuple(self.probes), product, right, third, slope and even, dtype, frozenset(self.casts.values()))
 
-    # One function
-
-    def _determinism(self, gradient: Tensor) -> None:
-        error = _relative(self.objective.gradient(self.theta), gradient)
-        limit = 1e3 * torch.finfo(self.theta.dtype).eps  # atomics on an accelerator; on a CPU the error is exactly 0
-        if not error <= limit:
-            raise LossNotDeterministicError(
-                f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their "
-                f"size, so derivatives do not describe one function: {blame.first_to_differ(self.loss, self.theta)}. "
-                "Randomness from outside torch (numpy, random), a counter or a cache in the model is the usual cause: "
-                "draw it once per batch, outside the loss."
-            )
-        self._add("loss is one function", "gradient", error, limit)
-
-    def _notes(self) -> None:
-        """What is no fault, but should be known."""
-        leaves = [x.detach().requires_grad_() for x in self.loss.parts(self.theta)]
-
-        def evaluate() -> tuple[Tensor, bool]:
-            with torch.enable_grad():
-                value = self.loss.value(leaves)
-            return value, self.loss.replay.consumed_randomness()
-
-        value, drawn = self.loss.within(leaves, evaluate)
-        if drawn:
-            state = hashlib.sha256(self.loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]
-            who = ", ".join(blame.random_modules(self.objective.model)) or "the loss function"
-            self._note(f"random numbers are drawn by {who}", f"every evaluation replays torch's generator ({state})")
-        if self.casts:
-            to = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in self.casts.items())
-            self._note(f"autocast is on ({to})", "precision=torch.float64 evaluates outside of it")
-        if outside := blame.outside_parameters(value, leaves):
-            shapes = ", ".join(str(list(x.shape)) for x in outside[:4])
-            self._note(
-                f"the loss depends on {len(outside)} trainable tensors outside the model ({shapes})",
-                "they are taken for constants; put them into the model if they are trained too",
-            )
-
     # Where and in which precision
 
     def _fits(self, kept: int) -> bool:
         wanted, there = memory.double_backward(kept, self.theta), memory.available(self.theta.device)
         if wanted <= there:
             return True
-        self._note(
-            f"a double backward needs about {wanted / 2**30:.1f} GiB, {there / 2**30:.1f} GiB are there",
-            "it is not tried; H v is taken by differences of gradients",
+        self.probes.append(
+            note(
+                f"a double backward needs about {wanted / 2**30:.1f} GiB, {there / 2**30:.1f} GiB are there",
+                "it is not tried; H v is taken by differences of gradients",
+            )
         )
         return False
 
@@ -136,7 +99,7 @@ class Examination:
         error = self._slope_error(self.v)
         if not error <= self.limits[0] and rounds_to_single(self.objective.loss, self.theta, self.v, self.gradient):
             self.eps = torch.finfo(torch.float32).eps
-            self._note("the loss is rounded to single precision inside", "the probes allow for it")
+            self.probes.append(note("the loss is rounded to single precision inside", "the probes allow for it"))
             error = self._slope_error(self.v)
         limit = self.limits[0]
         if error <= limit:
@@ -205,13 +168,15 @@ class Examination:
         theta = self.theta if coarse else self.start
         v, size = self.v.to(theta), float(self.gradient.norm())
         step = FINITE * scale(theta)
-        far, kinks = kinked(self.objective.gradient, theta, v, hv.to(theta), step, size)
-        if kinks:
-            self._note(
-                f"kinks: H v has norm {float(hv.norm()):.3g}; over a step of {step:.2g} it is another vector",
-                "autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the error is "
-                "their share",
-                far,
+        far = kinks(self.objective.gradient, theta, v, hv.to(theta), step, size)
+        if far.found:
+            self.probes.append(
+                note(
+                    f"kinks: |H v| is {float(hv.norm()):.3g}, over a step of {step:.2g} it is {far.norm:.3g}",
+                    "autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the error "
+                    "is how far the two vectors are apart",
+                    far.error,
+                )
             )
 
     def _third(self, possible: bool) -> bool:
@@ -269,35 +234,7 @@ class Examination:
         self.probes.append(Probe(check, route, error, limit, *(("passed",) if passed else ("failed", remedy))))
         return passed
 
-    def _note(self, check: str, remedy: str, value: float = 0.0) -> None:
-        self.probes.append(Probe(check, "", value, 0.0, "noted", remedy))
-
-
-def _require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> None:
-    if not torch.isfinite(value):
-        raise LossNotFiniteError(
-            f"the loss is {value.item()} at the initial parameters, expected a finite number: look at the data for "
-            "NaN, and at logarithms and divisions in the loss"
-        )
-    bad = [k for k, g in objective.named(gradient).items() if not torch.isfinite(g).all()]
-    if bad:
-        raise LossNotFiniteError(
-            f"the gradient of {bad[0]!r} is not finite though the loss is {value.item():.6g}: sqrt or norm at 0, or "
-            "0 * inf behind a torch.where, is the usual cause"
-        )
-    if not gradient.any():
-        raise LossNotDifferentiableError(
-            "the gradient is exactly zero in every parameter: the loss does not depend on this model, or enters "
-            "through .detach() or .data"
-        )
-
 
 def _cause(failure: BaseException) -> str:
     """What torch said itself, in a line."""
     return str(failure.__cause__ or failure).splitlines()[0].rstrip(".")
-
-
-def _relative(x: Tensor, reference: Tensor) -> float:
-    size = reference.norm().item()
-    error = (x - reference).norm().item()
-    return error / size if size else error

@@ -12,6 +12,7 @@ from torch import Tensor, _weight_norm, nn  # type: ignore[attr-defined] - what 
 from torch.nn import functional as F
 
 from eom.calculus import compositions as plain
+from eom.calculus import norms
 from eom.calculus.exact import exact
 
 equal = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)  # some hundred roundings
@@ -37,7 +38,7 @@ def test_layer_norm(shape, dims, affine, seed):
     weight, bias = (values(*normalized, seed=seed + k) if affine else None for k in (1, 2))
     assert_same(
         lambda x: F.layer_norm(x, normalized, weight, bias),
-        lambda x: plain.layer_norm(x, normalized, weight, bias),
+        lambda x: norms.layer_norm(x, normalized, weight, bias),
         values(*shape, seed=seed),
     )
 
@@ -49,7 +50,7 @@ def test_batch_norm_and_its_running_statistics(shape, training, tracked, seed):
     statistics = [[torch.zeros(c), torch.ones(c)] if tracked or not training else [None, None] for _ in range(2)]
     fused, composed = (
         lambda x, w, b, f=f, s=s: f(x, *s, w, b, training, 0.3)
-        for f, s in zip((F.batch_norm, plain.batch_norm), statistics, strict=True)
+        for f, s in zip((F.batch_norm, norms.batch_norm), statistics, strict=True)
     )
     assert_same(fused, composed, *(values(*s, seed=seed + k) for k, s in enumerate([shape, [c], [c]])))
     if tracked:
@@ -63,7 +64,7 @@ def test_instance_norm_and_its_running_statistics(shape, own, tracked, seed):
     statistics = [[torch.zeros(c), torch.ones(c)] if tracked or not own else [None, None] for _ in range(2)]
     fused, composed = (
         lambda x, w, b, f=f, s=s: f(x, *s, w, b, own, 0.3)
-        for f, s in zip((F.instance_norm, plain.instance_norm), statistics, strict=True)
+        for f, s in zip((F.instance_norm, norms.instance_norm), statistics, strict=True)
     )
     assert_same(fused, composed, *(values(*s, seed=seed + k) for k, s in enumerate([shape, [c], [c]])))
     equal(statistics[0], statistics[1])
@@ -72,7 +73,7 @@ def test_instance_norm_and_its_running_statistics(shape, own, tracked, seed):
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_weight_norm(dim):
     g = torch.norm_except_dim(values(4, 3), 2, dim).detach().requires_grad_()
-    assert_same(lambda v, g: _weight_norm(v, g, dim), lambda v, g: plain.weight_norm(v, g, dim), values(4, 3), g)
+    assert_same(lambda v, g: _weight_norm(v, g, dim), lambda v, g: norms.weight_norm(v, g, dim), values(4, 3), g)
 
 
 @settings(max_examples=40, deadline=None)

@@ -18,6 +18,7 @@ LRS = [0.05, 0.025, 0.0125]
 TIME = 0.25
 ROUTES = [("terms", 0), ("terms", 1), ("terms", 2), ("log-map", 0), ("log-map", 1), ("log-map", 2), ("log-map", 3)]
 CASES = [(name, method, order) for name in NETWORKS for method, order in ROUTES]
+LONG = [("cnn", "terms", 2), ("transformer", "terms", 2), ("transformer", "log-map", 3)]
 
 
 def measured_order(
@@ -44,7 +45,9 @@ def test_one_step_of_descent_differs_from_the_corrected_flow_by_lr_to_the_order_
     assert slope == pytest.approx(order + 2, abs=0.05)
 
 
-@pytest.mark.parametrize(("name", "method", "order"), CASES)
+@pytest.mark.parametrize(
+    ("name", "method", "order"), [pytest.param(*c, marks=pytest.mark.slow) if c in LONG else c for c in CASES]
+)
 def test_descent_over_a_fixed_time_differs_from_the_corrected_flow_by_lr_to_the_order_plus_one(name, method, order):
     objective = network(name)
     slope = measured_order(gradient_flow(objective), Euler(), objective.theta(), order, method, TIME)

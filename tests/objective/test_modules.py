@@ -84,7 +84,14 @@ def test_hessian_products_are_right(make):
     assert error(found, references, gradient(make, theta)) < 1e-6
 
 
-@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
+def third_rows() -> list:
+    """Those whose third derivatives torch has at stake by default, all of them among the slow tests."""
+    stake = ("norm", "Norm", "ttention", "Transformer", "torch.", "Embedding", "check", "autograd", "Transpose", "dist")
+    some = [name for name in RIGHT if any(part in name for part in (*stake, "ctc", "LSTM", "GELU", "weights", "ReLU"))]
+    return [pytest.param(m, id=k, marks=[] if k in some else pytest.mark.slow) for k, m in RIGHT.items()]
+
+
+@pytest.mark.parametrize("make", third_rows())
 def test_third_derivatives_are_right(make):
     objective, theta, v, _ = second(make)
     assert error(objective.third(theta, v, v), third(make), gradient(make, theta)) < 1e-4
@@ -141,7 +148,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(list(LAYERS)), min_size=1, max_size=4), st.integers(3, 9), st.integers(0, 10**6))
 def test_any_composition_of_layers_has_right_derivatives(names, samples, seed):
     """Reads also the swapped operations inside each other's derivatives."""

@@ -80,7 +80,14 @@ def errors_and_bars(name: str, lr: float) -> tuple[Tensor, Tensor]:
     return torch.stack(errors), torch.stack(bars)
 
 
-@pytest.mark.parametrize(("name", "lr"), [("mlp", 0.05), ("mlp", 0.1), ("cnn", 0.1), ("transformer", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "lr"),
+    [
+        ("mlp", 0.05),
+        ("mlp", 0.1),
+        *(pytest.param(name, 0.1, marks=pytest.mark.slow) for name in ("cnn", "transformer")),
+    ],
+)
 def test_bars_of_positions_are_honest_and_tight_on_networks(name, lr):
     """Error within twice the bar in 95 %, bar within a factor 3 of the error in 90 % of the groups' records."""
     errors, bars = errors_and_bars(name, lr)
@@ -90,7 +97,7 @@ def test_bars_of_positions_are_honest_and_tight_on_networks(name, lr):
         assert (bar <= 3 * error).double().mean() >= 0.90
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [n if n == "mlp" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_positions_over_a_fixed_time_are_off_by_lr_to_the_order_plus_one(name):
     """Within .1: the flows are integrated to a hundredth of what they leave out only."""
     objective = network(name)

@@ -71,7 +71,8 @@ print(*(w.message for w in caught), sep="\\n")
 """
 
 
-@pytest.mark.parametrize("name", ["lifted", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lifted", "full"])
 def test_a_full_disk_stops_no_training_and_loses_nothing_that_finds_room_again(tmp_path, name):
     here = Path(__file__).parent
     done = subprocess.run(

@@ -251,3 +251,13 @@ def test_the_manifest_describes_the_run(tmp_path):
     assert set(manifest["sha256"]) == {"parameters", "model", "batch"}
     assert all(p["verdict"] == "passed" for p in manifest["self_test"])
     json.dumps(manifest, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_the_compiled_route_records_what_double_backward_does(tmp_path):
+    runs = [tracked(tmp_path / product, product=product) for product in ("compiled", "double-backward")]
+    assert runs[0].manifest["routes"]["product"] == "compiled"
+    for quantity in ("norm_squared_rate", "norm_rate"):
+        for order in ("order-0", "order-1"):
+            one, other = (at(run, 5, quantity, order) for run in runs)
+            assert one == pytest.approx(other, rel=1e-10)
