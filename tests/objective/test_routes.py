@@ -250,7 +250,7 @@ def test_whole_numbers_at_the_end_of_their_range_disturb_no_probe():
 
 
 def test_a_model_too_large_for_a_double_backward_takes_differences(monkeypatch):
-    """With less memory than three times what one backward pass keeps."""
+    """With less memory than its estimate from what one backward pass keeps."""
     objective = network("mlp")
     with memory.counted() as kept:
         objective.gradient(objective.theta())
