@@ -10,7 +10,7 @@ from eom.target import load
 
 
 def check_target(target: str, order: int, console: Console | None = None) -> bool:
-    """Print the self-test of PACKAGE.MODULE:FUNCTION; whether H v, and from order 2 on T, can be had."""
+    """Print the self-test of PACKAGE.MODULE:FUNCTION; whether there is a right route to H v."""
     console = console or Console()
     check = Objective(*load(target)).check(order)
     print_self_test([asdict(probe) for probe in check.probes], console)
@@ -20,4 +20,7 @@ def check_target(target: str, order: int, console: Console | None = None) -> boo
         f"H v: {second if check.second else 'none'}; T: {third if order > 1 else 'not asked for'}; "
         f"probed in {check.dtype}."
     )
-    return check.passed
+    console.print(
+        "H is the Hessian, T(v, v) its derivative along v, times v; u and v are random directions.", style="dim"
+    )
+    return check.second and check.conservative

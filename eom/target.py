@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ def load(target: str) -> tuple[Any, Any, Any]:
         SettingError: no such module or function, or one that returns something else. Errors inside the function come
             through as they are.
     """
-    found = function(target)()
+    make = function(target)
+    try:
+        signature(make).bind()
+    except TypeError as missing:
+        raise SettingError(f"{target} needs arguments ({missing}), {WANTED}") from missing
+    found = make()
     if not isinstance(found, tuple) or len(found) != 3:
         raise SettingError(f"{target} returned a {type(found).__name__}, {WANTED}")
     return found

@@ -25,7 +25,7 @@ def direction(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
-    least = y.norm() / y.numel() ** 0.5 / 10 + 1e-300
+    least = float(y.norm()) / y.numel() ** 0.5 / 10 or 1.0
     for part, block in zip(v.split(list(sizes)), y.split(list(sizes)), strict=True):
         part *= (block.norm() / max(block.numel(), 1) ** 0.5).clamp(min=least)
     return v / v.norm()
@@ -42,11 +42,11 @@ def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
 
 
 def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: float) -> list[float]:
-    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-6 of the whole.
+    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-8 of the whole.
 
     Infinite where it is no number.
     """
-    least = floor + 1e-6 * float(reference.norm())
+    least = floor + 1e-8 * float(reference.norm())
 
     def relative(a: Tensor, b: Tensor) -> float:
         error = float((a - b).norm())
@@ -56,6 +56,11 @@ def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: floa
         return share if share == share else torch.inf
 
     return [relative(a, b) for a, b in zip(x.split(list(sizes)), reference.split(list(sizes)), strict=True)]
+
+
+def noise(size: float, e: float, eps: float) -> float:
+    """Rounding of a central difference over a step ``e`` of values of this size, of relative rounding ``eps``."""
+    return 30 * eps * size / e
 
 
 def ladder(
@@ -78,7 +83,7 @@ def ladder(
     """
     for power in (1 / 3, 1 / 2):
         e = scale(y) * eps**power
-        floor = 100 * eps * size / e / limit  # a block smaller than this cannot be told from rounding
+        floor = noise(size, e, eps) / limit  # a block smaller than this cannot be told from rounding
         yield Rung(e, max(block_errors(derivative, central(f, y, v, e), sizes, floor)))
 
 
@@ -99,29 +104,46 @@ def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
     return error / size if size else error
 
 
-def slope_error(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor, limit: float, eps: float) -> float:
+def slope_error(
+    value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor, *, limit: float, size: float, eps: float
+) -> float:
     """Relative error of g . v as the slope of a function along v, by differences over two steps.
 
-    ``eps`` is the relative rounding of the function.
+    ``size`` is that of the function, ``eps`` its relative rounding.
     """
-    at, predicted = abs(float(value(y))), float(g @ v)
+    predicted = float(g @ v)
 
     def error(power: float) -> float:
         e = scale(y) * eps**power
-        measured = float(central(value, y, v, e))
-        return abs(measured - predicted) / (abs(predicted) + 100 * eps * at / e / limit + 1e-300)
+        wrong = abs(float(central(value, y, v, e)) - predicted)
+        return wrong / (abs(predicted) + noise(size, e, eps) / limit + 1e-300)
 
     first = error(1 / 3)
     return first if first <= limit else min(first, error(1 / 2), key=lambda x: x if x == x else torch.inf)
 
 
 def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor) -> bool:
-    """Whether a function of double precision is one of single: its slope along v is wrong over short steps only."""
-    if y.dtype != torch.float64:
+    """Whether a function of double precision is rounded to single inside.
+
+    Then its slope is wrong over short steps only; and over a step too short for single precision it stays where it
+    is, or jumps.
+    """
+    if y.dtype != torch.float64 or not float(g @ v):
         return False
+    slope, single = float(g @ v), torch.finfo(torch.float32).eps
     steps = (scale(y) * torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32))
-    short, long = (abs(float(central(value, y, v, e)) - float(g @ v)) for e in steps)
-    return long < short / 10
+    short, long = (abs(float(central(value, y, v, e)) - slope) for e in steps)
+    if not long < short / 10:
+        return False
+    at = float(value(y))
+    tiny = single * abs(at) / abs(slope) / 10
+    return abs(float(value(y + tiny * v)) - at - tiny * slope) > 0.5 * abs(tiny * slope)
+
+
+def jumps(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, e: float) -> bool:
+    """Whether differences over e and 2e are as far from each other as from f'(y) v: kinks, and no wrong formula."""
+    one, two = central(f, y, v, e), central(f, y, v, 2 * e)
+    return bool((one - two).norm() > (one - derivative).norm() / 2)
 
 
 class Kinks(NamedTuple):

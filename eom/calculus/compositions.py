@@ -157,7 +157,7 @@ def ctc_loss(
         alpha = torch.where((t < times)[:, None], ways.logsumexp(0) + lp[t].gather(1, path), alpha)
     last = alpha.gather(1, 2 * lengths[:, None])[:, 0]
     before = torch.where(lengths > 0, alpha.gather(1, (2 * lengths[:, None] - 1).clamp(min=0))[:, 0], -FAR)
-    loss = -torch.logaddexp(last, before)
+    loss = -torch.stack([last, before]).logsumexp(0)
     loss = torch.where(loss > FAR / 10, 0.0 if zero_infinity else torch.inf, loss)
     if reduction in ("mean", 1):
         return (loss / lengths.clamp(min=1)).mean()

@@ -57,21 +57,24 @@ class _Swap(TorchFunctionMode):
     def __init__(self, table: Table):
         super().__init__()
         self.table = table
+        self.differentiates = False  # what it has seen takes derivatives itself
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.autograd.grad or func is torch.Tensor.backward:
+            self.differentiates = True
         return self.table.get(func, func)(*args, **(kwargs or {}))
 
 
 @contextmanager
-def exact(order: int) -> Iterator[None]:
+def exact(order: int) -> Iterator[_Swap]:
     """Inside, functions can be differentiated ``order`` (2 or 3) times, if only torch's fused operations forbid it.
 
     Values and gradients are those of the fused operations to rounding. Backward passes belong inside as well:
     checkpointed segments are evaluated again in them (there, attention is swapped and nothing else, as torch runs
     backward passes outside such modes). Compiled modules and functions run as they were written.
     """
-    with _as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(TABLES[order]):
-        yield
+    with _as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(TABLES[order]) as swap:
+        yield swap
 
 
 def _as_written() -> AbstractContextManager:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -80,16 +80,18 @@ def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
     """
     f, leaves = _leaves(f, y)
 
-    def evaluate() -> tuple[Tensor, list[Tensor]]:
-        with torch.enable_grad(), exact(2):
+    def evaluate(order: int = 2) -> tuple[Tensor, list[Tensor], int]:
+        with torch.enable_grad(), exact(order) as seen:
             value = f.value(leaves)
-            return value.detach(), _reverse([value], leaves, create_graph=True)
+            if order == 3 or not seen.differentiates:
+                return value.detach(), _reverse([value], leaves, create_graph=True), order
+        return f.within(leaves, partial(evaluate, 3))  # its own derivatives come before ours
 
-    value, g = f.within(leaves, evaluate)
+    value, g, order = f.within(leaves, evaluate)
 
     def hvp(v: Tensor) -> Tensor:
         def product() -> Tensor:
-            with exact(2):
+            with exact(order):
                 return _flat(_reverse(g, leaves, _like(g, v), retain_graph=True))
 
         return f.within(leaves, product)

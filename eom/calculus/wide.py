@@ -1,4 +1,4 @@
-"""Double precision for code that has single precision written into it."""
+"""A wider precision for code that has a narrower one written into it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,30 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+CASTS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.float: torch.float32}
+
 
 class Wide(TorchFunctionMode):
-    """Inside, what asks for float32 gets float64: ``x.float()``, ``x.to(torch.float32)``, ``softmax(x, dtype=...)``.
+    """Inside, tensors and requests of ``narrow`` precision, or of single, are of ``wide`` precision.
 
-    A loss that rounds its logits to single is then a function of double precision, as differences of it need.
+    A loss that rounds its logits by ``x.float()``, or multiplies by a constant in single, is then a function of double
+    precision, as differences of it need.
     """
 
+    def __init__(self, narrow: torch.dtype, wide: torch.dtype):
+        super().__init__()
+        self.narrow, self.wide = {narrow, torch.float32} - {wide}, wide
+
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        func = Tensor.double if func is Tensor.float else func
-        widened = {k: _wider(x) for k, x in (kwargs or {}).items()}
-        return func(*map(_wider, args), **widened)
+        if CASTS.get(func) in self.narrow:
+            return args[0].to(self.wide)
+        return func(*map(self._wider, args), **{k: self._wider(x) for k, x in (kwargs or {}).items()})
 
-
-def _wider(x: Any) -> Any:
-    return torch.float64 if x is torch.float32 else x
+    def _wider(self, x: Any) -> Any:
+        if isinstance(x, torch.dtype):
+            return self.wide if x in self.narrow else x
+        if isinstance(x, Tensor):
+            return x.to(self.wide) if x.dtype in self.narrow else x
+        if type(x) in (list, tuple):
+            return type(x)(map(self._wider, x))
+        return x

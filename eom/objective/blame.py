@@ -1,12 +1,11 @@
 """Who is to blame: the modules, parameters and generators behind a probe that failed."""
 
-import random
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -79,7 +78,9 @@ def modules_to_blame(loss: BatchLoss, theta: Tensor, wrong: Wrong) -> list[str]:
         elif path in calls and path:
             yield f"{path} ({type(module).__name__})"
 
-    return list(dict.fromkeys(guilty(model, ""))) or scripted[:1]  # which cannot be looked into
+    found = list(dict.fromkeys(guilty(model, ""))) or scripted[:1]  # which cannot be looked into
+    own = f"the model's own forward ({type(model).__name__})"
+    return found or ([own] if "" in calls and is_wrong("") else [])
 
 
 def parameters_to_blame(names: Sequence[str], wrong: Callable[[Sequence[str]], bool]) -> list[str]:
@@ -93,33 +94,27 @@ def parameters_to_blame(names: Sequence[str], wrong: Callable[[Sequence[str]], b
 
 
 def first_to_differ(loss: BatchLoss, theta: Tensor) -> str:
-    """Where two evaluations at the same point part: generators outside torch that were moved, and the first module."""
-    before = _outside()
-    first, second = (list(_outputs(loss, theta)) for _ in range(2))
-    moved = [name for name, state in _outside().items() if state != before[name]]
-    by = f"the global generator of {' and of '.join(moved)} was used" if moved else ""
-    for (name, one), (_, other) in zip(first, second, strict=False):
-        if one != other:
-            where = (
-                f"the first module to differ is {name!r}" if name else "all modules agree, so it is the loss function"
-            )
-            return "; ".join(x for x in (by, where) if x)
-    return by or "the modules agree, so it is in the loss function"
+    """Where two evaluations at the same point part: the first module that makes another output of the same input."""
+    first, second = (_digests(loss, theta) for _ in range(2))
+    for (name, taken, given), (_, taken_again, given_again) in zip(first, second, strict=False):
+        if taken == taken_again and given != given_again:
+            return f"the first module to differ is {name!r}" if name else "the model's own forward differs"
+    return "no module differs on the same input, so it is in the loss function"
 
 
-def casts(loss: BatchLoss, theta: Tensor) -> dict[str, torch.dtype]:
-    """{type of device: dtype} of autocast, around the loss or around modules in it."""
-    found = dict(loss.replay.autocast)
+@contextmanager
+def noting_casts(loss: BatchLoss, casts: dict[str, torch.dtype]) -> Iterator[None]:
+    """Collect {type of device: dtype} of autocast, around the loss or around modules in it."""
+    casts.update(loss.replay.autocast)
 
     def register(name: str, module: nn.Module) -> Any:
         def note(*_: Any) -> None:
-            found.update({d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)})
+            casts.update({d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)})
 
         return module.register_forward_pre_hook(note)
 
-    with _hooked(loss.around.model, register), torch.no_grad():
-        loss(theta)
-    return found
+    with _hooked(loss.around.model, register):
+        yield
 
 
 def random_modules(model: nn.Module) -> list[str]:
@@ -132,8 +127,8 @@ def random_modules(model: nn.Module) -> list[str]:
     return [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if draws(m)]
 
 
-def outside_parameters(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Trainable tensors other than ``leaves`` that a loss depends on."""
+def outside_parameters(value: Tensor, leaves: Sequence[Tensor]) -> list[weakref.ref[Tensor]]:
+    """Trainable tensors other than ``leaves`` that a loss depends on; those made inside of it die with its graph."""
     found: dict[int, Tensor] = {}
     own = {id(x) for x in leaves}
     seen, waiting = set(), [value.grad_fn]
@@ -146,15 +141,11 @@ def outside_parameters(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
         if variable is not None and id(variable) not in own:
             found[id(variable)] = variable
         waiting += [after for after, _ in node.next_functions]
-    return list(found.values())
+    return [weakref.ref(x) for x in found.values()]
 
 
 def _is_real(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
-
-
-def _outside() -> dict[str, str]:
-    return {"numpy": repr(np.random.get_state()), "random": repr(random.getstate())}
 
 
 @contextmanager
@@ -180,21 +171,25 @@ def _calls(loss: BatchLoss, theta: Tensor) -> dict[str, Call]:
 
         return module.register_forward_pre_hook(note, with_kwargs=True)
 
-    with _hooked(loss.around.model, register), torch.no_grad():
+    with _hooked(loss.around.model, register):
         loss(theta)
     return found
 
 
-def _outputs(loss: BatchLoss, theta: Tensor) -> Iterator[tuple[str, str]]:
-    """(name, digest of the outputs) of every call of a module, in the order in which they end."""
-    found: list[tuple[str, str]] = []
+def _digests(loss: BatchLoss, theta: Tensor) -> list[tuple[str, str, str]]:
+    """(name, digest of the inputs, of the outputs) of every call of a module, in the order in which they end."""
+    found: list[tuple[str, str, str]] = []
 
     def register(name: str, module: nn.Module) -> Any:
-        def note(module: nn.Module, args: tuple, output: Any) -> None:
-            found.append((name, digest(x for x in tree_flatten(output)[0] if isinstance(x, Tensor))))
+        def note(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            found.append((name, _digest((args, kwargs)), _digest(output)))
 
-        return module.register_forward_hook(note)
+        return module.register_forward_hook(note, with_kwargs=True)
 
-    with _hooked(loss.around.model, register), torch.no_grad():
+    with _hooked(loss.around.model, register):
         loss(theta)
-    yield from found
+    return found
+
+
+def _digest(values: Any) -> str:
+    return digest(x for x in tree_flatten(values)[0] if isinstance(x, Tensor))

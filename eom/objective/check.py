@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+LOG_MAP = 'T is withheld: order 2 is had by method="log-map", which needs gradients only'
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -44,5 +46,10 @@ class Check:
 
     @property
     def reason(self) -> str:
-        """What failed, and the remedies, in one text."""
-        return "; ".join(f"{p.check}, {p.route}: error {p.value:.2g} ({p.remedy})" for p in self.failures if p.remedy)
+        """What failed, who is to blame, and the remedies, in one text."""
+        return "; ".join(dict.fromkeys(p.remedy for p in self.failures if p.remedy))
+
+    def __str__(self) -> str:
+        rows = [f"{p.check:32s} {p.route:16s} {p.value:10.2g} {p.limit:10.2g}  {p.verdict}" for p in self.probes]
+        titles = f"{'check':32s} {'route':16s} {'error':>10s} {'limit':>10s}  verdict"
+        return "\n".join([titles, *rows, *(f"- {p.check}: {p.remedy}" for p in self.probes if p.remedy)])

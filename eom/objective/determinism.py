@@ -1,13 +1,13 @@
 """Is the loss one function, finite, and of the model alone?"""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
+from eom.errors import LossNotDeterministicError, LossNotFiniteError
 from eom.objective import blame
 from eom.objective.check import Probe
 from eom.objective.loss import BatchLoss
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> None:
-    """Raise unless value and gradient are finite, and the gradient is not zero everywhere."""
+    """Raise unless value and gradient are finite."""
     if not torch.isfinite(value):
         raise LossNotFiniteError(
             f"the loss is {value.item()} at the initial parameters, expected a finite number: look at the data for "
@@ -29,18 +29,13 @@ def require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> N
             f"the gradient of {bad[0]!r} is not finite though the loss is {value.item():.6g}: sqrt or norm at 0, or "
             "0 * inf behind a torch.where, is the usual cause"
         )
-    if not gradient.any():
-        raise LossNotDifferentiableError(
-            "the gradient is exactly zero in every parameter: the loss does not depend on this model, or enters "
-            "through .detach() or .data"
-        )
 
 
 def determinism(objective: "Objective", loss: BatchLoss, theta: Tensor, gradient: Tensor) -> Probe:
     """Compare a second gradient with the first; raise where they differ, with what is random."""
     size, error = float(gradient.norm()), float((objective.gradient(theta) - gradient).norm())
     error = error / size if size else error
-    limit = 1e3 * torch.finfo(theta.dtype).eps  # atomics on an accelerator; on a CPU the error is exactly 0
+    limit = min(1e3 * torch.finfo(theta.dtype).eps, 1e-2)  # atomics on an accelerator; on a CPU it is exactly 0
     if not error <= limit:
         raise LossNotDeterministicError(
             f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their "
@@ -48,32 +43,38 @@ def determinism(objective: "Objective", loss: BatchLoss, theta: Tensor, gradient
             "Randomness from outside torch (numpy, random), a counter or a cache in the model is the usual cause: "
             "draw it once per batch, outside the loss."
         )
-    return Probe("loss is one function", "gradient", error, limit, "passed")
+    return Probe("same gradient twice", "gradient", error, limit, "passed")
 
 
-def notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dtype]) -> Iterator[Probe]:
-    """What is no fault, but should be known: random numbers, autocast, trainable tensors outside the model."""
+def notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dtype]) -> tuple[Tensor, list[Probe]]:
+    """The loss, and what is no fault, but should be known: random numbers, autocast, tensors outside the model."""
     leaves = [x.detach().requires_grad_() for x in loss.parts(theta)]
 
-    def evaluate() -> tuple[Tensor, bool]:
+    def evaluate() -> tuple[Tensor, list[str]]:
         with torch.enable_grad():
             value = loss.value(leaves)
-        return value, loss.replay.consumed_randomness()
+        return value, loss.replay.drawn_from()
 
-    value, drawn = loss.within(leaves, evaluate)
-    if drawn:
+    value, generators = loss.within(leaves, evaluate)
+    found = []
+    if generators:
         state = hashlib.sha256(loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]
-        who = ", ".join(blame.random_modules(loss.around.model)) or "the loss function"
-        yield note(f"random numbers are drawn by {who}", f"every evaluation replays torch's generator ({state})")
+        who = ", ".join(blame.random_modules(loss.around.model)) or f"the loss, from {' and '.join(generators)}"
+        found.append(note(f"random numbers are drawn by {who}", f"every evaluation replays them (state {state})"))
     if casts:
         to = ", ".join(f"{d} to {str(x).removeprefix('torch.')}" for d, x in casts.items())
-        yield note(f"autocast is on ({to})", "precision=torch.float64 evaluates outside of it")
-    if outside := blame.outside_parameters(value, leaves):
-        shapes = ", ".join(str(list(x.shape)) for x in outside[:4])
-        yield note(
-            f"the loss depends on {len(outside)} trainable tensors outside the model ({shapes})",
-            "they are taken for constants; put them into the model if they are trained too",
+        found.append(
+            note(
+                f"autocast is on ({to})",
+                "H v carries its rounding; theta.double(), or precision=torch.float64 in eom.track, has none",
+            )
         )
+    outside = blame.outside_parameters(value, leaves)
+    value = value.detach()  # and the graph is gone
+    if shapes := [str(list(x.shape)) for ref in outside if (x := ref()) is not None]:
+        said = f"the loss depends on {len(shapes)} trainable tensor(s) outside the model ({', '.join(shapes[:4])})"
+        found.append(note(said, "they are taken for constants; put them into the model if they are trained too"))
+    return value, found
 
 
 def note(check: str, remedy: str, value: float = 0.0) -> Probe:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from eom.errors import EomError, LossNotDifferentiableError, LossNotScalarError, ParametersError
+from eom.errors import EomError, LossNotDifferentiableError, LossNotScalarError, ParametersError, SettingError
 
 
 def check_scalar(value: Any) -> None:
@@ -21,6 +21,17 @@ def check_scalar(value: Any) -> None:
         raise LossNotScalarError(
             f"the loss has shape {list(value.shape)} ({kind}), expected one real number: reduce it with .mean() or "
             ".sum()"
+        )
+
+
+def check_callables(model: Any, loss_fn: Any) -> None:
+    """Raise unless these are a module and a function."""
+    if not isinstance(model, nn.Module):
+        raise SettingError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    if not callable(loss_fn) or isinstance(loss_fn, nn.Module):
+        raise SettingError(
+            f"loss_fn is a {type(loss_fn).__name__}, expected a function (model, batch) -> loss: for a loss module "
+            "write lambda model, batch: module(model(batch[0]), batch[1])"
         )
 
 

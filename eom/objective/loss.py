@@ -1,7 +1,7 @@
 """The loss of one batch as a function of the flat parameters."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ class Around(nn.Module):
     """A module around the model, so that one functional call lends it other parameters and buffers.
 
     ``places`` are all names of parameters, those of a tied one too, each with its position in the layout; ``frozen``
-    are parameters that are constants.
+    are parameters that are constants. Where a forward pass writes to parameters it is lent copies.
     """
 
     def __init__(self, model: nn.Module):
@@ -34,6 +34,7 @@ class Around(nn.Module):
         named = list(self.named_parameters(remove_duplicate=False))
         self.places = [(name, at[id(p)]) for name, p in named if id(p) in at]
         self.frozen = [(name, p) for name, p in named if id(p) not in at]
+        self.writes: bool | None = None  # whether forward passes write to parameters; not known before the first
 
     def forward(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -53,17 +54,24 @@ class BatchLoss:
         """The parameters, as views of ``theta``."""
         if theta.shape != (self.layout.n,):
             raise SettingError(f"theta has shape {list(theta.shape)}, expected [{self.layout.n}]")
-        return list(self.layout.unflatten(theta).values())
+        return list(self.layout.unflatten(theta if self.around.writes is False else theta.clone()).values())
 
     def within(self, parts: list[Tensor], work: Callable[[], T]) -> T:
         """Run ``work`` while the model holds ``parts``: checkpointed code reads them in backward passes too."""
         held = {name: parts[i] for name, i in self.around.places} | self.constants(parts[0].dtype)
-        with self.replay.states(), explaining(), self._precision(parts[0].dtype):
-            return functional_call(self.around, held, (work,), tie_weights=False)
+        lent = None if self.around.writes is not None else [(x, x.detach().clone()) for x in held.values()]
+        with self.replay.states(), explaining(), self._precision(parts[0].dtype), _attributes(self.around.model):
+            found = functional_call(self.around, held, (work,), tie_weights=False)
+        if lent is not None:
+            names = {name for name, _ in self.around.places} | {name for name, _ in self.around.frozen}
+            pairs = zip(held, lent, strict=True)
+            self.around.writes = any(name in names and not torch.equal(*pair) for name, pair in pairs)
+        return found
 
     def _precision(self, dtype: torch.dtype) -> AbstractContextManager:
-        """In double, what a model of single precision writes down as single is double too."""
-        return Wide() if dtype == torch.float64 != self.layout.dtype else nullcontext()
+        """In a wider precision than the model's, what is written down as the model's or as single is wider too."""
+        own = self.layout.dtype
+        return Wide(own, dtype) if torch.finfo(dtype).eps < torch.finfo(own).eps else nullcontext()
 
     def value(self, parts: list[Tensor]) -> Tensor:
         """[] the loss."""
@@ -83,7 +91,8 @@ class BatchLoss:
 
     def constants(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Frozen parameters and copies of the buffers, in this precision."""
-        fixed = {name: p.detach() for name, p in self.around.frozen}
+        lend = Tensor.detach if self.around.writes is False else Tensor.clone
+        fixed = {name: lend(p.detach()) for name, p in self.around.frozen}
         fixed |= {f"model.{k}": b.clone() for k, b in self.replay.buffers.items()}
         if dtype != self.layout.dtype:
             fixed = {k: x.to(dtype) if x.is_floating_point() else x for k, x in fixed.items()}
@@ -92,3 +101,16 @@ class BatchLoss:
     def batch_in(self, dtype: torch.dtype) -> Batch:
         """The batch in this precision; as it is where it is the model's own."""
         return self.batch if dtype == self.layout.dtype else in_dtype(self.batch, dtype)
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """Plain attributes that a forward pass sets (a loss, a cache, a counter) are as before after the block."""
+    before = [(vars(m), dict(vars(m))) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for now, then in before:
+            if len(now) != len(then) or any(now.get(k) is not v for k, v in then.items()):
+                now.clear()
+                now.update(then)

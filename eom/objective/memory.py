@@ -1,6 +1,6 @@
 """How much memory a double backward needs, and how much there is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,16 @@ def counted() -> Iterator[Kept]:
     kept = Kept()
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda x: x):
         yield kept
+
+
+def kept_by(gradient: Callable[[], Tensor]) -> tuple[int, Tensor]:
+    """Bytes kept on the way to a gradient, and the gradient; 0 where torch.func in the loss forbids to count."""
+    try:
+        with counted() as kept:
+            found = gradient()
+        return kept.bytes, found
+    except RuntimeError:
+        return 0, gradient()
 
 
 def double_backward(kept: int, theta: Tensor) -> float:

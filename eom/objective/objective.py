@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from eom.calculus.products import Expansion, expand, forward_difference, third_derivative, value_and_gradient
 from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError
-from eom.objective.check import Check
+from eom.objective.check import LOG_MAP, Check
 from eom.objective.compiled import Compiled
 from eom.objective.data import Batch, Batches, length
+from eom.objective.explain import check_callables
 from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
@@ -60,6 +61,7 @@ class Objective:
         product: str = "auto",
         replay: Replay | None = None,
     ):
+        check_callables(model, loss_fn)
         self.model = plain(model)
         self.layout: Layout = layout_of(self.model)
         self.batches = data if isinstance(data, Batches) else Batches(data, weight)
@@ -68,7 +70,7 @@ class Objective:
         self.replay = replay or Replay.capture(self.model)
         self._loss_fn, self._groups, self._around = loss_fn, groups, Around(self.model)
         self._compiled = Compiled(self._around, loss_fn, self.layout)
-        self._tested: dict[int, Check] = {}
+        self._tested: dict[Any, Check] = {}
         if product not in PRODUCTS:
             raise SettingError(f"product is {product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
         if len(self.batches) > 1 and not per_batch_statistics and _uses_batch_statistics(self.model):
@@ -106,8 +108,8 @@ class Objective:
 
     def loss(self, theta: Tensor) -> Tensor:
         """[] L(theta), penalty included."""
-        with torch.no_grad():
-            return self._mean(lambda f: f(theta)) + self.penalty(theta)
+        with torch.enable_grad():  # a loss may take derivatives itself
+            return self._mean(lambda f: f(theta.detach()).detach()) + self.penalty(theta.detach())
 
     def penalty(self, theta: Tensor) -> Tensor:
         """[] sum_j decay_j theta_j^2 / 2."""
@@ -127,9 +129,12 @@ class Objective:
         """[n] T(u, v) = D^3 L[., u, v].
 
         Raises:
-            LossNotDifferentiableError: ``product="auto"`` and the third derivatives of this model are wrong or missing.
+            LossNotDifferentiableError: the third derivatives of this model are wrong or missing, or
+                ``product="difference"``.
         """
         self._require_wide(theta)
+        if self.product == "difference":
+            raise LossNotDifferentiableError(f'product="difference" gives H v, but no T. {LOG_MAP}')
         if self.product == "auto":
             self._route(theta, 2)
         return self._mean(lambda f: third_derivative(f, theta, u, v))
@@ -185,14 +190,15 @@ class Objective:
         return run_checks(self, order, self.theta() if theta is None else theta)
 
     def _route(self, theta: Tensor, order: int) -> str:
-        """The route to H v that the self-test chose; it is run once for each order."""
-        if order not in self._tested:
-            check = self._tested[order] = self.check(order, theta)
+        """The route to H v that the self-test chose; it is run once for each order, and train or eval mode."""
+        key = order, tuple(m.training for m in self.model.modules())
+        if key not in self._tested:
+            check = self._tested[key] = self.check(order, theta)
             if order == 1 and check.product == "difference" and check.second and check.conservative:
-                warnings.warn(f"H v is taken by differences of gradients. {check.reason}", EomWarning, stacklevel=4)
-        check = self._tested[order]
+                warnings.warn(check.reason, EomWarning, stacklevel=4)
+        check = self._tested[key]
         if not (check.second and check.conservative) or (order == 2 and not check.third):
-            raise LossNotDifferentiableError(check.reason)
+            raise LossNotDifferentiableError(check.reason if order == 1 else f"{check.reason}. {LOG_MAP}")
         return check.product
 
     def _with_decay(self, x: Tensor, y: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ FINE, COARSE = (1e-4, 1e-3), (5e-2, 1e-1)  # largest relative error of H v and o
 
 def slope_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
     _, v, limit = _alone(z, 0)
-    eps = torch.finfo(z.dtype).eps
-    return not slope_error(torch.no_grad()(f), z, v, value_and_gradient(f, z)[1], limit, eps) <= limit
+    value, g = value_and_gradient(f, z)
+    size, eps = abs(float(value)), torch.finfo(z.dtype).eps
+    return not slope_error(lambda y: f(y).detach(), z, v, g, limit=limit, size=size, eps=eps) <= limit
 
 
 def second_is_wrong(f: ScalarFunction, z: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from eom.errors import SettingError
@@ -31,17 +30,6 @@ def check_settings(settings: Settings) -> None:
         raise SettingError("a horizon asks for predictions, and order=None for none: pass order=1")
     if settings.precision not in (None, torch.float32, torch.float64):
         raise SettingError(f"precision is {settings.precision!r}, expected torch.float32 or torch.float64")
-
-
-def check_callables(model: Any, loss_fn: Any) -> None:
-    """Raise unless these are a module and a function."""
-    if not isinstance(model, nn.Module):
-        raise SettingError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
-    if not callable(loss_fn) or isinstance(loss_fn, nn.Module):
-        raise SettingError(
-            f"loss_fn is a {type(loss_fn).__name__}, expected a function (model, batch) -> loss: for a loss module "
-            "write lambda model, batch: module(model(batch[0]), batch[1])"
-        )
 
 
 def whole_data(data: Any) -> Batches | None:

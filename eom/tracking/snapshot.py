@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eom.objective.data import Batch, digest, same, tensors
-from eom.objective.replay import Replay
+from eom.objective.replay import Replay, outside_torch, set_outside_torch
 
 PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -46,7 +46,7 @@ class Pass:
     def note_randomness(self) -> None:
         """Call after the forward pass: did it draw random numbers?"""
         if self.random is None:
-            self.random = self.replay.consumed_randomness()
+            self.random = bool(self.replay.drawn_from())
 
     @property
     def changed(self) -> bool:
@@ -100,13 +100,14 @@ def in_modes(model: nn.Module, wanted: Sequence[bool]) -> Iterator[None]:
 
 @contextmanager
 def kept_generators(own: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """Whatever the block draws, the generators of torch and of the user's loaders are afterwards as before."""
+    """Whatever the block draws, global generators and those of the user's loaders are afterwards as before."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    states = [g.get_state() for g in own]
+    states, outside = [g.get_state() for g in own], outside_torch()
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
+        set_outside_torch(outside)
         for g, state in zip(own, states, strict=True):
             g.set_state(state)
 

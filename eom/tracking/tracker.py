@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 from eom.errors import SettingError
 from eom.objective import Objective
 from eom.objective.data import Batch, Batches
-from eom.objective.explain import check_scalar
+from eom.objective.explain import check_callables, check_scalar
 from eom.objective.loss import LossFunction
 from eom.objective.parameters import Groups, layout_of, make_groups, plain
+from eom.objective.replay import Replay
 from eom.records import Run, RunWriter, open_run
 from eom.tracking.description import UNITS, describe_objective, describe_start, now
-from eom.tracking.door import check_callables, check_settings, whole_data
+from eom.tracking.door import check_settings, whole_data
 from eom.tracking.follower import Follower
 from eom.tracking.horizons import Horizons
 from eom.tracking.log import Log
@@ -75,6 +76,7 @@ class Tracker:
         horizons = Horizons(self._recorder, self._observables, batches, self._log, changed)
         self._follower = Follower(self._recorder, self._observables, horizons, self._log, changed)
         self._tested = self._over = False  # the loss has been tested; the parameters changed, or the training ended
+        self._first: tuple[Pass, Replay, Tensor] | None = None  # the first loss, the states before it and after
         self._handles: list[Any] = []
         self._path = Path(run).absolute()
         self._resumed = resume is not None
@@ -143,7 +145,8 @@ class Tracker:
             check_scalar(value)
             if not self._log.begun:
                 check_first(value)
-                self._look_at_buffers(forward and forward.remembered, value)
+                if forward is not None and forward.remembered is not None and self._first is None:
+                    self._first = forward.remembered, Replay.capture(self._model), value.detach()
             if forward is not None:
                 forward.take(value)
         return value
@@ -227,6 +230,9 @@ class Tracker:
         self._log.begun = True
         with self._log.guard("a step"):
             self._reader.before_step(due=self._due)
+            if self._first is not None:
+                self._look_at_buffers(*self._first)
+                self._first = None
 
     def _after_step(self, *_: object) -> None:
         lr = 0.0
@@ -264,11 +270,12 @@ class Tracker:
             self._recorder.withheld = f"the loss was not finite at step {self._log.step}"
             self._log.event("loss_not_finite", f"{self._recorder.withheld}; predictions are withheld from here on")
 
-    def _look_at_buffers(self, remembered: Pass | None, value: Tensor) -> None:
-        if remembered is None or remembered.random or unsupported(self._optimizer):
+    def _look_at_buffers(self, before: Pass, after: Replay, value: Tensor) -> None:
+        """Of the first loss; now, as its backward pass is over, and reads nothing in the model any more."""
+        if before.random or unsupported(self._optimizer):
             return
         with kept_generators(self._generators):
-            self._follower.moving = moves_with_buffers(self._model, self._loss_fn, remembered, value)
+            self._follower.moving = moves_with_buffers(self._model, self._loss_fn, before, after, value)
         if self._follower.moving:
             self._log.event(
                 "moving_buffers",

@@ -38,12 +38,12 @@ def check_first(value: Tensor) -> None:
         )
 
 
-def moves_with_buffers(model: nn.Module, loss_fn: LossFunction, before: Pass, value: Tensor) -> bool:
-    """Whether a loss depends on buffers that its own forward pass, ``before`` to now, has changed.
+def moves_with_buffers(model: nn.Module, loss_fn: LossFunction, before: Pass, after: Replay, value: Tensor) -> bool:
+    """Whether a loss depends on buffers that its own forward pass, ``before`` to ``after``, has changed.
 
     BatchNorm's running statistics change too, but in training its loss does not depend on them.
     """
-    replay = replace(before.replay, buffers=Replay.capture(model).buffers)
+    replay = replace(before.replay, buffers=after.buffers)
     objective = Objective(model, loss_fn, Batches(before.batch, single=True), replay=replay)
     again = objective.loss(objective.theta())
     limit = 1e3 * torch.finfo(again.dtype).eps

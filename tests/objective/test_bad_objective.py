@@ -103,9 +103,15 @@ def test_a_loss_that_does_not_depend_on_the_model_is_refused(loss):
         objective.gradient(objective.theta())
 
 
-def test_a_gradient_of_exactly_zero_is_found_by_the_check():
-    with pytest.raises(LossNotDifferentiableError, match="exactly zero in every parameter"):
-        Objective(linear(), lambda m, b: 0 * m(b).sum(), X).check()
+def test_a_gradient_of_exactly_zero_is_noted_where_the_loss_is_constant_and_refused_where_it_is_not():
+    """As of a hinge that is satisfied; or of a model that enters through .data."""
+    check = Objective(linear(), lambda m, b: 0 * m(b).sum(), X).check()
+    assert check.passed
+    assert [p.check for p in check.probes if p.verdict == "noted"] == [
+        "the gradient is exactly zero, and the loss constant"
+    ]
+    hidden = Objective(linear(), lambda m, b: squares(m, b).detach() + 0 * m(b).sum(), X).check()
+    assert not hidden.conservative
 
 
 class Counting(nn.Module):
@@ -113,11 +119,11 @@ class Counting(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.lin, self.count = nn.Linear(3, 2), 0
+        self.lin, self.count = nn.Linear(3, 2), [0]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.count += 1
-        return self.lin(x) * self.count
+        self.count[0] += 1
+        return self.lin(x) * self.count[0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training with the tracker is the same, bit for bit, as training without it."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -195,3 +196,39 @@ def test_values_of_an_observable_that_draws_random_numbers_do_not_move_the_gener
         return named["first.weight"].sum()
 
     compare(tmp_path, mlp, plain, observables={"drawn": drawn})
+
+
+class Carrying(nn.Module):
+    """A loss kept in an attribute, a layer dropped by Python's generator, and a teacher that follows the student."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
+        self.extra, self.aux, self.mean = nn.Linear(4, 3), torch.zeros(()), torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for a, b in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                a.lerp_(b, 0.05)
+        y = self.student(x)
+        self.aux, self.mean = y.square().mean(), 0.9 * self.mean + 0.1 * y.detach().mean()
+        return y + 0.1 * self.teacher(x) + self.mean + (self.extra(x) if random.random() < 0.7 else 0)
+
+
+@pytest.mark.filterwarnings("ignore::eom.errors.TrackingWarning")
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_attributes_teachers_and_pythons_generator_are_the_same_bits(tmp_path, settings):
+    found = []
+    for follow in (False, True):
+        random.seed(3)
+        torch.manual_seed(3)
+        model = Carrying().double()
+        by = SGD(model.parameters(), lr=0.05)
+        chosen = {"every": 3, "disabled": not follow} | settings
+        with eom.track(model, by, cross_entropy, tmp_path / "run", **chosen) as tracker:
+            for _ in range(25):
+                by.zero_grad()
+                (tracker.loss(tanh_mlp()[1]) + 0.1 * model.aux).backward()
+                by.step()
+        found.append(state_of(model, by))
+    assert_same(*found)

@@ -1,0 +1,263 @@
+"""No false alarm on a right model, and no pass by an accident of the point, the mode or the precision."""
+
+from typing import Any
+
+import pytest
+import torch
+from modules import Once, Single, Symplectic
+from problems import cross_entropy, randn, seeded, tanh_mlp
+from torch import Tensor, nn
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from eom.errors import LossNotDifferentiableError
+from eom.objective import Objective
+
+BATCH = tanh_mlp()[1]
+
+
+def of(make, loss=cross_entropy, batch: Any = BATCH) -> Objective:
+    return Objective(seeded(make), loss, batch)
+
+
+class Cube(torch.autograd.Function):
+    """x^3, whose backward pass has no derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore
+        return g * 3 * ctx.saved_tensors[0].detach() ** 2
+
+
+class Branch(nn.Module):
+    """A wrong function behind a layer that starts at zero, and in train mode only."""
+
+    def __init__(self, always: bool):
+        super().__init__()
+        self.main, self.first, self.last = nn.Linear(4, 3), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.always = always
+        if always:
+            nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wrong = self.always or self.training
+        return self.main(x) + self.last(Cube.apply(self.first(x)) if wrong else self.first(x))  # type: ignore
+
+
+# Nothing passes by accident
+
+
+def test_a_wrong_derivative_that_is_multiplied_by_zero_at_the_start_is_found():
+    check = of(lambda: Branch(True)).check()
+    assert check.product == "difference"
+    assert "double backward is off by" in check.reason
+
+
+def test_the_self_test_is_run_again_in_another_mode():
+    objective = of(lambda: Branch(False).eval())
+    theta = objective.theta()
+    objective.hvp(theta, theta)
+    objective.model.train()
+    with pytest.warns(UserWarning, match="double backward is off by"):
+        objective.hvp(theta, theta)
+
+
+def test_a_gradient_that_is_not_that_of_the_loss_is_found_in_single_precision():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Single.apply(torch.tanh(self.a(x))[:, :3]) + 0.3 * self.b(x).detach()  # type: ignore
+
+    model, (x, labels) = seeded(Cut).float(), BATCH
+    check = Objective(model, cross_entropy, (x.float(), labels)).check()
+    assert check.dtype == "float32"
+    assert not check.conservative
+
+
+def test_third_derivatives_by_differences_are_refused():
+    objective = of(lambda: nn.Linear(4, 3)).replaced(product="difference")
+    theta = objective.theta()
+    with pytest.raises(LossNotDifferentiableError, match='product="difference" gives H v, but no T'):
+        objective.third(theta, theta, theta)
+
+
+# No false alarms
+
+
+def zeros() -> nn.Module:
+    model = nn.Linear(4, 3)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+def kinked() -> nn.Module:
+    """ReLU at its kink: zero biases, and a sample of zeros."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    nn.init.zeros_(model[0].bias)  # type: ignore[arg-type]
+    return model
+
+
+def with_a_zero_row() -> Any:
+    x, labels = BATCH
+    return torch.cat([x[:-1], torch.zeros(1, 4, dtype=x.dtype)]), labels
+
+
+def saturated(model: nn.Module, batch: Any) -> Tensor:
+    """Zero, with a zero gradient, until a margin is hurt."""
+    return F.relu(model(batch[0]).square().sum(1) - 1e-4).mean()
+
+
+def zero_net() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    return model
+
+
+FAIR = {
+    "all parameters zero": lambda: of(zeros),
+    "a network of zeros": lambda: of(zero_net),
+    "exactly at a kink": lambda: of(kinked, batch=with_a_zero_row()),
+    "a zero gradient at the start": lambda: of(zero_net, saturated),
+    "a huge loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: 1e12 * cross_entropy(m, b)),
+    "a tiny loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: 1e-12 * cross_entropy(m, b)),
+    "a large constant in the loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: cross_entropy(m, b) + 1e4),
+    "large inputs": lambda: of(
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), batch=(1e3 * BATCH[0], BATCH[1])
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FAIR.values(), ids=FAIR)
+def test_a_right_model_passes(make):
+    check = make().check(2)
+    assert check.passed, check.reason
+    assert check.product == "double-backward"
+
+
+@pytest.mark.parametrize("width", [8, 64, 256])
+def test_relu_networks_pass_where_only_single_precision_can_be_had(width):
+    class Narrow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+            self.head = nn.Linear(width, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(Single.apply(self.layers(x)))  # type: ignore
+
+    x = randn(128, 4, seed=1).float()
+    check = Objective(seeded(Narrow).float(), cross_entropy, (x, torch.arange(128) % 3)).check()
+    assert check.dtype == "float32"
+    assert check.product == "double-backward", check.reason
+
+
+def test_a_network_at_its_minimum_passes():
+    x, target = randn(20, 4, seed=1), randn(20, 3, seed=2)
+    model = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(x, target).solution.T)
+    objective = Objective(model, lambda m, b: F.mse_loss(m(b[0]), b[1]), (x, target))
+    assert objective.gradient(objective.theta()).norm() < 1e-14
+    assert objective.check(2).passed
+
+
+def test_torch_func_inside_the_loss_is_no_obstacle():
+    """The equation u' = -u, its derivative by torch.func."""
+
+    def residual(model: nn.Module, t: Tensor) -> Tensor:
+        u = lambda s: model(s.reshape(1, 1)).squeeze()  # noqa: E731
+        return (vmap(grad(u))(t) + vmap(u)(t)).square().mean()
+
+    objective = of(lambda: nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 1)), residual, randn(9, seed=1))
+    assert objective.check(1).passed
+
+
+class Learned(nn.Module):
+    def __init__(self, norm: bool):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), *([nn.LayerNorm(8)] if norm else []), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "LayerNorm"])
+def test_a_loss_that_takes_derivatives_itself_is_exact_to_the_order_above(norm):
+    """Its first derivative is our second: LayerNorm's third is needed for H v."""
+
+    def loss(model: nn.Module, z: Tensor) -> Tensor:
+        z = z.clone().requires_grad_()  # no enable_grad around it, as in a training loop
+        (dh,) = torch.autograd.grad(model(z).sum(), z, create_graph=True)
+        return (torch.cat([dh[:, 3:], -dh[:, :3]], 1) - z).square().mean()
+
+    check = of(lambda: Learned(norm), loss, randn(10, 6, seed=1)).check(2)
+    assert check.passed, check.reason
+    assert [p for p in check.probes if p.verdict == "noted"] == []
+    assert of(Symplectic, lambda m, z: m(z).square().mean(), randn(10, 6, seed=1)).check(2).passed
+
+
+def test_a_backward_pass_that_raises_anything_is_a_missing_derivative():
+    class Strict(Once):
+        @staticmethod
+        def backward(ctx, g):  # type: ignore
+            assert not torch.is_grad_enabled(), "once only"
+            return g * ctx.saved_tensors[0].cos()
+
+    check = of(lambda: nn.Linear(4, 3), lambda m, b: Strict.apply(m(b[0])).square().mean()).check()  # type: ignore
+    assert check.product == "difference"
+    assert "once only" in check.reason
+
+
+# The model is left as it was
+
+
+class Keeping(nn.Module):
+    """Keeps a loss, a cache and a counter in plain attributes, and moves a frozen teacher in every forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
+        self.aux, self.calls = torch.zeros(()), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for a, b in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                a.lerp_(b, 0.1)
+        self.aux, self.calls = self.student(x).square().mean(), self.calls + 1
+        return torch.tanh(self.student(x)) + self.aux
+
+
+def test_evaluations_leave_attributes_and_frozen_parameters_as_they_were():
+    objective = of(Keeping)
+    model: Any = objective.model
+    cross_entropy(model, BATCH)
+    aux, calls, teacher = model.aux, model.calls, model.teacher.weight.clone()
+    theta = objective.theta()
+    objective.check(2)
+    objective.hvp(theta, theta)
+    assert model.aux is aux
+    assert model.calls == calls
+    assert torch.equal(model.teacher.weight, teacher)
+
+
+def test_a_forward_pass_that_writes_to_its_weights_does_not_write_to_theta():
+    class Clamped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    objective = of(lambda: Clamped(4, 3))
+    theta = objective.theta()
+    before = theta.clone()
+    objective.gradient(theta)
+    objective.gradient(theta)
+    assert torch.equal(theta, before)
