@@ -45,7 +45,7 @@ class Compiled:
         return Expansion(value, g, hvp)
 
     def _run(self, compiled: Any, part: BatchLoss, theta: Tensor, *others: Tensor) -> Any:
-        with part.replay.states(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with part.replay.states(outside=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             return compiled((part.constants(theta.dtype), part.batch_in(theta.dtype)), theta, *others)
 
     def _expand(self, constants: Any, theta: Tensor, lam: Tensor) -> Any:

@@ -50,12 +50,13 @@ def notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dtype]) -> t
     """The loss, and what is no fault, but should be known: random numbers, autocast, tensors outside the model."""
     leaves = [x.detach().requires_grad_() for x in loss.parts(theta)]
 
-    def evaluate() -> tuple[Tensor, list[str]]:
+    def evaluate() -> tuple[Tensor, bool]:
         with torch.enable_grad():
             value = loss.value(leaves)
-        return value, loss.replay.drawn_from()
+        return value, loss.replay.torch_moved()
 
-    value, generators = loss.within(leaves, evaluate)
+    value, moved = loss.within(leaves, evaluate)
+    generators = ["torch"] * moved + (loss.around.draws or [])
     found = []
     if generators:
         state = hashlib.sha256(loss.replay.cpu.numpy().tobytes()).hexdigest()[:8]

@@ -34,7 +34,9 @@ class Around(nn.Module):
         named = list(self.named_parameters(remove_duplicate=False))
         self.places = [(name, at[id(p)]) for name, p in named if id(p) in at]
         self.frozen = [(name, p) for name, p in named if id(p) not in at]
-        self.writes: bool | None = None  # whether forward passes write to parameters; not known before the first
+        # not known before the first forward pass:
+        self.writes: bool | None = None  # whether it writes to parameters
+        self.draws: list[str] | None = None  # the generators outside torch that it draws from
 
     def forward(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -59,13 +61,20 @@ class BatchLoss:
     def within(self, parts: list[Tensor], work: Callable[[], T]) -> T:
         """Run ``work`` while the model holds ``parts``: checkpointed code reads them in backward passes too."""
         held = {name: parts[i] for name, i in self.around.places} | self.constants(parts[0].dtype)
-        lent = None if self.around.writes is not None else [(x, x.detach().clone()) for x in held.values()]
-        with self.replay.states(), explaining(), self._precision(parts[0].dtype), _attributes(self.around.model):
-            found = functional_call(self.around, held, (work,), tie_weights=False)
-        if lent is not None:
-            names = {name for name, _ in self.around.places} | {name for name, _ in self.around.frozen}
-            pairs = zip(held, lent, strict=True)
-            self.around.writes = any(name in names and not torch.equal(*pair) for name, pair in pairs)
+        around, first = self.around, self.around.writes is None
+        own = [name for name, _ in (*around.places, *around.frozen)] if first else []
+        before = [held[name].detach().clone() for name in own]
+        with (
+            self.replay.states(outside=around.draws != []),
+            explaining(),
+            self._precision(parts[0].dtype),
+            _attributes(around.model),
+        ):
+            found = functional_call(around, held, (work,), tie_weights=False)
+            if first:
+                around.draws = self.replay.drawn_outside()
+        if first:
+            around.writes = not all(torch.equal(held[name], x) for name, x in zip(own, before, strict=True))
         return found
 
     def _precision(self, dtype: torch.dtype) -> AbstractContextManager:

@@ -34,31 +34,40 @@ class Replay:
         return cls(torch.get_rng_state(), cuda, buffers, autocast, outside_torch())
 
     @contextmanager
-    def states(self) -> Iterator[None]:
-        """Set generators and autocast back for the time of the block, and then to what they were."""
+    def states(self, *, outside: bool) -> Iterator[None]:
+        """Set generators and autocast back for the time of the block, and then to what they were.
+
+        Python's and numpy's only if asked for: that takes longer than all the rest.
+        """
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=list(self.cuda)))
-            stack.callback(set_outside_torch, outside_torch())
             for device in ("cpu", "cuda"):
                 dtype = self.autocast.get(device)
                 if dtype is not None or torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, dtype, enabled=dtype is not None))
             torch.set_rng_state(self.cpu)
-            set_outside_torch(self.outside)
+            if outside:
+                stack.callback(set_outside_torch, outside_torch())
+                set_outside_torch(self.outside)
             for device, state in self.cuda.items():
                 torch.cuda.set_rng_state(state, device)
             yield
 
     def drawn_from(self) -> list[str]:
-        """Generators that have moved since the states were captured."""
+        """Generators that have moved since the states were captured or set back."""
+        return ["torch"] * self.torch_moved() + self.drawn_outside()
+
+    def drawn_outside(self) -> list[str]:
+        """Those of them that are not torch's."""
         (python, numpy), (own, numpys) = outside_torch(), self.outside
-        cuda = any(not torch.equal(state, torch.cuda.get_rng_state(device)) for device, state in self.cuda.items())
-        moved = {
-            "torch": cuda or not torch.equal(self.cpu, torch.get_rng_state()),
-            "random": python != own,
-            "numpy": numpy[2:] != numpys[2:] or not np.array_equal(numpy[1], numpys[1]),
-        }
-        return [name for name, has in moved.items() if has]
+        moved = numpy[2:] != numpys[2:] or not np.array_equal(numpy[1], numpys[1])
+        return ["random"] * (python != own) + ["numpy"] * moved
+
+    def torch_moved(self) -> bool:
+        """Whether torch's own generators have."""
+        return not torch.equal(self.cpu, torch.get_rng_state()) or any(
+            not torch.equal(state, torch.cuda.get_rng_state(device)) for device, state in self.cuda.items()
+        )
 
 
 def outside_torch() -> tuple[Any, Any]:
