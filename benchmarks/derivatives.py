@@ -103,7 +103,7 @@ def peers(model: Any, loss: Any, batch: Any, v: Any) -> Iterator[tuple[str, Call
     if find_spec("curvlinops"):
         curvlinops = import_module("curvlinops")
         operator = curvlinops.HessianLinearOperator(
-            model, torch.nn.CrossEntropyLoss(), parameters, [(x, y)], check_deterministic=False, num_data=len(y)
+            model, torch.nn.CrossEntropyLoss(), parameters, [(x, y)], check_deterministic=False, num_data=len(x)
         )
         yield "curvlinops, H v", lambda: operator @ v
     if find_spec("pyhessian"):
