@@ -13,21 +13,16 @@ where they are installed:
 Attention runs on its plain kernel in the other packages, which fail on the fused one.
 """
 
-import argparse
-import csv
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from tracker import MALLOC
+import table
 
 WANTED: dict[str, dict[str, float]] = {
     "g and H g, double backward": {"mlp": 2.45, "cnn": 4.9, "gpt": 3.4},
@@ -218,14 +213,10 @@ def said(failure: Exception) -> str:
 
 
 def main() -> None:
-    quiet = MALLOC | {"KINETO_LOG_LEVEL": "99"}  # of the memory profiler
-    if any(os.environ.get(k) != v for k, v in quiet.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | quiet)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    table.hold_still(KINETO_LOG_LEVEL="99")  # of the memory profiler
+    parser = table.parser(__doc__, rounds=9)
     parser.add_argument("--networks", nargs="+", default=["mlp", "cnn", "gpt"])
     parser.add_argument("--compiled", action="store_true", help="the compiled route too: minutes")
-    parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     import torch
 
@@ -245,12 +236,7 @@ def main() -> None:
             found.append(row)
             shown = row.get("failed") or f"error of H v in {row['dtype']}: {row['error']:.1e}"
             print(f"{name:4s} {row['row']:40s} {shown}", flush=True)
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["row", "network", "gradients", "memory", "dtype", "error", "failed"])
-            writer.writeheader()
-            writer.writerows(found)
+    table.write(found, options.csv)
 
 
 if __name__ == "__main__":

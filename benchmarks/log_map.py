@@ -1,20 +1,17 @@
 """What the corrected field of order k by look-ahead costs beyond its k + 1 gradients: paired rounds in one process.
 
-    python benchmarks/log_map.py [--rounds 15] [--threads 1]
+    python benchmarks/log_map.py [--rounds 15] [--threads 1] [--csv FILE]
 
 Each entry is the median over the rounds of time(field) / time(k + 1 gradients) - 1, in CPU time of the process; the
 gradients are taken at the k + 1 points of the look-ahead, as weights that are not in the cache cost a few percent more.
 """
 
-import argparse
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from itertools import islice
 
-from tracker import MALLOC
+import table
 
 ORDERS = (1, 2, 3, 4)
 LIMIT = 3  # %
@@ -49,10 +46,8 @@ def overhead(name: str, order: int, rounds: int) -> float:
 
 
 def main() -> None:
-    if any(os.environ.get(k) != v for k, v in MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    table.hold_still()
+    parser = table.parser(__doc__, rounds=15)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     import torch
@@ -62,9 +57,12 @@ def main() -> None:
         f"cost beyond k + 1 gradients, % (wanted: <= {LIMIT}); torch {torch.__version__}, {options.threads} thread(s)"
     )
     print(f"{'':6s}" + "".join(f"{f'order {k}':>10s}" for k in ORDERS))
+    rows = []
     for name in ("mlp", "cnn", "gpt"):
-        row = "".join(f"{100 * overhead(name, k, options.rounds):10.1f}" for k in ORDERS)
-        print(f"{name:6s}{row}")
+        found = {k: 100 * overhead(name, k, options.rounds) for k in ORDERS}
+        rows += [{"network": name, "order": k, "overhead_percent": share} for k, share in found.items()]
+        print(f"{name:6s}" + "".join(f"{share:10.1f}" for share in found.values()))
+    table.write(rows, options.csv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time, memory and size of the report of a long run: ``python benchmarks/records.py [rows]``.
+"""Time, memory and size of the report of a long run: ``python benchmarks/records.py [rows] [--csv FILE]``.
 
 Writes a run of a million rows (about 90 MB) to a temporary folder, then makes its report in a fresh process.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import table
 
 from eom.records import Row, RunWriter
 
@@ -78,5 +79,10 @@ def main(rows: int = 1_000_000) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for name, value in main(*map(int, sys.argv[1:])).items():
+    parser = table.parser(__doc__)
+    parser.add_argument("rows", type=int, nargs="?", default=1_000_000)
+    options = parser.parse_args()
+    measured = main(options.rows)
+    for name, value in measured.items():
         print(f"{name:>10} {value:12.2f}")
+    table.write([measured], options.csv)

@@ -8,13 +8,9 @@ both, as second derivatives need it. glibc's malloc is told to keep freed memory
 convolutions.
 """
 
-import argparse
 import copy
-import csv
-import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -22,11 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+import table
+
 BLOCK = 10  # steps; one record each
 
 ROWS: list[tuple[str, dict[str, Any], dict[str, float]]] = [  # name, settings of eom.track, limits in %
@@ -77,21 +70,17 @@ def overhead(name: str, settings: dict[str, Any], rounds: int) -> float:
 
 
 def main() -> None:
-    if any(os.environ.get(k) != v for k, v in MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    table.hold_still()
+    parser = table.parser(__doc__, rounds=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", nargs="+", default=["mlp", "cnn", "gpt"])
     parser.add_argument("--rows", type=int, nargs="+", default=list(range(len(ROWS))))
-    parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     import torch
 
     warnings.simplefilter("ignore")  # flows given up on random labels
     torch.set_num_threads(options.threads)
     print(f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s), every {BLOCK} steps, float32")
-    print(f"malloc: {' '.join(f'{k}={v}' for k, v in MALLOC.items())}")
     print(f"{'overhead on a bare training, % (wanted)':50s}" + "".join(f"{n:>16s}" for n in options.networks))
     found = []
     for i in options.rows:
@@ -103,12 +92,7 @@ def main() -> None:
             print(f"{share:7.1f} {wanted:>8s}", end="", flush=True)
             found.append({"row": name, "network": network, "overhead_percent": share, "wanted": limits.get(network)})
         print()
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, found[0])
-            writer.writeheader()
-            writer.writerows(found)
+    table.write(found, options.csv)
 
 
 if __name__ == "__main__":
