@@ -168,6 +168,19 @@ class Once(InForward):
         return g * ctx.saved_tensors[0].cos()
 
 
+class Cube(torch.autograd.Function):
+    """x^3, whose backward pass has no derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore
+        return g * 3 * ctx.saved_tensors[0].detach() ** 2
+
+
 class ThroughNumpy(torch.autograd.Function):
     """A sine whose backward pass leaves autograd without a word."""
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from modules import Once
 from problems import cross_entropy, network, randn, tanh_mlp
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -144,20 +144,6 @@ def test_torchs_own_randomness_is_no_obstacle():
         return (model(F.dropout(batch, 0.3)) + torch.randn(5, 2)).square().mean()
 
     assert Objective(linear(), noisy, X).check(2).passed
-
-
-class Once(torch.autograd.Function):
-    """A sine whose backward pass cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):  # type: ignore
-        return g * ctx.saved_tensors[0].cos()
 
 
 def test_a_second_derivative_that_does_not_exist_is_refused_with_the_way_out():

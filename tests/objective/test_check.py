@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from modules import Single
+from modules import Once, Single
 from problems import NETWORKS, cross_entropy, network, seeded, tanh_mlp
-from test_bad_objective import Once
 from torch import Tensor, nn
 
 from eom.objective import Objective

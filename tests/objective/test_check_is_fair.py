@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from modules import Once, Single, Symplectic
+from modules import Cube, Once, Single, Symplectic
 from problems import cross_entropy, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.func import grad, vmap
@@ -18,19 +18,6 @@ BATCH = tanh_mlp()[1]
 
 def of(make, loss=cross_entropy, batch: Any = BATCH) -> Objective:
     return Objective(seeded(make), loss, batch)
-
-
-class Cube(torch.autograd.Function):
-    """x^3, whose backward pass has no derivative."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, g):  # type: ignore
-        return g * 3 * ctx.saved_tensors[0].detach() ** 2
 
 
 class Branch(nn.Module):

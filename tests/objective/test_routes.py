@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from modules import Cube
 from problems import NETWORKS, cross_entropy, network, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -177,23 +178,13 @@ def test_a_smooth_network_has_no_kinks(activation):
 def test_an_error_in_one_small_tensor_is_found_among_many_large_ones():
     """Its share of H v is a hundred-thousandth: each tensor is compared by itself."""
 
-    class Slanted(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x**3
-
-        @staticmethod
-        def backward(ctx, g):  # type: ignore
-            return g * 3 * ctx.saved_tensors[0].detach() ** 2
-
     class Small(nn.Module):
         def __init__(self):
             super().__init__()
             self.large, self.small = nn.Linear(4, 3), nn.Parameter(torch.tensor([0.5]))
 
         def forward(self, x: Tensor) -> Tensor:
-            return 100 * self.large(x) + 1e-2 * Slanted.apply(self.small)  # type: ignore
+            return 100 * self.large(x) + 1e-2 * Cube.apply(self.small)  # type: ignore
 
     objective = Objective(seeded(Small), lambda m, b: m(b[0]).square().mean(), tanh_mlp()[1])
     check = objective.check()
