@@ -42,11 +42,11 @@ def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
 
 
 def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: float) -> list[float]:
-    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-8 of the whole.
+    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-4 of the whole.
 
     Infinite where it is no number.
     """
-    least = floor + 1e-8 * float(reference.norm())
+    least = floor + 1e-4 * float(reference.norm())  # a bias before a normalisation has nothing but rounding
 
     def relative(a: Tensor, b: Tensor) -> float:
         error = float((a - b).norm())
@@ -60,7 +60,7 @@ def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: floa
 
 def noise(size: float, e: float, eps: float) -> float:
     """Rounding of a central difference over a step ``e`` of values of this size, of relative rounding ``eps``."""
-    return 30 * eps * size / e
+    return 100 * eps * size / e
 
 
 def ladder(
@@ -87,14 +87,22 @@ def ladder(
         yield Rung(e, max(block_errors(derivative, central(f, y, v, e), sizes, floor)))
 
 
+def climbed(rungs: Iterator[Rung], limit: float) -> Iterator[Rung]:
+    """Rungs up to the first within the limit."""
+    for rung in rungs:
+        yield rung
+        if rung.error <= limit:
+            return
+
+
 def best(rungs: Iterator[Rung], limit: float) -> Rung:
     """The first rung within the limit, or the one with the least error."""
-    seen: list[Rung] = []
-    for rung in rungs:
-        seen.append(rung)
-        if rung.error <= limit:
-            break
-    return min(seen, key=lambda rung: rung.error)
+    return min(climbed(rungs, limit), key=lambda rung: rung.error)
+
+
+def fell(rungs: Sequence[Rung]) -> bool:
+    """Whether the error fell a hundredfold to a small one with the step, as over kinks; a wrong formula stays."""
+    return len(rungs) > 1 and rungs[-1].error < min(1e-3, rungs[0].error / 100)
 
 
 def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
@@ -123,21 +131,15 @@ def slope_error(
 
 
 def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor) -> bool:
-    """Whether a function of double precision is rounded to single inside.
+    """Whether a function of double precision is rounded to single inside: its slope is wrong over short steps only.
 
-    Then its slope is wrong over short steps only; and over a step too short for single precision it stays where it
-    is, or jumps.
+    Two longer ones have to be right, or curvature might hide a wrong gradient by accident.
     """
-    if y.dtype != torch.float64 or not float(g @ v):
+    if y.dtype != torch.float64:
         return False
-    slope, single = float(g @ v), torch.finfo(torch.float32).eps
-    steps = (scale(y) * torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32))
-    short, long = (abs(float(central(value, y, v, e)) - slope) for e in steps)
-    if not long < short / 10:
-        return False
-    at = float(value(y))
-    tiny = single * abs(at) / abs(slope) / 10
-    return abs(float(value(y + tiny * v)) - at - tiny * slope) > 0.5 * abs(tiny * slope)
+    short, long = (scale(y) * torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32))
+    errors = [abs(float(central(value, y, v, e)) - float(g @ v)) for e in (short, long, long / 2)]
+    return max(errors[1:]) < errors[0] / 10
 
 
 def jumps(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, e: float) -> bool:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from eom.calculus.products import ScalarFunction
 from eom.objective.data import digest
-from eom.objective.loss import BatchLoss
+from eom.objective.loss import BatchLoss, attributes_kept
 
 Wrong = Callable[[ScalarFunction, Tensor], bool]  # whether a derivative of f is wrong at z
 
@@ -42,7 +42,7 @@ class Call:
                 given[i] = x.clone()  # it may be written to
             state = {k: x.clone() for k, x in self.tensors.items()} | dict(zip(own, pieces[len(inputs) :], strict=True))
             args, kwargs = tree_unflatten(given, tree)
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), attributes_kept(self.module):
                 torch.set_rng_state(self.generator)
                 out = functional_call(self.module, state, args, kwargs)
             found = [x for x in tree_flatten(out)[0] if _is_real(x)]

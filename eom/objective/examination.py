@@ -12,7 +12,9 @@ from eom.calculus.checks import (
     Rung,
     asymmetry,
     best,
+    climbed,
     direction,
+    fell,
     jumps,
     kinks,
     ladder,
@@ -103,16 +105,21 @@ class Examination:
         """
         sizes, wider = self.objective.layout.sizes, 8 / self.theta.element_size()
         step = NEAR * scale(self.theta) * direction(self.theta, sizes, 2)
-        at, near = self.objective.loss(self.theta + step), self.theta + step
-        if not at.isfinite():
+        at, near = self._value(self.theta + step), self.theta + step
+        if at is None or not at.isfinite():  # no point of the loss's domain
             at, near = self.objective.loss(self.theta), self.theta
         self.start, self.theta, self.value = near, near, at
         if wider > 1 and wider * memory.double_backward(kept, near) <= memory.available(near.device):
-            try:
-                self.value = self.objective.loss(near.double())
-            except Exception:  # a dtype written into the model
-                return
-            self.theta, self.eps = near.double(), torch.finfo(torch.float64).eps
+            wide = self._value(near.double())  # none where a dtype is written into the model
+            rounding = 5e-2 if self.casts else max(1e-3, 10 * self.eps)
+            if wide is not None and abs(float(wide) - float(at)) <= rounding * abs(float(at)):  # else another function
+                self.value, self.theta, self.eps = wide, near.double(), torch.finfo(torch.float64).eps
+
+    def _value(self, theta: Tensor) -> Tensor | None:
+        try:
+            return self.objective.loss(theta)
+        except Exception:
+            return None
 
     # Derivatives
 
@@ -165,7 +172,12 @@ class Examination:
             why = f"{_cause(failure)}{self._at(second_is_wrong)}; {DIFFERENCE}"
             return self._add("H v exists", route, float("inf"), limit, why), False
         del hvp  # and the graph that it keeps
-        rung = best(self._ladder(self.objective.gradient, hv, limit, self.gradient), limit)
+        rungs = list(climbed(self._ladder(self.objective.gradient, hv, limit, self.gradient), limit))
+        rung = min(rungs, key=lambda rung: rung.error)
+        if fell(rungs):
+            why = "the error falls with the step: jumps of the gradient, some of them very near"
+            self.probes.append(note("kinks", why))
+            limit *= 10
         uneven = asymmetry(self.u, self.v, hu, hv)
         if route == "difference":
             right = self._add("H v against differences", route, rung.error, limit, JUMPS)
@@ -211,7 +223,10 @@ class Examination:
         theta = self.theta if coarse else self.start
         v, size = self.v.to(theta), float(self.gradient.norm())
         step = FINITE * scale(theta)
-        far = kinks(self.objective.gradient, theta, v, hv.to(theta), step, size)
+        try:
+            far = kinks(self.objective.gradient, theta, v, hv.to(theta), step, size)
+        except Exception:  # no longer in the loss's domain
+            return
         if far.found:
             self.probes.append(
                 note(

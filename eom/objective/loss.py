@@ -31,7 +31,8 @@ class Around(nn.Module):
         super().__init__()
         self.model = model
         at = {id(p): i for i, p in enumerate(trainable(model).values())}
-        named = list(self.named_parameters(remove_duplicate=False))
+        modules = self.named_modules()  # each once, also where it is used twice
+        named = [(f"{name}.{k}", p) for name, m in modules for k, p in m._parameters.items() if p is not None]
         self.places = [(name, at[id(p)]) for name, p in named if id(p) in at]
         self.frozen = [(name, p) for name, p in named if id(p) not in at]
         # not known before the first forward pass:
@@ -68,7 +69,7 @@ class BatchLoss:
             self.replay.states(outside=around.draws != []),
             explaining(),
             self._precision(parts[0].dtype),
-            _attributes(around.model),
+            attributes_kept(around.model),
         ):
             found = functional_call(around, held, (work,), tie_weights=False)
             if first:
@@ -113,7 +114,7 @@ class BatchLoss:
 
 
 @contextmanager
-def _attributes(model: nn.Module) -> Iterator[None]:
+def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Plain attributes that a forward pass sets (a loss, a cache, a counter) are as before after the block."""
     before = [(vars(m), dict(vars(m))) for m in model.modules()]
     try:

@@ -248,3 +248,83 @@ def test_a_forward_pass_that_writes_to_its_weights_does_not_write_to_theta():
     objective.gradient(theta)
     objective.gradient(theta)
     assert torch.equal(theta, before)
+
+
+def test_a_module_that_is_used_twice_holds_its_own_weights_afterwards():
+    shared = seeded(lambda: nn.Linear(4, 4))
+    weight, before = shared.weight, shared.weight.detach().clone()  # type: ignore[union-attr]
+    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), seeded(lambda: nn.Linear(4, 3)))
+    objective = Objective(model, cross_entropy, BATCH)
+    theta = objective.theta()
+    objective.loss(theta + 1)
+    assert objective.check(2).passed
+    objective.hvp(theta, theta)
+    assert shared.weight is weight
+    assert torch.equal(weight, before)  # type: ignore[arg-type]
+
+
+SINGLES = {
+    "assignment": lambda x: _assigned(torch.zeros(24, 3), x),
+    "accumulation": lambda x: torch.zeros(24, 3).add_(x).mul_(2),
+    "scatter": lambda x: x * torch.zeros(24, 3).scatter_(1, BATCH[1][:, None], 0.9),
+    "index_add": lambda x: torch.zeros(24, 3).index_add_(0, torch.arange(24), x),
+    "noise": lambda x: x + torch.randn(24, 3) + torch.randn_like(x) + torch.rand(24, 3, dtype=torch.float32),
+    "tensor": lambda x: x * torch.tensor([1.0, 2.0, 3.0]) + torch.linspace(0, 1, 3),
+}
+
+
+def _assigned(out: Tensor, x: Tensor) -> Tensor:
+    out[:, 0::2] = x[:, 0::2].sin()
+    return out
+
+
+@pytest.fixture
+def single():
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.parametrize("f", SINGLES.values(), ids=SINGLES)
+def test_a_model_of_single_precision_is_the_same_function_in_double(f, single):
+    model, (x, labels) = seeded(lambda: nn.Linear(4, 3)).float(), BATCH
+    objective = Objective(model, lambda m, b: F.cross_entropy(f(m(b[0])), b[1]), (x.float(), labels))
+    theta = objective.theta()
+    assert float(objective.loss(theta.double())) == pytest.approx(float(objective.loss(theta)), rel=1e-5)
+    check = objective.check(2)
+    assert check.dtype == "float64"
+    assert check.passed, check.reason
+
+
+def test_a_loss_that_ends_near_by_is_tested_where_it_is():
+    """A parameter at the border of what the loss accepts."""
+
+    class Bounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([1.0, 1.0, 1.0, 1.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.equal(self.scale.detach().round(decimals=4), torch.ones_like(self.scale)):
+                raise ValueError("out of its domain")
+            return (x * self.scale).sin()[:, :3]
+
+    assert of(Bounded).check(2).passed
+
+
+def test_an_examination_leaves_attributes_of_modules_as_they_were():
+    class Running(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.mean = nn.Linear(4, 3), torch.zeros(3, dtype=torch.float32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.inner(x)
+            self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+            return h * h.detach().mean() - self.mean
+
+    model: Any = seeded(Running).float()
+    before = model.mean
+    check = Objective(model, cross_entropy, (BATCH[0].float(), BATCH[1])).check()
+    assert not check.conservative
+    assert model.mean is before
