@@ -18,7 +18,7 @@ LRS = [0.05, 0.025, 0.0125]
 TIME = 0.25
 ROUTES = [("terms", 0), ("terms", 1), ("terms", 2), ("log-map", 0), ("log-map", 1), ("log-map", 2), ("log-map", 3)]
 CASES = [(name, method, order) for name in NETWORKS for method, order in ROUTES]
-LONG = [("cnn", "terms", 2), ("transformer", "terms", 2), ("transformer", "log-map", 3)]
+LONG = [("cnn", "terms", 2), *(("transformer", *route) for route in [("terms", 2), ("log-map", 2), ("log-map", 3)])]
 
 
 def measured_order(

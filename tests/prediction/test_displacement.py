@@ -83,7 +83,7 @@ def errors_and_bars(name: str, lr: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("name", "lr"),
     [
-        ("mlp", 0.05),
+        pytest.param("mlp", 0.05, marks=pytest.mark.slow),
         ("mlp", 0.1),
         *(pytest.param(name, 0.1, marks=pytest.mark.slow) for name in ("cnn", "transformer")),
     ],
