@@ -202,7 +202,7 @@ def errors(name: str) -> Iterator[dict[str, Any]]:
             for row, f in [*rows, *peers(model.to(dtype), cross_entropy, batch, v)]:
                 try:
                     error = float((f().double() - reference).norm() / reference.norm())
-                except Exception as failure:
+                except Exception as failure:  # a peer's
                     yield {"row": row, "network": name, "failed": said(failure)}
                     continue
                 yield {"row": row, "network": name, "dtype": str(dtype).removeprefix("torch."), "error": error}

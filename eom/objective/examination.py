@@ -118,7 +118,7 @@ class Examination:
     def _value(self, theta: Tensor) -> Tensor | None:
         try:
             return self.objective.loss(theta)
-        except Exception:
+        except Exception:  # the loss may refuse a point, or a dtype, with any error
             return None
 
     # Derivatives
@@ -168,7 +168,7 @@ class Examination:
         try:
             hvp = self.objective.replaced(product=route).expansion(self.theta).hvp
             hv, hu = hvp(self.v), hvp(self.u)
-        except Exception as failure:
+        except Exception as failure:  # a backward pass of the user's own may raise anything
             why = f"{_cause(failure)}{self._at(second_is_wrong)}; {DIFFERENCE}"
             return self._add("H v exists", route, float("inf"), limit, why), False
         del hvp  # and the graph that it keeps
@@ -245,7 +245,7 @@ class Examination:
         objective = self.objective.replaced(product="double-backward")
         try:
             t = objective.third(self.theta, self.v, self.v)
-        except Exception as failure:
+        except Exception as failure:  # a backward pass of the user's own may raise anything
             why = f"{_cause(failure)}{self._at(third_is_wrong)}; {LOG_MAP}"
             return self._add("T(v, v) exists", route, float("inf"), limit, why)
         hv = objective.hvp(self.theta, self.v)

@@ -40,7 +40,7 @@ class Objective:
             another function than the loss of all samples together.
         product: route to H v: "auto" tests this model's derivatives when the first is asked for (see ``check``);
             "double-backward"; "difference" of gradients (cheapest, to 1e-8 in float64 and 1e-3 in float32);
-            "compiled" (seconds to minutes once, then faster). The last three are taken untested.
+            "compiled" (long to compile once, then faster). The last three are taken untested.
         replay: the states to evaluate from, if not the present ones.
 
     Raises:

@@ -15,6 +15,7 @@ FINE, COARSE = (1e-4, 1e-3), (5e-2, 1e-1)  # largest relative error of H v and o
 
 
 def slope_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
+    """Whether the gradient is not the derivative of f."""
     _, v, limit = _alone(z, 0)
     value, g = value_and_gradient(f, z)
     size, eps = abs(float(value)), torch.finfo(z.dtype).eps
@@ -22,15 +23,17 @@ def slope_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
 
 
 def second_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
+    """Whether H v by double backward is missing, or not what differences of gradients are."""
     _, v, limit = _alone(z, 0)
     try:
         hv = expand(f, z).hvp(v)
-    except RuntimeError:
+    except Exception:  # a backward pass of the user's own may raise anything
         return True
     return _off(lambda y: value_and_gradient(f, y)[1], z, v, hv, limit)
 
 
 def is_uneven(f: ScalarFunction, z: Tensor) -> bool:
+    """Whether the Jacobian of the gradient is not symmetric."""
     u, v, limit = _alone(z, 0)
     e = scale(z) * torch.finfo(z.dtype).eps ** (1 / 3)
     hu, hv = (central(lambda y: value_and_gradient(f, y)[1], z, w, e) for w in (u, v))
@@ -38,10 +41,11 @@ def is_uneven(f: ScalarFunction, z: Tensor) -> bool:
 
 
 def third_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
+    """Whether T(v, v) by triple backward is missing, or not what differences of H v are."""
     _, v, limit = _alone(z, 1)
     try:
         t = third_derivative(f, z, v, v)
-    except RuntimeError:
+    except Exception:  # a backward pass of the user's own may raise anything
         return True
     return _off(lambda y: expand(f, y).hvp(v), z, v, t, limit)
 

@@ -60,7 +60,7 @@ def track(
         observables: {name: function of {parameter name: float64 tensor} -> one number}, followed like the norms.
         groups: "tensor", "module", or {name: parameter names or indices}.
         product: route to H v: "auto" takes "double-backward", or "difference" of gradients where the self-test finds
-            that wrong; "difference" is cheaper, less exact; "compiled" compiles for a minute and is faster then.
+            that wrong; "difference" is cheaper, less exact; "compiled" takes long to compile once, and is faster then.
         bars: follow the run's own gradients for a few steps after each record; predictions then carry bars.
         sharpness: records from one largest Hessian eigenvalue to the next; 0 for never.
         horizon: steps over which displacements are compared with the flows of order 0, 1 and 2; each takes several
