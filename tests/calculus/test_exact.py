@@ -16,6 +16,7 @@ from eom.calculus import norms
 from eom.calculus.exact import exact
 
 equal = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)  # some hundred roundings
+EPS = 0.1  # of normalisations: two entries that are nearly equal would amplify rounding without bound
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:
@@ -31,25 +32,25 @@ def assert_same(fused: Callable[..., Tensor], composed: Callable[..., Tensor], *
         equal(a, b)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(2, 4), min_size=2, max_size=4), st.integers(1, 2), st.booleans(), st.integers(0, 99))
 def test_layer_norm(shape, dims, affine, seed):
     normalized = shape[-dims:]
     weight, bias = (values(*normalized, seed=seed + k) if affine else None for k in (1, 2))
     assert_same(
-        lambda x: F.layer_norm(x, normalized, weight, bias),
-        lambda x: norms.layer_norm(x, normalized, weight, bias),
+        lambda x: F.layer_norm(x, normalized, weight, bias, EPS),
+        lambda x: norms.layer_norm(x, normalized, weight, bias, EPS),
         values(*shape, seed=seed),
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(2, 4), min_size=2, max_size=4), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_batch_norm_and_its_running_statistics(shape, training, tracked, seed):
     c = shape[1]
     statistics = [[torch.zeros(c), torch.ones(c)] if tracked or not training else [None, None] for _ in range(2)]
     fused, composed = (
-        lambda x, w, b, f=f, s=s: f(x, *s, w, b, training, 0.3)
+        lambda x, w, b, f=f, s=s: f(x, *s, w, b, training, 0.3, EPS)
         for f, s in zip((F.batch_norm, norms.batch_norm), statistics, strict=True)
     )
     assert_same(fused, composed, *(values(*s, seed=seed + k) for k, s in enumerate([shape, [c], [c]])))
@@ -57,13 +58,13 @@ def test_batch_norm_and_its_running_statistics(shape, training, tracked, seed):
         equal(statistics[0], statistics[1])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(2, 4), min_size=3, max_size=4), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_instance_norm_and_its_running_statistics(shape, own, tracked, seed):
     c = shape[1]
     statistics = [[torch.zeros(c), torch.ones(c)] if tracked or not own else [None, None] for _ in range(2)]
     fused, composed = (
-        lambda x, w, b, f=f, s=s: f(x, *s, w, b, own, 0.3)
+        lambda x, w, b, f=f, s=s: f(x, *s, w, b, own, 0.3, EPS)
         for f, s in zip((F.instance_norm, norms.instance_norm), statistics, strict=True)
     )
     assert_same(fused, composed, *(values(*s, seed=seed + k) for k, s in enumerate([shape, [c], [c]])))
@@ -76,7 +77,7 @@ def test_weight_norm(dim):
     assert_same(lambda v, g: _weight_norm(v, g, dim), lambda v, g: norms.weight_norm(v, g, dim), values(4, 3), g)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_embedding_bag(data):
     rows, width = data.draw(st.integers(2, 6)), data.draw(st.integers(1, 3))
@@ -107,7 +108,7 @@ def test_distances_with_some_that_are_zero(p):
     assert_same(partial(F.pdist, p=p), partial(plain.pdist, p=p), x)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_ctc_loss(data):
     kinds, blank = 4, data.draw(st.integers(0, 3))

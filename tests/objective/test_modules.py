@@ -148,7 +148,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8)
 @given(st.lists(st.sampled_from(list(LAYERS)), min_size=1, max_size=4), st.integers(3, 9), st.integers(0, 10**6))
 def test_any_composition_of_layers_has_right_derivatives(names, samples, seed):
     """Reads also the swapped operations inside each other's derivatives."""
