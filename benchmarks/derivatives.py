@@ -67,11 +67,7 @@ def routes(objective: Any, theta: Any, v: Any, *, compiled: bool) -> Iterator[tu
     by = {p: objective.replaced(product=p) for p in ("double-backward", "difference", "compiled")}
 
     def pair(product: str) -> Callable[[], Any]:
-        def both() -> Any:
-            at = by[product].expansion(theta)
-            return at.hvp(at.gradient)
-
-        return both
+        return lambda: by[product].gradient_and_hvp(theta)[1]
 
     kept = by["double-backward"].expansion(theta)
     known = by["difference"].expansion(theta)

@@ -1,21 +1,26 @@
-"""Probes of derivatives: against differences over a ladder of steps, against symmetry, against the function's slope."""
+"""Probes of derivatives: against differences over a long and a short step, against symmetry."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-VectorFunction = Callable[[Tensor], Tensor]  # [n] -> [n]
+VectorFunction = Callable[[Tensor], Tensor]  # [n] -> [m]
+
+ROUNDINGS = 1e4  # on the way to one number, of which the relative rounding is then eps sqrt(ROUNDINGS)
+LONG, SHORT = 1 / 3, 1 / 2  # powers of eps: the best step of a central difference, and the best of a forward one
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A step e along the direction, and how far the difference over it is from the derivative."""
+class Agreement(NamedTuple):
+    """How far a derivative is from differences, relative to them, in its worst block."""
 
-    step: float
     error: float
+    allowed: float  # the limit, and what kinks between the points of the differences explain
+
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.allowed
 
 
 def direction(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
@@ -41,68 +46,82 @@ def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
     return (f(y + e * v) - f(y - e * v)) / (2 * e)
 
 
-def block_errors(x: Tensor, reference: Tensor, sizes: Sequence[int], floor: float) -> list[float]:
-    """|x - reference| of every block, relative to the block's own size, plus ``floor``, plus 1e-4 of the whole.
+def rounding(size: float, eps: float) -> float:
+    """Of a number that comes out of others of this size, whose roundings add up as a random walk does.
 
-    Infinite where it is no number.
+    Source: Higham & Mary, A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput. 41(5), 2019.
     """
-    least = floor + 1e-4 * float(reference.norm())  # a bias before a normalisation has nothing but rounding
-
-    def relative(a: Tensor, b: Tensor) -> float:
-        error = float((a - b).norm())
-        if error == 0:
-            return 0.0
-        share = error / (float(b.norm()) + least or 1e-300)
-        return share if share == share else torch.inf
-
-    return [relative(a, b) for a, b in zip(x.split(list(sizes)), reference.split(list(sizes)), strict=True)]
+    return eps * ROUNDINGS**0.5 * size
 
 
-def noise(size: float, e: float, eps: float) -> float:
-    """Rounding of a central difference over a step ``e`` of values of this size, of relative rounding ``eps``."""
-    return 100 * eps * size / e
-
-
-def ladder(
+def agreement(
     f: VectorFunction,
     y: Tensor,
     v: Tensor,
     derivative: Tensor,
     *,
-    sizes: Sequence[int],
+    at: Tensor,
     limit: float,
-    size: float,
     eps: float,
-) -> Iterator[Rung]:
-    """Largest error over the blocks of ``derivative`` [n] = f'(y) v, over steps from short to shorter.
+    sizes: Sequence[int] = (),
+    own: float = 0.0,
+) -> Agreement:
+    """Compare f'(y) v, ``derivative`` [m], with differences, block by block.
 
-    A wrong formula is wrong at every step, rounding falls on the short ones, curvature and kinks on the long ones.
+    A right derivative lies between the forward and the backward difference, to the error of second order in the step,
+    also where a kink (ReLU, max) stands between the points. Each block is judged by the step that tells more: kinks
+    fall on the long one, rounding on the short one, a wrong formula on both.
 
     Args:
-        limit: of the relative error. size: |f(y)|, whose rounding, ``eps`` of it, the differences carry.
+        at: f(y) [m]. limit: of the relative error. eps: relative rounding inside f. sizes: of the blocks of
+            ``derivative``; one block by default. own: absolute rounding of ``derivative``, if more than that of f.
     """
-    for power in (1 / 3, 1 / 2):
+    blocks = list(sizes) or [derivative.numel()]
+    parts = derivative.split(blocks)
+
+    def differences(power: float) -> list[_Difference]:
         e = scale(y) * eps**power
-        floor = noise(size, e, eps) / limit  # a block smaller than this cannot be told from rounding
-        yield Rung(e, max(block_errors(derivative, central(f, y, v, e), sizes, floor)))
+        ahead, behind = (f(y + sign * e * v) for sign in (1, -1))
+        noise = rounding(float(at.norm()) / e + float(derivative.norm()), eps) + own
+        pairs = ((ahead - behind) / (2 * e), (ahead + behind - 2 * at) / e)
+        return [_Difference(d, _size(gap), noise) for d, gap in zip(*(x.split(blocks) for x in pairs), strict=True)]
+
+    def agreements(of: list[_Difference]) -> list[Agreement]:
+        return [d.agreement(x, limit) for d, x in zip(of, parts, strict=True)]
+
+    long = differences(LONG)
+    found = agreements(long)
+    if not all(x.error <= limit for x in found):
+        short = differences(SHORT)
+        sharper = [s if s.blur < max(x.blur, _size(x.value - s.value)) else x for x, s in zip(long, short, strict=True)]
+        found = agreements(sharper)
+    return max(found, key=lambda x: x.error / x.allowed)
 
 
-def climbed(rungs: Iterator[Rung], limit: float) -> Iterator[Rung]:
-    """Rungs up to the first within the limit."""
-    for rung in rungs:
-        yield rung
-        if rung.error <= limit:
-            return
+class _Difference(NamedTuple):
+    """A central difference, what is between the forward and the backward one, and their rounding.
+
+    Jumps a ahead and b behind put the central difference off by (a + b) / 2, and make a gap of a - b: half of it where
+    there is one jump, all of it leaves room for several on both sides that are alike.
+    """
+
+    value: Tensor
+    gap: float
+    noise: float
+
+    @property
+    def blur(self) -> float:
+        return self.gap + self.noise
+
+    def agreement(self, derivative: Tensor, limit: float) -> Agreement:
+        size = float(self.value.norm()) + self.noise / limit + 1e-300  # a smaller block cannot be told from rounding
+        error, allowed = _size(derivative - self.value) / size, limit + self.gap / size
+        return Agreement(error, allowed) if error < torch.inf else Agreement(torch.inf, 1e300)
 
 
-def best(rungs: Iterator[Rung], limit: float) -> Rung:
-    """The first rung within the limit, or the one with the least error."""
-    return min(climbed(rungs, limit), key=lambda rung: rung.error)
-
-
-def fell(rungs: Sequence[Rung]) -> bool:
-    """Whether the error fell a hundredfold to a small one with the step, as over kinks; a wrong formula stays."""
-    return len(rungs) > 1 and rungs[-1].error < min(1e-3, rungs[0].error / 100)
+def _size(x: Tensor) -> float:
+    """|x|, infinite where it is no number."""
+    return float(x.norm().nan_to_num(nan=torch.inf))
 
 
 def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
@@ -112,25 +131,7 @@ def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
     return error / size if size else error
 
 
-def slope_error(
-    value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor, *, limit: float, size: float, eps: float
-) -> float:
-    """Relative error of g . v as the slope of a function along v, by differences over two steps.
-
-    ``size`` is that of the function, ``eps`` its relative rounding.
-    """
-    predicted = float(g @ v)
-
-    def error(power: float) -> float:
-        e = scale(y) * eps**power
-        wrong = abs(float(central(value, y, v, e)) - predicted)
-        return wrong / (abs(predicted) + noise(size, e, eps) / limit + 1e-300)
-
-    first = error(1 / 3)
-    return first if first <= limit else min(first, error(1 / 2), key=lambda x: x if x == x else torch.inf)
-
-
-def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor) -> bool:
+def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, slope: float) -> bool:
     """Whether a function of double precision is rounded to single inside: its slope is wrong over short steps only.
 
     Two longer ones have to be right, or curvature might hide a wrong gradient by accident.
@@ -138,14 +139,8 @@ def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g:
     if y.dtype != torch.float64:
         return False
     short, long = (scale(y) * torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32))
-    errors = [abs(float(central(value, y, v, e)) - float(g @ v)) for e in (short, long, long / 2)]
+    errors = [abs(float(central(value, y, v, e)) - slope) for e in (short, long, long / 2)]
     return max(errors[1:]) < errors[0] / 10
-
-
-def jumps(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, e: float) -> bool:
-    """Whether differences over e and 2e are as far from each other as from f'(y) v: kinks, and no wrong formula."""
-    one, two = central(f, y, v, e), central(f, y, v, 2 * e)
-    return bool((one - two).norm() > (one - derivative).norm() / 2)
 
 
 class Kinks(NamedTuple):
@@ -164,11 +159,9 @@ def kinks(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: flo
     """
     norm = float(derivative.norm()) + 1e-300
     difference = central(f, y, v, step)
-    error, rounding = (
-        float((difference - derivative).norm()) / norm,
-        1e3 * torch.finfo(y.dtype).eps * size / step / norm,
-    )
-    found = error > max(1e-3, rounding)
+    error = float((difference - derivative).norm()) / norm
+    noise = rounding(size / step, torch.finfo(y.dtype).eps) / norm
+    found = error > max(1e-3, noise)
     if found:  # smooth: a sixteenth of it
         found = float((central(f, y, v, step / 4) - derivative).norm()) / norm > error / 6
     return Kinks(float(difference.norm()), error, found)

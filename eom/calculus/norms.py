@@ -1,6 +1,6 @@
 """Normalisations as compositions of plain operations; see ``compositions``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +15,7 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    dims = tuple(range(-len(normalized_shape), 0))
-    y, _, _ = _standardized(input, dims, eps)
-    return affine(y, weight, bias)
+    return native_layer_norm(input, normalized_shape, weight, bias, eps)[0]
 
 
 def native_layer_norm(
@@ -45,20 +43,6 @@ def batch_norm(
     return affine(y, *_per_channel(input, weight, bias))
 
 
-def native_batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = True,
-) -> Tensor:
-    return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -76,18 +60,24 @@ def instance_norm(
     return affine(y, *_per_channel(input, weight, bias))
 
 
-def native_instance_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = True,
-) -> Tensor:
-    return instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+def _in_native_order(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def native(
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        own_statistics: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool = True,
+    ) -> Tensor:
+        return norm(input, running_mean, running_var, weight, bias, own_statistics, momentum, eps)
+
+    return native
+
+
+native_batch_norm, native_instance_norm = map(_in_native_order, (batch_norm, instance_norm))
 
 
 def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """A scalar function of one flat vector, and its first three derivatives by reverse mode."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Any, NamedTuple, Protocol, cast
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from eom.calculus.exact import exact
 
 ScalarFunction = Callable[[Tensor], Tensor]  # [n] -> []
+T = TypeVar("T")
 
 
 class InParts(Protocol):
@@ -52,15 +53,6 @@ class Expansion(NamedTuple):
     hvp: Callable[[Tensor], Tensor]
 
 
-class Potential(Protocol):
-    """What a gradient flow needs of the function it descends."""
-
-    def loss(self, theta: Tensor) -> Tensor: ...
-    def gradient(self, theta: Tensor) -> Tensor: ...
-    def expansion(self, theta: Tensor) -> Expansion: ...
-    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor: ...
-
-
 def value_and_gradient(f: ScalarFunction | InParts, y: Tensor) -> tuple[Tensor, Tensor]:
     """Value [] and gradient [n] of ``f`` at ``y`` [n]."""
     f, leaves = _leaves(f, y)
@@ -79,15 +71,7 @@ def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
     Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Comput. 6(1), 1994.
     """
     f, leaves = _leaves(f, y)
-
-    def evaluate(order: int = 2) -> tuple[Tensor, list[Tensor], int]:
-        with torch.enable_grad(), exact(order) as seen:
-            value = f.value(leaves)
-            if order == 3 or not seen.differentiates:
-                return value.detach(), _reverse([value], leaves, create_graph=True), order
-        return f.within(leaves, partial(evaluate, 3))  # its own derivatives come before ours
-
-    value, g, order = f.within(leaves, evaluate)
+    value, g, order = _twice(f, leaves, lambda value, g, order: (value.detach(), g, order))
 
     def hvp(v: Tensor) -> Tensor:
         def product() -> Tensor:
@@ -97,6 +81,32 @@ def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
         return f.within(leaves, product)
 
     return Expansion(value, _flat([x.detach() for x in g]), hvp)
+
+
+def gradient_and_product(
+    f: ScalarFunction | InParts, y: Tensor, along: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradient g [n] of ``f`` at ``y`` [n], and H ``along(g)`` [n]; no graph is kept, which takes less memory."""
+    f, leaves = _leaves(f, y)
+
+    def product(value: Tensor, g: list[Tensor], order: int) -> tuple[Tensor, Tensor]:
+        flat = _flat([x.detach() for x in g])
+        return flat, _flat(_reverse(g, leaves, _like(g, along(flat))))
+
+    return _twice(f, leaves, product)
+
+
+def _twice(f: InParts, leaves: list[Tensor], then: Callable[[Tensor, list[Tensor], int], T]) -> T:
+    """``then`` of value, differentiable gradient, and the order to which ``exact`` has to swap for a second one."""
+
+    def evaluate(order: int = 2) -> T:
+        with torch.enable_grad(), exact(order) as seen:
+            value = f.value(leaves)
+            if order == 3 or not seen.differentiates:
+                return then(value, _reverse([value], leaves, create_graph=True), order)
+        return f.within(leaves, partial(evaluate, 3))  # its own derivatives come before ours
+
+    return f.within(leaves, evaluate)
 
 
 def third_derivative(f: ScalarFunction | InParts, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -141,25 +151,6 @@ def _like(parts: list[Tensor], y: Tensor) -> list[Tensor]:
     return [x.view_as(p) for x, p in zip(y.split([p.numel() for p in parts]), parts, strict=True)]
 
 
-@dataclass(frozen=True)
-class Function:
-    """A plain scalar function [n] -> [] as a potential; three times differentiable."""
-
-    f: ScalarFunction
-
-    def loss(self, theta: Tensor) -> Tensor:
-        return self.f(theta)
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        return value_and_gradient(self.f, theta)[1]
-
-    def expansion(self, theta: Tensor) -> Expansion:
-        return expand(self.f, theta)
-
-    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        return third_derivative(self.f, theta, u, v)
-
-
 def forward_difference(gradient: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, g: Tensor) -> Tensor:
     """H v, [n], from one more gradient: (grad(y + e v) - g) / e with ``g`` [n] = grad(y).
 
@@ -171,48 +162,3 @@ def forward_difference(gradient: Callable[[Tensor], Tensor], y: Tensor, v: Tenso
         return torch.zeros_like(v)
     e = torch.finfo(y.dtype).eps ** 0.5 * y.norm().clamp(min=1.0) / size
     return (gradient(y + e * v) - g) / e
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of several potentials, one in memory at a time."""
-
-    parts: tuple[Potential, ...]
-
-    def loss(self, theta: Tensor) -> Tensor:
-        return self._mean(p.loss(theta) for p in self.parts)
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        return self._mean(p.gradient(theta) for p in self.parts)
-
-    def expansion(self, theta: Tensor) -> Expansion:
-        def hvp(v: Tensor) -> Tensor:
-            return self._mean(p.expansion(theta).hvp(v) for p in self.parts)
-
-        return Expansion(self.loss(theta), self.gradient(theta), hvp)
-
-    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        return self._mean(p.third(theta, u, v) for p in self.parts)
-
-    def _mean(self, values: Iterable[Tensor]) -> Tensor:
-        return reduce(torch.add, values) / len(self.parts)
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """A potential at one point, where it has been expanded already."""
-
-    potential: Potential
-    at: Expansion
-
-    def loss(self, theta: Tensor) -> Tensor:
-        return self.at.value
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        return self.at.gradient
-
-    def expansion(self, theta: Tensor) -> Expansion:
-        return self.at
-
-    def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        return self.potential.third(theta, u, v)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from eom.calculus.products import Function, Potential, ScalarFunction
+from eom.calculus.potentials import Function, Potential
+from eom.calculus.products import ScalarFunction
 
 State = Tensor  # [n], one flat vector, any floating dtype
 VectorField = Callable[[float, State], State]  # (t, y) -> dy/dt

@@ -19,6 +19,11 @@ class Probe:
     remedy: str = ""
 
 
+def note(check: str, remedy: str, value: float = 0.0) -> Probe:
+    """What is no fault, but should be known."""
+    return Probe(check, "", value, 0.0, "noted", remedy)
+
+
 @dataclass(frozen=True)
 class Check:
     """The result of the self-test, and the routes it chose.

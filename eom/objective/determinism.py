@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eom.errors import LossNotDeterministicError, LossNotFiniteError
 from eom.objective import blame
-from eom.objective.check import Probe
+from eom.objective.check import Probe, note
 from eom.objective.loss import BatchLoss
 
 if TYPE_CHECKING:
@@ -76,7 +76,3 @@ def notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dtype]) -> t
         said = f"the loss depends on {len(shapes)} trainable tensor(s) outside the model ({', '.join(shapes[:4])})"
         found.append(note(said, "they are taken for constants; put them into the model if they are trained too"))
     return value, found
-
-
-def note(check: str, remedy: str, value: float = 0.0) -> Probe:
-    return Probe(check, "", value, 0.0, "noted", remedy)

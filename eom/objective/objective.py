@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eom.calculus.products import Expansion, expand, forward_difference, third_derivative, value_and_gradient
+from eom.calculus.products import (
+    Expansion,
+    expand,
+    forward_difference,
+    gradient_and_product,
+    third_derivative,
+    value_and_gradient,
+)
 from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError
 from eom.objective.check import LOG_MAP, Check
 from eom.objective.compiled import Compiled
@@ -123,7 +130,20 @@ class Objective:
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """[n] H(theta) v."""
-        return self.expansion(theta).hvp(v)
+        return self.gradient_and_hvp(theta, v)[1]
+
+    def gradient_and_hvp(self, theta: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[n], [n] grad L(theta) and H(theta) v, with the gradient for v by default.
+
+        In less memory than by ``expansion``, which keeps its graph for further products.
+        """
+        if self._product(theta) == "double-backward" and (len(self.batches) == 1 or v is not None):
+            along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
+            g, hv = self._mean_pair(lambda f: gradient_and_product(f, theta, along))
+            g = self._with_decay(g, theta)
+            return g, self._with_decay(hv, g if v is None else v)
+        at = self.expansion(theta)
+        return at.gradient, at.hvp(at.gradient if v is None else v)
 
     def third(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """[n] T(u, v) = D^3 L[., u, v].
@@ -146,8 +166,7 @@ class Objective:
             LossNotDifferentiableError: ``product="auto"`` and the gradient is not the derivative of the loss.
             ParametersError: theta is in half precision.
         """
-        self._require_wide(theta)
-        route = self._route(theta, 1) if self.product == "auto" else self.product
+        route = self._product(theta)
         if route == "compiled":
             parts = [(w, self._loss_of(batch)) for w, batch in self.batches]
             return self._compiled.expansion(theta, self._decay(theta), parts)
@@ -156,14 +175,18 @@ class Objective:
             g = self._with_decay(g, theta)
             return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
         if len(self.batches) == 1:
-            f = self._loss_of(self.batches.first)
-            value, g, data = expand(f, theta)
+            value, g, data = expand(self.first_loss, theta)
         else:
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             data = partial(self._data_product, theta)
         return Expansion(
             value + self.penalty(theta), self._with_decay(g, theta), lambda v: self._with_decay(data(v), v)
         )
+
+    def _product(self, theta: Tensor) -> str:
+        """The route to H v that is to be taken."""
+        self._require_wide(theta)
+        return self._route(theta, 1) if self.product == "auto" else self.product
 
     def _require_wide(self, theta: Tensor) -> None:
         if theta.dtype in (torch.float16, torch.bfloat16):
@@ -183,7 +206,7 @@ class Objective:
         steps, its symmetry, T; what fails is named with the module to blame and the remedy.
 
         Raises:
-            LossNotFiniteError, LossNotDeterministicError, LossNotDifferentiableError, ParametersError.
+            LossNotFiniteError, LossNotDeterministicError: there is no one number to differentiate.
         """
         from eom.objective.examination import run_checks  # which evaluates the objective
 
@@ -215,9 +238,14 @@ class Objective:
     def _loss_of(self, batch: Batch) -> BatchLoss:
         return BatchLoss(self._around, self._loss_fn, self.layout, self.replay, batch)
 
+    @property
+    def first_loss(self) -> BatchLoss:
+        """The loss of the first batch."""
+        return self._loss_of(self.batches.first)
+
     def _data_product(self, theta: Tensor, v: Tensor) -> Tensor:
         """H v of the data's loss, batch by batch, in the memory of one."""
-        return self._mean(lambda f: expand(f, theta).hvp(v))
+        return self._mean(lambda f: gradient_and_product(f, theta, lambda g: v)[1])
 
     def _mean(self, of: Callable[[BatchLoss], Tensor]) -> Tensor:
         return self._mean_pair(lambda f: (of(f),))[0]

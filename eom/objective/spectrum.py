@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eom.calculus.products import Potential
+from eom.calculus.potentials import Potential
 from eom.calculus.spectrum import lanczos
 
 

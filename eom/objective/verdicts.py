@@ -4,59 +4,74 @@ Ten times stricter than the limits for a whole network, where the share of one m
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from eom.calculus.checks import asymmetry, best, central, direction, ladder, scale, slope_error
-from eom.calculus.products import ScalarFunction, expand, third_derivative, value_and_gradient
+from eom.calculus.checks import agreement, asymmetry, central, direction, scale
+from eom.calculus.products import ScalarFunction, gradient_and_product, third_derivative, value_and_gradient
 
-FINE, COARSE = (1e-4, 1e-3), (5e-2, 1e-1)  # largest relative error of H v and of T, in double and in single
+
+class Limits(NamedTuple):
+    """Largest relative error of a slope, of H v and of T."""
+
+    slope: float
+    second: float
+    third: float
+
+
+def limits(eps: float) -> Limits:
+    """In double precision, and in single, where rounding and kinks leave less to be seen."""
+    return Limits(1e-4, 1e-4, 1e-3) if eps < 1e-12 else Limits(1e-2, 5e-2, 1e-1)
 
 
 def slope_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
     """Whether the gradient is not the derivative of f."""
-    _, v, limit = _alone(z, 0)
-    value, g = value_and_gradient(f, z)
-    size, eps = abs(float(value)), torch.finfo(z.dtype).eps
-    return not slope_error(lambda y: f(y).detach(), z, v, g, limit=limit, size=size, eps=eps) <= limit
+    slope = value_and_gradient(f, z)[1] @ _direction(z)
+    return _off(lambda y: f(y).detach().reshape(1), z, slope.reshape(1), _limits(z).slope)
 
 
 def second_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
     """Whether H v by double backward is missing, or not what differences of gradients are."""
-    _, v, limit = _alone(z, 0)
     try:
-        hv = expand(f, z).hvp(v)
+        hv = _hvp(f, z, _direction(z))
     except Exception:  # a backward pass of the user's own may raise anything
         return True
-    return _off(lambda y: value_and_gradient(f, y)[1], z, v, hv, limit)
+    return _off(lambda y: value_and_gradient(f, y)[1], z, hv, _limits(z).second)
 
 
 def is_uneven(f: ScalarFunction, z: Tensor) -> bool:
     """Whether the Jacobian of the gradient is not symmetric."""
-    u, v, limit = _alone(z, 0)
+    u, v = _direction(z, 0), _direction(z)
     e = scale(z) * torch.finfo(z.dtype).eps ** (1 / 3)
     hu, hv = (central(lambda y: value_and_gradient(f, y)[1], z, w, e) for w in (u, v))
-    return not asymmetry(u, v, hu, hv) <= limit
+    return not asymmetry(u, v, hu, hv) <= _limits(z).second
 
 
 def third_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
     """Whether T(v, v) by triple backward is missing, or not what differences of H v are."""
-    _, v, limit = _alone(z, 1)
+    v = _direction(z)
     try:
         t = third_derivative(f, z, v, v)
     except Exception:  # a backward pass of the user's own may raise anything
         return True
-    return _off(lambda y: expand(f, y).hvp(v), z, v, t, limit)
+    return _off(lambda y: _hvp(f, y, v), z, t, _limits(z).third)
 
 
-def _alone(z: Tensor, which: int) -> tuple[Tensor, Tensor, float]:
-    """Two directions, and the limit of H v (0) or T (1)."""
-    u, v = (direction(z, [z.numel()], seed) for seed in (0, 1))
-    return u, v, FINE[which] / 10 if z.dtype == torch.float64 else COARSE[which]
+def _hvp(f: ScalarFunction, z: Tensor, v: Tensor) -> Tensor:
+    return gradient_and_product(f, z, lambda g: v)[1]
 
 
-def _off(f: Callable[[Tensor], Tensor], z: Tensor, v: Tensor, derivative: Tensor, limit: float) -> bool:
-    size, eps = float(f(z).norm()), torch.finfo(z.dtype).eps
-    rungs = ladder(f, z, v, derivative, sizes=[z.numel()], limit=limit, size=size, eps=eps)
-    return not best(rungs, limit).error <= limit
+def _direction(z: Tensor, seed: int = 1) -> Tensor:
+    return direction(z, [z.numel()], seed)
+
+
+def _limits(z: Tensor) -> Limits:
+    found = limits(torch.finfo(z.dtype).eps)
+    return Limits(*(x / 10 for x in found)) if z.dtype == torch.float64 else found
+
+
+def _off(f: Callable[[Tensor], Tensor], z: Tensor, derivative: Tensor, limit: float) -> bool:
+    eps = torch.finfo(z.dtype).eps
+    return not agreement(f, z, _direction(z), derivative, at=f(z), limit=limit, eps=eps).holds

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eom.calculus.products import Potential
+from eom.calculus.potentials import Potential
 from eom.dynamics.runge_kutta import Euler
 from eom.dynamics.stepper import end
 from eom.prediction.displacement import Leg, flows

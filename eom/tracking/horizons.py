@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eom.calculus.products import Potential
+from eom.calculus.potentials import Potential
 from eom.objective.data import Batches
 from eom.tracking.horizon import Horizon
 from eom.tracking.log import Log

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eom.calculus.products import Expansion, Mean, Pinned, Potential, forward_difference
+from eom.calculus.potentials import Mean, Pinned, Potential
+from eom.calculus.products import Expansion, forward_difference
 from eom.calculus.spectrum import lanczos
 from eom.dynamics.correction import ByTerms
 from eom.dynamics.runge_kutta import Euler

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eom.calculus.products import Potential
+from eom.calculus.potentials import Potential
 from eom.dynamics.correction import slopes
 from eom.dynamics.runge_kutta import Euler
 from eom.prediction.rates import log_map, prediction_bars

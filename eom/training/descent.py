@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from eom.calculus.products import Potential
+from eom.calculus.potentials import Potential
 from eom.dynamics.field import SmoothField, gradient_flow, scaled
 from eom.errors import ParametersError, SettingError, WrongModelError
 

@@ -44,31 +44,23 @@ def test_layer_norm(shape, dims, affine, seed):
     )
 
 
-@settings(max_examples=25)
-@given(st.lists(st.integers(2, 4), min_size=2, max_size=4), st.booleans(), st.booleans(), st.integers(0, 99))
-def test_batch_norm_and_its_running_statistics(shape, training, tracked, seed):
-    c = shape[1]
-    statistics = [[torch.zeros(c), torch.ones(c)] if tracked or not training else [None, None] for _ in range(2)]
-    fused, composed = (
-        lambda x, w, b, f=f, s=s: f(x, *s, w, b, training, 0.3, EPS)
-        for f, s in zip((F.batch_norm, norms.batch_norm), statistics, strict=True)
-    )
-    assert_same(fused, composed, *(values(*s, seed=seed + k) for k, s in enumerate([shape, [c], [c]])))
-    if tracked:
-        equal(statistics[0], statistics[1])
-
-
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
 @settings(max_examples=25)
 @given(st.lists(st.integers(2, 4), min_size=3, max_size=4), st.booleans(), st.booleans(), st.integers(0, 99))
-def test_instance_norm_and_its_running_statistics(shape, own, tracked, seed):
+def test_norms_with_running_statistics(name, shape, own, tracked, seed):
     c = shape[1]
     statistics = [[torch.zeros(c), torch.ones(c)] if tracked or not own else [None, None] for _ in range(2)]
     fused, composed = (
-        lambda x, w, b, f=f, s=s: f(x, *s, w, b, own, 0.3, EPS)
-        for f, s in zip((F.instance_norm, norms.instance_norm), statistics, strict=True)
+        lambda x, w, b, where=where, s=s: getattr(where, name)(x, *s, w, b, own, 0.3, EPS)
+        for where, s in zip((F, norms), statistics, strict=True)
     )
     assert_same(fused, composed, *(values(*s, seed=seed + k) for k, s in enumerate([shape, [c], [c]])))
     equal(statistics[0], statistics[1])
+
+
+def test_batch_norm_of_vectors():
+    fused, composed = (lambda x, where=where: where.batch_norm(x, None, None, training=True) for where in (F, norms))
+    assert_same(fused, composed, values(5, 3))
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

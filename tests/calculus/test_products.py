@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import hessian, jacrev
 from torch.nn import functional as F
 
-from eom.calculus.products import Function, Mean, Pinned, expand, forward_difference, third_derivative
+from eom.calculus.potentials import Function, Mean, Pinned
+from eom.calculus.products import expand, forward_difference, third_derivative
 from eom.calculus.products import value_and_gradient as expand_once
 from eom.testing import observed_order
 

@@ -5,7 +5,7 @@ import torch
 from problems import NETWORKS, cross_entropy, network, seeded, tanh_mlp
 from torch import Tensor, nn
 
-from eom.calculus.products import Function
+from eom.calculus.potentials import Function
 from eom.dynamics.correction import corrected
 from eom.dynamics.field import GradientFlow, VectorField, gradient_flow, scaled
 from eom.dynamics.integrate import flow

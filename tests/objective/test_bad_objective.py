@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from modules import Once
+from awkward import Once
 from problems import cross_entropy, network, randn, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F

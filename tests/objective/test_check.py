@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from modules import Once, Single
+from awkward import Once, Single
 from problems import NETWORKS, cross_entropy, network, seeded, tanh_mlp
 from torch import Tensor, nn
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from modules import Cube, Once, Single, Symplectic
+from awkward import Cube, Once, Single, Symplectic
 from problems import cross_entropy, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.func import grad, vmap

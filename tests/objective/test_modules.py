@@ -6,9 +6,10 @@ from functools import cache
 
 import pytest
 import torch
+from awkward import Attention, Checkpointed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modules import LOST, NO_THIRD, REFUSED, RIGHT, Apply, Attention, Case, Checkpointed, energy
+from modules import LOST, NO_THIRD, REFUSED, RIGHT, Apply, Case, energy
 from problems import randn, seeded
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from modules import Cube
+from awkward import Cube
 from problems import NETWORKS, cross_entropy, network, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,0 +1,191 @@
+"""The probes of the self-test: rows of its table, as functions of the point where they are made."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from eom.calculus.checks import (
+    Agreement,
+    agreement,
+    asymmetry,
+    kinks,
+    rounding,
+    rounds_to_single,
+    scale,
+)
+from eom.objective import blame
+from eom.objective.check import LOG_MAP, Probe, note
+from eom.objective.point import Point
+from eom.objective.verdicts import is_uneven, second_is_wrong, slope_is_wrong, third_is_wrong
+
+if TYPE_CHECKING:
+    pass
+
+FINITE = 1e-3  # the step, in |theta|, that kinks are looked for with: sqrt(eps) of float32, rounded up
+
+DIFFERENCE = 'H v is taken by differences of gradients (product="difference")'
+JUMPS = "the gradient jumps from step to step, so there is no H v here: stay at order 0"
+NO_HESSIAN = (
+    ".detach(), .data, a straight-through estimator, spectral_norm in train mode, or a wrong backward pass is the "
+    'usual cause. There is no Hessian; product="difference" gives the Jacobian of the gradient that training follows'
+)
+
+
+def passed(probes: Iterable[Probe]) -> bool:
+    return not any(p.verdict == "failed" for p in probes)
+
+
+# The gradient
+
+
+def slope(point: Point) -> tuple[Point, list[Probe]]:
+    """Whether the gradient is the derivative of the loss; and the point, with the rounding that was found."""
+    found, probes = _slope(point), []
+    if not found.holds and rounds_to_single(
+        point.objective.loss, point.theta, point.v, float(point.gradient @ point.v)
+    ):
+        point = replace(point, eps=torch.finfo(torch.float32).eps)
+        probes = [note("the loss is rounded to single precision inside", "the probes allow for it")]
+        found = _slope(point)
+    remedy = ""
+    if not found.holds:
+        names = point.objective.layout.names
+        wrong = blame.parameters_to_blame(names, lambda some: not _slope(point, some).holds)
+        remedy = (
+            f"the gradient along {', '.join(map(repr, wrong)) or 'the parameters together'} is not the derivative of "
+            f"the loss{point.blame(slope_is_wrong)}; {NO_HESSIAN}"
+        )
+    elif not point.gradient.any():
+        there = "nothing can be tested here; derivatives are taken on trust"
+        probes.append(note("the gradient is exactly zero, and the loss constant", there))
+    return point, [*probes, row("gradient . v against the loss", "gradient", found, remedy)]
+
+
+def _slope(point: Point, names: Sequence[str] | None = None) -> Agreement:
+    """The worst along three directions, within the parameters of these names."""
+    g = point.gradient
+    found = []
+    for v in (point.v, point.u, g / (g.norm() + 1e-300)):
+        if names is not None:
+            parts = point.objective.layout.unflatten(v)
+            v = torch.cat([x.reshape(-1) * (k in names) for k, x in parts.items()])
+        found.append(
+            agreement(
+                lambda y: point.objective.loss(y).reshape(1),
+                point.theta,
+                v,
+                (g @ v).reshape(1),
+                at=point.value.reshape(1),
+                limit=point.limits.slope,
+                eps=point.eps,
+            )
+        )
+    return max(found, key=lambda x: x.error / x.allowed)
+
+
+# H v
+
+
+def double_backward(point: Point, route: str, start: Tensor | None) -> list[Probe]:
+    """Whether H v, by double backward, is what differences say, and symmetric. ``start``: see ``finite_kinks``."""
+    limit = point.limits.second
+    try:
+        hv, hu = _products(point, route)
+    except Exception as failure:  # a backward pass of the user's own may raise anything
+        return [missing("H v exists", route, limit, f"{_cause(failure)}{point.blame(second_is_wrong)}; {DIFFERENCE}")]
+    found = point.along_v(point.objective.gradient, hv, point.gradient, limit)
+    uneven = Agreement(asymmetry(point.u, point.v, hu, hv), limit)
+    why = ""
+    if not (found.holds and uneven.holds):
+        off = max(found.error, uneven.error)
+        why = f"double backward is off by {off:.2g}{point.blame(second_is_wrong)}; {DIFFERENCE}"
+    rows = [
+        row("H v against differences", route, found, why),
+        row("u . H v = v . H u", route, uneven, why),
+    ]
+    return rows + ([*_unresolved(point, hv, found), *finite_kinks(point, hv, start)] if not why else [])
+
+
+def by_differences(point: Point, known: bool) -> list[Probe]:
+    """Whether H v by differences is one number at all, and symmetric; ``known``: that it is not was said already."""
+    limit, g = point.limits.second, point.gradient
+    hv, hu = _products(point, "difference")
+    own = rounding(float(g.norm()) / (scale(point.theta) * point.eps**0.5), point.eps)
+    found = point.along_v(point.objective.gradient, hv, g, limit, own)._replace(allowed=limit)
+    uneven = Agreement(asymmetry(point.u, point.v, hu, hv), limit)
+    why = "" if known or uneven.holds else f"the gradient is that of no function{point.blame(is_uneven)}; {NO_HESSIAN}"
+    return [
+        row("H v against differences", "difference", found, JUMPS),
+        row("u . H v = v . H u", "difference", uneven, why),
+    ]
+
+
+def _products(point: Point, route: str) -> tuple[Tensor, Tensor]:
+    hvp = point.objective.replaced(product=route).expansion(point.theta).hvp
+    return hvp(point.v), hvp(point.u)
+
+
+def _unresolved(point: Point, hv: Tensor, found: Agreement) -> list[Probe]:
+    """What the differences could not tell."""
+    limit, g, size = point.limits.second, float(point.gradient.norm()), float(hv.norm())
+    said = []
+    if found.allowed > 10 * limit:
+        kinked = f"kinks stand so near that differences over any step are apart by {found.allowed:.2g}"
+        said.append(note(kinked, "a smaller error of H v cannot be seen; its symmetry is tested all the same"))
+    if rounding(g / (scale(point.theta) * point.eps ** (1 / 3)), point.eps) > limit * size:
+        small = f"|H v| is {size:.2g}, too small beside |g| {g:.2g}"
+        said.append(note(small, "differences cannot see an error of it; it is taken on trust"))
+    return said
+
+
+def finite_kinks(point: Point, hv: Tensor, start: Tensor | None) -> list[Probe]:
+    """What a finite step sees; at ``start``, in the run's own precision, which is enough, and cheaper."""
+    theta = point.theta if start is None else start
+    step = FINITE * scale(theta)
+    try:
+        far = kinks(
+            point.objective.gradient, theta, point.v.to(theta), hv.to(theta), step, float(point.gradient.norm())
+        )
+    except Exception:  # no longer in the loss's domain
+        return []
+    said = f"kinks: |H v| is {float(hv.norm()):.3g}, over a step of {step:.2g} it is {far.norm:.3g}"
+    why = (
+        "autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the error is how far "
+        "the two vectors are apart"
+    )
+    return [note(said, why, far.error)] if far.found else []
+
+
+# T(v, v)
+
+
+def triple_backward(point: Point) -> list[Probe]:
+    """Whether T(v, v) is what differences of H v say."""
+    limit, route = point.limits.third, "triple-backward"
+    objective = point.objective.replaced(product="double-backward")
+    try:
+        t = objective.third(point.theta, point.v, point.v)
+    except Exception as failure:  # a backward pass of the user's own may raise anything
+        return [missing("T(v, v) exists", route, limit, f"{_cause(failure)}{point.blame(third_is_wrong)}; {LOG_MAP}")]
+    hv = objective.hvp(point.theta, point.v)
+    found = point.along_v(lambda y: objective.hvp(y, point.v), t, hv, limit)
+    why = "" if found.holds else f"triple backward is off by {found.error:.2g}{point.blame(third_is_wrong)}; {LOG_MAP}"
+    return [row("T(v, v) against differences", route, found, why)]
+
+
+def row(check: str, route: str, found: Agreement, remedy: str) -> Probe:
+    if found.holds:
+        return Probe(check, route, found.error, found.allowed, "passed")
+    return Probe(check, route, found.error, found.allowed, "failed", remedy)
+
+
+def missing(check: str, route: str, limit: float, why: str) -> Probe:
+    return Probe(check, route, float("inf"), limit, "failed", why)
+
+
+def _cause(failure: BaseException) -> str:
+    """What torch said itself, in a line."""
+    return str(failure.__cause__ or failure).splitlines()[0].rstrip(".")
