@@ -61,6 +61,14 @@ def test_a_wrong_derivative_beside_a_kink_is_found_over_the_step_that_does_not_c
     assert found.error == pytest.approx(0.01, rel=0.02)
 
 
+def test_many_kinks_on_both_sides_are_seen_by_the_step_that_crosses_none():
+    """Stairs of slope 1 between y - 1 and y + 1, whose steps are longer than the short step."""
+    y, v = randn(N), torch.ones(N)
+    f = lambda z: z + 1e-6 * ((z - y) / 1e-6).round()  # noqa: E731
+    assert compare(f, v, y, v).holds
+    assert not compare(f, 2 * v, y, v).holds
+
+
 def test_what_rounding_hides_is_not_called_wrong():
     y, v = randn(N), randn(N, seed=1)
     assert compare(lambda y: y.sin() + 1e10, 1.01 * y.cos() * v, y, v).holds
@@ -80,7 +88,9 @@ def test_what_is_no_number_is_wrong_and_a_difference_that_is_none_says_nothing()
     limited = lambda z: torch.where((z - y).abs() < 1e-6, z.sin(), torch.nan)  # noqa: E731
     assert compare(limited, right, y, v).holds
     assert not compare(limited, 1.01 * right, y, v).holds
-    assert not compare(lambda z: z * torch.nan, right, y, v).holds
+    for block in (0, N - 1):
+        only_here = lambda z: torch.where((z == y) | (torch.arange(N) != block), z.sin(), torch.nan)  # noqa: E731, B023
+        assert not compare(only_here, right, y, v, sizes=[1] * N).holds
 
 
 def test_a_direction_moves_every_block_by_the_same_share():
