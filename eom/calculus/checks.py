@@ -29,7 +29,7 @@ def direction(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     A block of few or small entries then weighs as much as any other; one of zeros is moved by a tenth of the mean.
     """
     generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
+    v = torch.randn(y.shape, generator=generator, dtype=torch.float32).to(y)
     least = float(y.norm()) / y.numel() ** 0.5 / 10 or 1.0
     for part, block in zip(v.split(list(sizes)), y.split(list(sizes)), strict=True):
         part *= (block.norm() / max(block.numel(), 1) ** 0.5).clamp(min=least)

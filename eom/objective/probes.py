@@ -65,10 +65,10 @@ def slope(point: Point) -> tuple[Point, list[Probe]]:
 
 
 def _slope(point: Point, names: Sequence[str] | None = None) -> Agreement:
-    """The worst along three directions, within the parameters of these names."""
+    """The worse of a random direction and the gradient's own, within the parameters of these names."""
     g = point.gradient
     found = []
-    for v in (point.v, point.u, g / (g.norm() + 1e-300)):
+    for v in (point.v, g / (g.norm() + 1e-300)):
         if names is not None:
             parts = point.objective.layout.unflatten(v)
             v = torch.cat([x.reshape(-1) * (k in names) for k, x in parts.items()])
