@@ -202,8 +202,8 @@ class Objective:
     def check(self, order: int = 1, theta: Tensor | None = None) -> Check:
         """Test the derivatives on this very model, and choose the routes to H v and, from order 2 on, to T.
 
-        A table of probes: one function, the gradient against the loss, H v against differences over a ladder of
-        steps, its symmetry, T; what fails is named with the module to blame and the remedy.
+        A table of probes: one function, the gradient against the loss, H v against differences over two steps, its
+        symmetry, T; what fails is named with the module to blame and the remedy.
 
         Raises:
             LossNotFiniteError, LossNotDeterministicError: there is no one number to differentiate.
