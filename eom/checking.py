@@ -14,13 +14,15 @@ def check_target(target: str, order: int, console: Console | None = None) -> boo
     console = console or Console()
     check = Objective(*load(target)).check(order)
     print_self_test([asdict(probe) for probe in check.probes], console)
-    second = check.product if check.conservative else "none, as the gradient is that of no function"
+    second = check.product if check.conservative else "none, as the gradient is not that of the loss"
     third = "by triple backward" if check.third else "withheld, use the log map"
     console.print(
         f"H v: {second if check.second else 'none'}; T: {third if order > 1 else 'not asked for'}; "
         f"probed in {check.dtype}."
     )
     console.print(
-        "H is the Hessian, T(v, v) its derivative along v, times v; u and v are random directions.", style="dim"
+        "H is the Hessian, T(v, v) its derivative along v, times v; u and v are random directions. Good: errors below "
+        "their limits, which grow with what kinks and curvature leave open between forward and backward differences.",
+        style="dim",
     )
     return check.second and check.conservative

@@ -28,16 +28,17 @@ def self_test(probes: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def print_self_test(probes: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The same in the terminal, the remedies below the table."""
-    rows = self_test(probes)
+    """What was tested in the terminal; below it what is noted, and the remedies."""
     *columns, remedy = COLUMNS.values()
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(row[c], STYLES.get(row["verdict"], "") if c == "verdict" else "") for c in columns))
-    console.print(table)
-    for row in rows:
+    table, remarks = Table(*columns, box=SIMPLE_HEAD, pad_edge=False), {}
+    for row in self_test(probes):
+        if row["verdict"] != "noted":
+            table.add_row(*(Text(row[c], STYLES.get(row["verdict"], "") if c == "verdict" else "") for c in columns))
         if row[remedy]:
-            console.print(Text(f"• {row['check']}: {row[remedy]}"))
+            remarks.setdefault(row[remedy], row["check"])  # each once
+    console.print(table)
+    for text, check in remarks.items():
+        console.print(Text(f"• {check}: {text}"))
 
 
 def _text(probe: Mapping[str, Any], key: str) -> str:

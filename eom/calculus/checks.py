@@ -154,8 +154,8 @@ class Kinks(NamedTuple):
 def kinks(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: float, size: float) -> Kinks:
     """Compare f'(y) v with a difference over a finite step.
 
-    Of a smooth f the error falls with the square of the step, over kinks with less than its first power. ``size`` is
-    |f(y)|, whose rounding may explain it too.
+    Of a smooth f the error falls with the square of the step; over kinks with less than its first power, or all at
+    once where the shorter step crosses none. ``size`` is |f(y)|, whose rounding may explain it too.
     """
     norm = float(derivative.norm()) + 1e-300
     difference = central(f, y, v, step)
@@ -163,5 +163,6 @@ def kinks(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: flo
     noise = rounding(size / step, torch.finfo(y.dtype).eps) / norm
     found = error > max(1e-3, noise)
     if found:  # smooth: a sixteenth of it
-        found = float((central(f, y, v, step / 4) - derivative).norm()) / norm > error / 6
+        shorter = float((central(f, y, v, step / 4) - derivative).norm()) / norm
+        found = not error / 96 < shorter < error / 6
     return Kinks(float(difference.norm()), error, found)

@@ -33,7 +33,7 @@ def _without_output_padding(convolution: Callable[..., Tensor]) -> Callable[...,
         dilation: int | Sequence[int] = 1,
     ) -> Tensor:
         full = convolution(input, weight, None, stride, 0, 0, groups, dilation)
-        before, after = ([x] * d if isinstance(x, int) else list(x) for x in (padding, output_padding))
+        before, after = ([x] * d if isinstance(x, int) else list(x) * (d // len(x)) for x in (padding, output_padding))
         cut = [n for p, q in zip(before[::-1], after[::-1], strict=True) for n in (-p, q - p)]
         return affine(F.pad(full, cut), None, bias if bias is None else bias.view(-1, *[1] * d))
 
@@ -116,7 +116,8 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    return torch.clamp(input / 6 + 0.5, 0.0, 1.0)
+    y = torch.clamp(input / 6 + 0.5, 0.0, 1.0)
+    return input.copy_(y) if inplace else y
 
 
 def linear_cross_entropy(*args, **kwargs) -> Tensor:

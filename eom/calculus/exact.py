@@ -40,6 +40,13 @@ THIRD: Table = {  # second derivatives are right, third ones are not
     F.conv_transpose3d: plain.conv_transpose3d,
 }
 
+DERIVATIVES = {  # every way of taking one, ``torch.func`` included, passes through these
+    torch.autograd.grad,
+    torch.autograd.backward,
+    torch.Tensor.backward,
+    torch._make_dual,  # type: ignore[attr-defined]
+}
+
 
 def _with_operators(table: Table) -> Table:
     """The same functions under ``torch.ops.aten`` too."""
@@ -60,7 +67,7 @@ class _Swap(TorchFunctionMode):
         self.differentiates = False  # what it has seen takes derivatives itself
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.autograd.grad or func is torch.Tensor.backward:
+        if func in DERIVATIVES:
             self.differentiates = True
         return self.table.get(func, func)(*args, **(kwargs or {}))
 

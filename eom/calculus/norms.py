@@ -67,12 +67,11 @@ def _in_native_order(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
         bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        own_statistics: bool,
-        momentum: float,
-        eps: float,
+        *settings,
         cudnn_enabled: bool = True,
+        **named,
     ) -> Tensor:
-        return norm(input, running_mean, running_var, weight, bias, own_statistics, momentum, eps)
+        return norm(input, running_mean, running_var, weight, bias, *settings[:3], **named)
 
     return native
 

@@ -12,8 +12,9 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from eom.calculus.products import ScalarFunction
+from eom.objective.attributes import attributes_kept
 from eom.objective.data import digest
-from eom.objective.loss import BatchLoss, attributes_kept
+from eom.objective.loss import BatchLoss
 
 Wrong = Callable[[ScalarFunction, Tensor], bool]  # whether a derivative of f is wrong at z
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-LOG_MAP = 'T is withheld: order 2 is had by method="log-map", which needs gradients only'
+LOG_MAP = 'T is withheld; eom.corrected(..., method="log-map") reaches order 2 from gradients alone'
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def note(check: str, remedy: str, value: float = 0.0) -> Probe:
     return Probe(check, "", value, 0.0, "noted", remedy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """The result of the self-test, and the routes it chose.
 
@@ -54,7 +54,20 @@ class Check:
         """What failed, who is to blame, and the remedies, in one text."""
         return "; ".join(dict.fromkeys(p.remedy for p in self.failures if p.remedy))
 
-    def __str__(self) -> str:
-        rows = [f"{p.check:32s} {p.route:16s} {p.value:10.2g} {p.limit:10.2g}  {p.verdict}" for p in self.probes]
-        titles = f"{'check':32s} {'route':16s} {'error':>10s} {'limit':>10s}  verdict"
-        return "\n".join([titles, *rows, *(f"- {p.check}: {p.remedy}" for p in self.probes if p.remedy)])
+    def __repr__(self) -> str:
+        """A table of what was tested, and below it what is to be known and done."""
+        rows = [("check", "route", "error", "limit", "verdict")]
+        rows += [
+            (p.check, p.route, f"{p.value:.2g}", f"{p.limit:.2g}", p.verdict)
+            for p in self.probes
+            if p.verdict != "noted"
+        ]
+        table = [
+            f"{check:30s} {route:16s} {error:>9s} {limit:>9s}  {verdict}"
+            for check, route, error, limit, verdict in rows
+        ]
+        remarks: dict[str, str] = {}
+        for p in self.probes:
+            if p.remedy:
+                remarks.setdefault(p.remedy, p.check)  # each once
+        return "\n".join([*table, *(f"- {check}: {text}" for text, check in remarks.items())])

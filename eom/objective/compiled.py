@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eom.calculus.products import Expansion
+from eom.calculus.products import Expansion, gradient_and_product
+from eom.errors import LossNotDifferentiableError
 from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.parameters import Layout
+from eom.objective.verdicts import limits
 
 
 class Compiled:
@@ -19,6 +21,7 @@ class Compiled:
 
     def __init__(self, around: Around, loss_fn: LossFunction, layout: Layout):
         self._around, self._loss_fn, self._layout = around, loss_fn, layout
+        self._compared: set[Any] = set()
 
     @cached_property
     def _pair(self) -> Any:
@@ -29,10 +32,15 @@ class Compiled:
         return torch.compile(self._along, fullgraph=True)
 
     def expansion(self, theta: Tensor, lam: Tensor, parts: Sequence[tuple[float, BatchLoss]]) -> Expansion:
-        """L, its gradient, and v -> H v, where H times the gradient is known already."""
+        """L, its gradient, and v -> H v, where H times the gradient is known already.
+
+        Raises:
+            LossNotDifferentiableError: the first H g of a precision and mode is not that of ``gradient_and_product``.
+        """
         total: Any = None
         for w, part in parts:
             found = self._run(self._pair, part, theta, lam)
+            self._compare(found, part, theta, lam)
             total = [w * x for x in found] if total is None else [a + w * x for a, x in zip(total, found, strict=True)]
         value, g, hg = total
 
@@ -43,6 +51,21 @@ class Compiled:
             return sum((w * self._run(self._product, part, theta, lam, v) for w, part in parts), torch.zeros_like(v))
 
         return Expansion(value, g, hvp)
+
+    def _compare(self, found: Sequence[Tensor], part: BatchLoss, theta: Tensor, lam: Tensor) -> None:
+        """Compiled code is out of reach of the swaps that make derivatives exact."""
+        key = theta.dtype, tuple(m.training for m in self._around.modules())
+        if key in self._compared:
+            return
+        g, hg = gradient_and_product(part, theta, lambda g: g + lam * theta)
+        right = hg + lam * (g + lam * theta)
+        error = float((found[2] - right).norm() / (right.norm() + 1e-300))
+        if not error <= limits(torch.finfo(theta.dtype).eps).slope:
+            raise LossNotDifferentiableError(
+                f"the compiled H v is off by {error:.2g}: one of torch's fused operations, or a loss that takes "
+                'derivatives itself. Pass product="auto", which evaluates them exactly.'
+            )
+        self._compared.add(key)
 
     def _run(self, compiled: Any, part: BatchLoss, theta: Tensor, *others: Tensor) -> Any:
         with part.replay.states(outside=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

@@ -10,6 +10,7 @@ from torch import Tensor
 from eom.errors import LossNotDeterministicError, LossNotFiniteError
 from eom.objective import blame
 from eom.objective.check import Probe, note
+from eom.objective.data import digest, tensors
 from eom.objective.loss import BatchLoss
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> N
     """Raise unless value and gradient are finite."""
     if not torch.isfinite(value):
         raise LossNotFiniteError(
-            f"the loss is {value.item()} at the initial parameters, expected a finite number: look at the data for "
+            f"the loss is {value.item()} at these parameters, expected a finite number: look at the data for "
             "NaN, and at logarithms and divisions in the loss"
         )
     bad = [k for k, g in objective.named(gradient).items() if not torch.isfinite(g).all()]
@@ -39,14 +40,24 @@ def determinism(objective: "Objective", loss: BatchLoss, theta: Tensor, gradient
     if not error <= limit:
         raise LossNotDeterministicError(
             f"two gradients at the same parameters, generator states and buffers differ by {error:.2g} of their "
-            f"size, so derivatives do not describe one function: {blame.first_to_differ(loss, theta)}. "
-            "Randomness from outside torch (numpy, random), a counter or a cache in the model is the usual cause: "
-            "draw it once per batch, outside the loss."
+            f"size, so derivatives do not describe one function: {_cause(loss, theta)}"
         )
     return Probe("same gradient twice", "gradient", error, limit, "passed")
 
 
-def notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dtype]) -> tuple[Tensor, list[Probe]]:
+def _cause(loss: BatchLoss, theta: Tensor) -> str:
+    before = digest(tensors(loss.batch))
+    where = blame.first_to_differ(loss, theta)
+    if digest(tensors(loss.batch)) != before:
+        return "the loss writes to its batch in place; let it work on a clone"
+    return (
+        f"{where}. A torch.Generator of one's own, a counter or a cache in the model is the usual cause: draw random "
+        "numbers from torch's, Python's or numpy's global generator, which are replayed, or once per batch, outside "
+        "the loss."
+    )
+
+
+def value_and_notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dtype]) -> tuple[Tensor, list[Probe]]:
     """The loss, and what is no fault, but should be known: random numbers, autocast, tensors outside the model."""
     leaves = [x.detach().requires_grad_() for x in loss.parts(theta)]
 

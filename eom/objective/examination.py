@@ -1,14 +1,17 @@
 """The self-test: is this loss one function, are its derivatives right on the user's own model, and by which route?"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from eom.calculus.checks import direction, scale
+from eom.errors import EomError, LossNotDifferentiableError
 from eom.objective import blame, memory, probes
 from eom.objective.check import LOG_MAP, Check, Probe, note
-from eom.objective.determinism import determinism, notes, require_finite
+from eom.objective.determinism import determinism, require_finite, value_and_notes
 from eom.objective.point import Point
 from eom.objective.probes import passed
 
@@ -27,25 +30,40 @@ def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
     loss = objective.first_loss
     casts: dict[str, torch.dtype] = {}
     with blame.noting_casts(loss, casts):
-        value, found = notes(loss, theta, casts)
+        value, found = value_and_notes(loss, theta, casts)
     kept, gradient = memory.kept_by(lambda: objective.gradient(theta))
     require_finite(objective, value, gradient)
     found = [determinism(objective, loss, theta, gradient), *found]
     kept //= len(objective.batches)
+    few = _memory(kept, theta)
     start, point = _near(objective, theta, kept, bool(casts))
-    point, slope = probes.slope(point)
-    memory_fits, few = _fits(kept, start)
-    second = _second(point, None if casts or theta.dtype in HALF else start, passed(slope), memory_fits)
-    third = _third(point, second.route) if order >= 2 else []
+    with _evaluable_nearby():
+        point, slope = probes.slope(point)
+        second = _second(point, None if casts or theta.dtype in HALF else start, passed(slope), not few)
+        third = _third(point, second.route) if order >= 2 else []
     return Check(
         probes=(*found, *few, *slope, *second.rows, *third),
         product=second.route,
         second=second.right,
         third=order >= 2 and second.route != "difference" and passed(third),
-        conservative=passed(slope) and second.even,
+        conservative=passed(slope) and second.symmetric,
         dtype=str(point.theta.dtype).removeprefix("torch."),
         casts=frozenset(casts.values()),
     )
+
+
+@contextmanager
+def _evaluable_nearby() -> Iterator[None]:
+    """Say what an error of the loss beside theta means."""
+    try:
+        yield
+    except EomError:
+        raise
+    except Exception as failure:
+        raise LossNotDifferentiableError(
+            f"beside these parameters the loss raised {type(failure).__name__}: {failure}. Its derivatives cannot be "
+            'tested there; product="double-backward" takes them untested.'
+        ) from failure
 
 
 def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tuple[Tensor, Point]:
@@ -67,7 +85,7 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tupl
     eps = torch.finfo(theta.dtype).eps
     narrow = Point(objective, near, at, eps)
     wider = 8 / theta.element_size()
-    if wider == 1 or wider * memory.double_backward(kept, near) > memory.available(near.device):
+    if wider == 1 or wider * memory.needed(kept, near) > memory.available(near.device):
         return near, narrow
     wide = value(near.double())
     rounding = 5e-2 if casts else max(1e-3, 10 * eps)
@@ -76,13 +94,16 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tupl
     return near, Point(objective, near.double(), wide, torch.finfo(torch.float64).eps)
 
 
-def _fits(kept: int, theta: Tensor) -> tuple[bool, list[Probe]]:
-    """Whether there is memory for a double backward."""
-    wanted, there = memory.double_backward(kept, theta), memory.available(theta.device)
+def _memory(kept: int, theta: Tensor) -> list[Probe]:
+    """Nothing, or that there is not enough for a double backward."""
+    wanted, there = memory.needed(kept, theta), memory.available(theta.device)
     if wanted <= there:
-        return True, []
-    said = f"a double backward needs about {wanted / 2**30:.1f} GiB, {there / 2**30:.1f} GiB are there"
-    return False, [note(said, "it is not tried; H v is taken by differences of gradients")]
+        return []
+    said = (
+        f"a double backward needs about {wanted / 2**30:.1f} GiB, {there / 2**30:.1f} GiB are there, so it is not "
+        f"tried; {probes.DIFFERENCE}"
+    )
+    return [Probe("memory for H v", "double-backward", wanted / max(there, 1.0), 1.0, "failed", said)]
 
 
 class _Second(NamedTuple):
@@ -90,7 +111,7 @@ class _Second(NamedTuple):
 
     route: str
     right: bool
-    even: bool
+    symmetric: bool
     rows: list[Probe]
 
 

@@ -1,7 +1,7 @@
 """The loss of one batch as a function of the flat parameters."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from eom.calculus.wide import Wide
 from eom.errors import LossNotDifferentiableError, SettingError
+from eom.objective.attributes import attributes_kept
 from eom.objective.data import Batch, in_dtype
 from eom.objective.explain import check_scalar, explaining
 from eom.objective.parameters import Layout, trainable
@@ -68,8 +69,8 @@ class BatchLoss:
         with (
             self.replay.states(outside=around.draws != []),
             explaining(),
-            self._precision(parts[0].dtype),
             attributes_kept(around.model),
+            self._precision(parts[0].dtype),
         ):
             found = functional_call(around, held, (work,), tie_weights=False)
             if first:
@@ -111,16 +112,3 @@ class BatchLoss:
     def batch_in(self, dtype: torch.dtype) -> Batch:
         """The batch in this precision; as it is where it is the model's own."""
         return self.batch if dtype == self.layout.dtype else in_dtype(self.batch, dtype)
-
-
-@contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Plain attributes that a forward pass sets (a loss, a cache, a counter) are as before after the block."""
-    before = [(vars(m), dict(vars(m))) for m in model.modules()]
-    try:
-        yield
-    finally:
-        for now, then in before:
-            if len(now) != len(then) or any(now.get(k) is not v for k, v in then.items()):
-                now.clear()
-                now.update(then)

@@ -35,18 +35,16 @@ def counted() -> Iterator[Kept]:
 
 
 def kept_by(gradient: Callable[[], Tensor]) -> tuple[int, Tensor]:
-    """Bytes kept on the way to a gradient, and the gradient; 0 where torch.func in the loss forbids to count."""
+    """Bytes kept on the way to a gradient, and the gradient; 0 where they cannot be counted (``torch.func``)."""
     try:
         with counted() as kept:
             found = gradient()
         return kept.bytes, found
-    except RuntimeError as refusal:
-        if "saved tensor hooks" not in str(refusal):
-            raise
+    except RuntimeError:  # of the counting; one of the loss's own comes again
         return 0, gradient()
 
 
-def double_backward(kept: int, theta: Tensor) -> float:
+def needed(kept: int, theta: Tensor) -> float:
     """Estimated peak, in bytes, of g and H v where one backward pass keeps ``kept``."""
     return FACTOR * (kept + 2 * theta.numel() * theta.element_size())
 

@@ -46,8 +46,9 @@ class Objective:
         per_batch_statistics: accept BatchNorm in train mode over several batches, where the mean over batches is
             another function than the loss of all samples together.
         product: route to H v: "auto" tests this model's derivatives when the first is asked for (see ``check``);
-            "double-backward"; "difference" of gradients (cheapest, to 1e-8 in float64 and 1e-3 in float32);
-            "compiled" (long to compile once, then faster). The last three are taken untested.
+            "double-backward"; "difference" of gradients (cheapest; to 1e-7 in float64 and 1e-3 in float32, if no
+            parameter is much smaller than |theta| and the loss curved on its scale); "compiled" (long to compile once,
+            then faster; compared once with double backward). The last three are taken untested otherwise.
         replay: the states to evaluate from, if not the present ones.
 
     Raises:
@@ -137,6 +138,9 @@ class Objective:
 
         In less memory than by ``expansion``, which keeps its graph for further products.
         """
+        self._require_wide(theta)
+        if v is not None and v.shape != theta.shape:
+            raise SettingError(f"v has shape {list(v.shape)}, expected [{self.layout.n}]")
         if self._product(theta) == "double-backward" and (len(self.batches) == 1 or v is not None):
             along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
             g, hv = self._mean_pair(lambda f: gradient_and_product(f, theta, along))
@@ -189,6 +193,8 @@ class Objective:
         return self._route(theta, 1) if self.product == "auto" else self.product
 
     def _require_wide(self, theta: Tensor) -> None:
+        if not isinstance(theta, Tensor):
+            raise SettingError(f"theta is a {type(theta).__name__}, expected a tensor [{self.layout.n}]")
         if theta.dtype in (torch.float16, torch.bfloat16):
             raise ParametersError(
                 f"theta is {theta.dtype}, whose two or three digits leave nothing of a second derivative: pass "
@@ -205,11 +211,21 @@ class Objective:
         A table of probes: one function, the gradient against the loss, H v against differences over two steps, its
         symmetry, T; what fails is named with the module to blame and the remedy.
 
+        Args:
+            order: 1 tests what H v needs, 2 what T needs too. theta: [n] where; the present parameters by default.
+
+        Returns:
+            A table when printed; ``passed``, ``failures``, ``reason`` for what is wrong in one text, ``product`` for
+            the route to H v, and whether H v (``second``) and T (``third``) may be used.
+
         Raises:
+            SettingError: another order.
             LossNotFiniteError, LossNotDeterministicError: there is no one number to differentiate.
         """
         from eom.objective.examination import run_checks  # which evaluates the objective
 
+        if order not in (1, 2):
+            raise SettingError(f"order is {order!r}, expected 1 (what H v needs) or 2 (what T needs too)")
         return run_checks(self, order, self.theta() if theta is None else theta)
 
     def _route(self, theta: Tensor, order: int) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,22 +15,26 @@ from eom.calculus.checks import (
     rounds_to_single,
     scale,
 )
+from eom.calculus.exact import exact
 from eom.objective import blame
 from eom.objective.check import LOG_MAP, Probe, note
 from eom.objective.point import Point
-from eom.objective.verdicts import is_uneven, second_is_wrong, slope_is_wrong, third_is_wrong
-
-if TYPE_CHECKING:
-    pass
+from eom.objective.verdicts import is_asymmetric, second_is_wrong, slope_is_wrong, third_is_wrong
 
 FINITE = 1e-3  # the step, in |theta|, that kinks are looked for with: sqrt(eps) of float32, rounded up
 
 DIFFERENCE = 'H v is taken by differences of gradients (product="difference")'
 JUMPS = "the gradient jumps from step to step, so there is no H v here: stay at order 0"
-NO_HESSIAN = (
-    ".detach(), .data, a straight-through estimator, spectral_norm in train mode, or a wrong backward pass is the "
-    'usual cause. There is no Hessian; product="difference" gives the Jacobian of the gradient that training follows'
+USUAL = (
+    ".detach(), .data, a straight-through estimator, spectral_norm in train mode (model.eval() ends it), or a wrong "
+    "backward pass is the usual cause"
 )
+FUSED = (
+    ": the loss takes derivatives of one of torch's fused normalisations, whose higher ones are wrong, and training "
+    "follows that. Inside `with eom.calculus.exact.exact(3):` the loss has the right gradient, H and T"
+)
+OTHER = "the gradient is the derivative of another function than this loss, whose H is symmetric"
+JACOBIAN = 'product="difference" gives the Jacobian of the gradient that training follows'
 
 
 def passed(probes: Iterable[Probe]) -> bool:
@@ -54,10 +57,9 @@ def slope(point: Point) -> tuple[Point, list[Probe]]:
     if not found.holds:
         names = point.objective.layout.names
         wrong = blame.parameters_to_blame(names, lambda some: not _slope(point, some).holds)
-        remedy = (
-            f"the gradient along {', '.join(map(repr, wrong)) or 'the parameters together'} is not the derivative of "
-            f"the loss{point.blame(slope_is_wrong)}; {NO_HESSIAN}"
-        )
+        why = FUSED if _fused_is_wrong(point) else f"{point.blame(slope_is_wrong)}; {USUAL}. {JACOBIAN}"
+        along = ", ".join(map(repr, wrong)) or "the parameters together"
+        remedy = f"the gradient along {along} is not the derivative of the loss{why}"
     elif not point.gradient.any():
         there = "nothing can be tested here; derivatives are taken on trust"
         probes.append(note("the gradient is exactly zero, and the loss constant", there))
@@ -84,6 +86,14 @@ def _slope(point: Point, names: Sequence[str] | None = None) -> Agreement:
             )
         )
     return max(found, key=lambda x: x.error / x.allowed)
+
+
+def _fused_is_wrong(point: Point) -> bool:
+    """Whether the gradient is right where fused operations are swapped."""
+    swapped = replace(point)
+    with exact(3):
+        swapped.gradient  # noqa: B018 - is kept
+    return _slope(swapped).holds
 
 
 # H v
@@ -116,10 +126,14 @@ def by_differences(point: Point, known: bool) -> list[Probe]:
     own = rounding(float(g.norm()) / (scale(point.theta) * point.eps**0.5), point.eps)
     found = point.along_v(point.objective.gradient, hv, g, limit, own)._replace(allowed=limit)
     uneven = Agreement(asymmetry(point.u, point.v, hu, hv), limit)
-    why = "" if known or uneven.holds else f"the gradient is that of no function{point.blame(is_uneven)}; {NO_HESSIAN}"
+    why = "nor is the gradient the derivative of any other function"
+    if uneven.holds:
+        why = OTHER if known else ""
+    elif not known:
+        why = f"the gradient is that of no function{point.blame(is_asymmetric)}; {USUAL}. {JACOBIAN}"
     return [
         row("H v against differences", "difference", found, JUMPS),
-        row("u . H v = v . H u", "difference", uneven, why),
+        Probe("u . H v = v . H u", "difference", uneven.error, limit, "passed" if uneven.holds else "failed", why),
     ]
 
 

@@ -41,7 +41,7 @@ def second_is_wrong(f: ScalarFunction, z: Tensor) -> bool:
     return _off(lambda y: value_and_gradient(f, y)[1], z, hv, _limits(z).second)
 
 
-def is_uneven(f: ScalarFunction, z: Tensor) -> bool:
+def is_asymmetric(f: ScalarFunction, z: Tensor) -> bool:
     """Whether the Jacobian of the gradient is not symmetric."""
     u, v = _direction(z, 0), _direction(z)
     e = scale(z) * torch.finfo(z.dtype).eps ** (1 / 3)

@@ -219,7 +219,7 @@ class Tracker:
                 entries["predictions"] = {"withheld": reason}
                 self._follower.withhold(reason)
             elif self._settings.order is not None:
-                check = objective.check(self._settings.order)
+                check = objective.check(max(self._settings.order, 1))
                 entries["self_test"] = [asdict(probe) for probe in check.probes]
                 entries["routes"] = {"product": check.product, "third": check.third, "dtype": check.dtype}
                 self._recorder.adopt(check)

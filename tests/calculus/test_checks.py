@@ -131,3 +131,5 @@ def test_kinks_are_told_from_curvature_over_a_finite_step():
     stairs = kinks(lambda y: y + torch.searchsorted(edges, y) / 1000, y, v, v, step, 1.0)
     assert stairs.found
     assert stairs.error == pytest.approx(1, rel=0.05)
+    one = kinks(lambda z: z + step * (z > y + step * v / 2), y, v, v, step, 1.0)  # which a shorter step does not cross
+    assert one.found

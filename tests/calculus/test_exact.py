@@ -132,7 +132,7 @@ def test_ctc_loss_of_one_sequence():
 
 
 @pytest.mark.parametrize(
-    ("stride", "padding", "output_padding", "dilation"), [(2, 1, 1, 1), (3, 0, 2, 1), (2, 2, 0, 2)]
+    ("stride", "padding", "output_padding", "dilation"), [(2, 1, 1, 1), (3, 0, 2, 1), (2, 2, 0, 2), (2, (1,), (1,), 1)]
 )
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_transposed_convolutions(d, stride, padding, output_padding, dilation):
@@ -140,6 +140,30 @@ def test_transposed_convolutions(d, stride, padding, output_padding, dilation):
     settings = (stride, padding, output_padding, 1, dilation)
     inputs = values(2, 3, *[4] * d), values(3, 2, *[3] * d, seed=1), values(2, seed=2)
     assert_same(lambda *xs: fused(*xs, *settings), lambda *xs: composed(*xs, *settings), *inputs)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+def test_norms_in_torchs_own_order_of_arguments(name):
+    f, flag = getattr(torch, name), {"batch_norm": "training", "instance_norm": "use_input_stats"}[name]
+    x, given = values(3, 4, 5), {flag: True, "momentum": 0.1, "eps": EPS, "cudnn_enabled": False}
+    assert_same(lambda x: f(x, None, None, None, None, **given), lambda x: swapped(f, x, *[None] * 4, **given), x)
+    assert_same(
+        lambda x: f(x, None, None, None, None, *given.values()),
+        lambda x: swapped(f, x, *[None] * 4, *given.values()),
+        x,
+    )
+
+
+def swapped(f: Callable[..., Tensor], *args, **kwargs) -> Tensor:
+    with exact(3):
+        return f(*args, **kwargs)
+
+
+def test_hardsigmoid_in_place():
+    x = randn(9)
+    same = x.clone()
+    assert plain.hardsigmoid(x, inplace=True) is x
+    equal(x, F.hardsigmoid(same))
 
 
 def test_attention_under_a_seed_drops_the_same_entries():

@@ -66,8 +66,8 @@ def test_a_loss_of_one_entry_is_one_number():
 @pytest.mark.parametrize(
     ("loss", "complaint"),
     [
-        (lambda m, b: m(b).sum() * float("nan"), "the loss is nan at the initial parameters.*look at the data"),
-        (lambda m, b: m(b).sum() + float("inf"), "the loss is inf at the initial parameters"),
+        (lambda m, b: m(b).sum() * float("nan"), "the loss is nan at these parameters.*look at the data"),
+        (lambda m, b: m(b).sum() + float("inf"), "the loss is inf at these parameters"),
         (
             lambda m, b: (0 * m(b)).norm() + torch.sqrt(0 * m.bias.sum()),
             "gradient of '.*' is not finite though the loss",
@@ -114,29 +114,61 @@ def test_a_gradient_of_exactly_zero_is_noted_where_the_loss_is_constant_and_refu
     assert not hidden.conservative
 
 
-class Counting(nn.Module):
-    """Counts its forward passes in an attribute, which is no buffer."""
+def counting(model: nn.Module, batch: Tensor, count: list[int] = [0]) -> Tensor:  # noqa: B006
+    """Counts its calls outside the model."""
+    count[0] += 1
+    return squares(model, batch) * count[0]
 
-    def __init__(self):
-        super().__init__()
-        self.lin, self.count = nn.Linear(3, 2), [0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.count[0] += 1
-        return self.lin(x) * self.count[0]
+def writing(model: nn.Module, batch: Tensor) -> Tensor:
+    return squares(model, batch.mul_(0.9))
 
 
 @pytest.mark.parametrize(
-    ("model", "loss"),
+    ("loss", "cause"),
     [
-        (linear, lambda m, b: (m(b) * NUMBERS.standard_normal()).square().mean()),
-        (Counting, squares),
+        (lambda m, b: (m(b) * NUMBERS.standard_normal()).square().mean(), "A torch.Generator of one's own, a counter"),
+        (counting, "so it is in the loss function. A torch.Generator of one's own, a counter"),
+        (writing, "the loss writes to its batch in place; let it work on a clone"),
     ],
-    ids=["numpy", "counter"],
+    ids=["numpy", "counter", "batch"],
 )
-def test_a_loss_that_differs_from_call_to_call_is_found_by_the_check(model, loss):
-    with pytest.raises(LossNotDeterministicError, match=r"Randomness from outside torch \(numpy, random\), a counter"):
-        Objective(model(), loss, X).check()
+def test_a_loss_that_differs_from_call_to_call_is_found_by_the_check(loss, cause):
+    with pytest.raises(LossNotDeterministicError, match=cause):
+        Objective(linear(), loss, X.clone()).check()
+
+
+@pytest.mark.parametrize("order", [0, 3, "1"])
+def test_a_check_of_another_order_is_refused(order):
+    with pytest.raises(SettingError, match=r"expected 1 .* or 2"):
+        Objective(linear(), squares, X).check(order)
+
+
+def test_vectors_that_are_none_are_refused():
+    objective = Objective(linear(), squares, X)
+    theta = objective.theta()
+    with pytest.raises(SettingError, match=r"theta is a list, expected a tensor \[8\]"):
+        objective.hvp(theta.tolist(), theta)  # type: ignore
+    with pytest.raises(SettingError, match=r"v has shape \[3\], expected \[8\]"):
+        objective.hvp(theta, theta[:3])
+
+
+def test_a_loss_that_raises_beside_the_parameters_is_refused_with_what_it_said():
+    def bounded(model: nn.Module, batch: Tensor) -> Tensor:
+        if not torch.equal(model.weight, weight):  # type: ignore
+            raise ValueError("out of its domain")
+        return squares(model, batch)
+
+    model = linear()
+    weight = model.weight.detach().clone()
+    with pytest.raises(LossNotDifferentiableError, match=r"beside these parameters the loss raised ValueError: out of"):
+        Objective(model, bounded, X).check()
+
+
+def test_the_gradient_of_another_function_than_the_loss_is_told_from_that_of_none():
+    check = Objective(linear(), lambda m, b: squares(m, b) + 0.1 * m.weight.square().sum().detach(), X).check()  # type: ignore
+    assert not check.conservative
+    assert "the derivative of another function than this loss, whose H is symmetric" in str(check)
 
 
 def test_torchs_own_randomness_is_no_obstacle():

@@ -1,15 +1,18 @@
 """No false alarm on a right model, and no pass by an accident of the point, the mode or the precision."""
 
+from collections import deque
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from awkward import Cube, Once, Single, Symplectic
 from problems import cross_entropy, randn, seeded, tanh_mlp
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional as F
 
+from eom.calculus.exact import exact
 from eom.errors import LossNotDifferentiableError
 from eom.objective import Objective
 
@@ -192,6 +195,45 @@ def test_a_loss_that_takes_derivatives_itself_is_exact_to_the_order_above(norm):
     assert of(Symplectic, lambda m, z: m(z).square().mean(), randn(10, 6, seed=1)).check(2).passed
 
 
+def residual_by_backward(model: nn.Module, z: Tensor) -> Tensor:
+    z = z.clone().requires_grad_()
+    torch.autograd.backward(model(z).sum(), inputs=[z], create_graph=True)
+    return z.grad.square().mean()  # type: ignore
+
+
+WAYS = {
+    "jvp": lambda model, z: jvp(model, (z,), (z.cos(),))[1].square().mean(),
+    "jacfwd": lambda model, z: vmap(jacfwd(model))(z).square().mean(),
+    "jacrev": lambda model, z: vmap(jacrev(model))(z).square().mean(),
+    "backward": residual_by_backward,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+@pytest.mark.parametrize(
+    ("way", "norm"), [(way, norm) for way in WAYS for norm in (False, True) if not norm or way not in ("jvp", "jacfwd")]
+)
+def test_derivatives_inside_a_loss_are_seen_however_they_are_taken(way, norm):
+    check = of(lambda: Learned(norm), WAYS[way], randn(10, 6, seed=1)).check(2)
+    assert check.passed, check.reason
+    assert check.product == "double-backward"
+    assert check.third
+
+
+@pytest.mark.parametrize("way", ["jvp", "jacfwd"])
+def test_a_gradient_that_torch_itself_gets_wrong_is_told_from_one_that_was_cut(way):
+    """Forward mode through LayerNorm, whose second derivative torch takes for the gradient of the loss."""
+    check = of(lambda: Learned(True), WAYS[way], randn(10, 6, seed=1)).check(2)
+    assert not check.conservative
+    assert "one of torch's fused normalisations" in check.reason
+
+    def exactly(model: nn.Module, z: Tensor) -> Tensor:
+        with exact(3):
+            return WAYS[way](model, z)
+
+    assert of(lambda: Learned(True), exactly, randn(10, 6, seed=1)).check(2).passed
+
+
 def test_a_backward_pass_that_raises_anything_is_a_missing_derivative():
     class Strict(Once):
         @staticmethod
@@ -208,31 +250,44 @@ def test_a_backward_pass_that_raises_anything_is_a_missing_derivative():
 
 
 class Keeping(nn.Module):
-    """Keeps a loss, a cache and a counter in plain attributes, and moves a frozen teacher in every forward pass."""
+    """Keeps all sorts of things in plain attributes, and moves a frozen teacher in every forward pass."""
 
     def __init__(self):
         super().__init__()
         self.student, self.teacher = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
-        self.aux, self.calls = torch.zeros(()), 0
+        self.aux, self.calls, self.mean = torch.zeros(()), 0, torch.zeros(3)
+        self.array, self.list, self.last, self.dict, self.set = np.zeros(1), [0], deque([0], 2), {"calls": 0}, {0}
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             for a, b in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
                 a.lerp_(b, 0.1)
         self.aux, self.calls = self.student(x).square().mean(), self.calls + 1
-        return torch.tanh(self.student(x)) + self.aux
+        self.mean.lerp_(self.student(x).detach().mean(0), 0.5)
+        self.array += 1
+        self.list.append(self.calls)
+        self.last.append(self.calls)
+        self.dict["calls"] += 1
+        self.set.add(self.calls)
+        return torch.tanh(self.student(x)) + self.aux * (1 + self.mean.sum() + len(self.list) + self.array[0])
 
 
-def test_evaluations_leave_attributes_and_frozen_parameters_as_they_were():
-    objective = of(Keeping)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_evaluations_leave_attributes_and_frozen_parameters_as_they_were(dtype):
+    batch = BATCH[0].to(dtype), BATCH[1]
+    objective = Objective(seeded(Keeping).to(dtype), cross_entropy, batch)
     model: Any = objective.model
-    cross_entropy(model, BATCH)
+    model.mean = model.mean.to(dtype)
+    cross_entropy(model, batch)
     aux, calls, teacher = model.aux, model.calls, model.teacher.weight.clone()
+    mean, others = model.mean.clone(), repr((model.array, model.list, model.last, model.dict, model.set))
     theta = objective.theta()
     objective.check(2)
     objective.hvp(theta, theta)
     assert model.aux is aux
     assert model.calls == calls
+    assert torch.equal(model.mean, mean)
+    assert repr((model.array, model.list, model.last, model.dict, model.set)) == others
     assert torch.equal(model.teacher.weight, teacher)
 
 

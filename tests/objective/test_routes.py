@@ -12,6 +12,7 @@ from awkward import Cube
 from problems import NETWORKS, cross_entropy, network, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from eom.errors import EomWarning, LossNotDeterministicError, LossNotDifferentiableError, ParametersError
 from eom.objective import Objective, memory
@@ -69,6 +70,14 @@ def test_the_compiled_route_is_that_of_double_backward(batches):
     equal(at.hvp(-at.gradient), exact.hvp(-exact.gradient))
     equal(at.hvp(v), exact.hvp(v))
     assert objective.check().product == "compiled"
+
+
+@pytest.mark.slow
+def test_a_compiled_product_through_what_has_to_be_swapped_is_refused():
+    objective = of(lambda: parametrizations.weight_norm(nn.Linear(6, 3))).replaced(product="compiled")
+    theta = objective.theta()
+    with pytest.raises(LossNotDifferentiableError, match=r'compiled H v is off by .*product="auto"'):
+        objective.hvp(theta, theta)
 
 
 @pytest.mark.slow
@@ -139,7 +148,7 @@ def test_a_loss_that_changes_with_every_call_is_refused_with_the_module_where_it
         def forward(self, x: Tensor) -> Tensor:
             return x * (1 + numbers.random())
 
-    with pytest.raises(LossNotDeterministicError, match=r"first module to differ is '1'.*draw it once per batch"):
+    with pytest.raises(LossNotDeterministicError, match=r"first module to differ is '1'.*draw random numbers from"):
         of(Augmented, lambda: nn.Linear(6, 3)).check()
 
 
@@ -250,13 +259,13 @@ def test_a_model_too_large_for_a_double_backward_takes_differences(monkeypatch):
     objective = network("mlp")
     with memory.counted() as kept:
         objective.gradient(objective.theta())
-    need = memory.double_backward(kept.bytes, objective.theta())
+    need = memory.needed(kept.bytes, objective.theta())
     for there, product in ((need * 1.01, "double-backward"), (need * 0.99, "difference")):
         monkeypatch.setattr(memory, "available", lambda device, there=there: there)
         check = objective.check()
         assert check.product == product
         assert check.second
-        assert any("GiB are there" in p.check for p in noted(check)) is (product == "difference")
+        assert ("GiB are there, so it is not tried; H v is taken by differences" in check.reason) is (there < need)
 
 
 def test_what_a_backward_pass_keeps_is_counted_once():
