@@ -167,8 +167,8 @@ def finite_kinks(point: Point, hv: Tensor, start: Tensor | None) -> list[Probe]:
         return []
     said = f"kinks: |H v| is {float(hv.norm()):.3g}, over a step of {step:.2g} it is {far.norm:.3g}"
     why = (
-        "autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the error is how far "
-        "the two vectors are apart"
+        f"autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the two vectors are "
+        f"{far.error:.2g} |H v| apart"
     )
     return [note(said, why, far.error)] if far.found else []
 
