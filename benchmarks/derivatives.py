@@ -163,13 +163,21 @@ def measure(name: str, rounds: int, *, compiled: bool) -> Iterator[dict[str, Any
         for row, f in rows:
             dtype = torch.float64 if row.startswith("self-test") else torch.float32
             try:
+                start = time.perf_counter()
                 f()
+                first = time.perf_counter() - start
                 ratios = [seconds(f, repeats) / seconds(units[dtype], repeats) for _ in range(rounds)]
                 memory = peak(f) / held[dtype]
             except Exception as failure:  # a peer's
                 yield {"row": row, "network": name, "failed": said(failure)}
                 continue
-            yield {"row": row, "network": name, "gradients": statistics.median(ratios), "memory": memory}
+            yield {
+                "row": row,
+                "network": name,
+                "gradients": statistics.median(ratios),
+                "memory": memory,
+                "first_call_s": first,
+            }
         if theirs := dict(rows).get("PyHessian, g and H v"):
             ours = dict(rows)["g and H g, double backward"]
             ratios = [seconds(ours, repeats) / seconds(theirs, repeats) for _ in range(rounds)]
@@ -226,6 +234,7 @@ def main() -> None:
             shown = row.get("failed") or (
                 f"{row['gradients']:6.2f} {f'({wanted})' if wanted else '':7s} {row['memory']:6.2f} "
                 f"{f'({memory})' if memory else ''}"
+                f"{'  first call {:.0f} s'.format(row['first_call_s']) if 'compiled' in row['row'] else ''}"
             )
             print(f"{name:4s} {row['row']:40s} {shown}", flush=True)
         for row in errors(name):
