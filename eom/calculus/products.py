@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
@@ -55,7 +54,8 @@ class Expansion(NamedTuple):
 
 def value_and_gradient(f: ScalarFunction | InParts, y: Tensor) -> tuple[Tensor, Tensor]:
     """Value [] and gradient [n] of ``f`` at ``y`` [n]."""
-    f, leaves = _leaves(f, y)
+    f = _in_parts(f)
+    leaves = _leaves(f, y)
 
     def evaluate() -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -70,8 +70,8 @@ def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
 
     Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Comput. 6(1), 1994.
     """
-    f, leaves = _leaves(f, y)
-    value, g, order = _twice(f, leaves, lambda value, g, order: (value.detach(), g, order))
+    f = _in_parts(f)
+    value, g, leaves, order = _twice(f, y, lambda value, g, leaves, order: (value.detach(), g, leaves, order))
 
     def hvp(v: Tensor) -> Tensor:
         def product() -> Tensor:
@@ -87,31 +87,37 @@ def gradient_and_product(
     f: ScalarFunction | InParts, y: Tensor, along: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Gradient g [n] of ``f`` at ``y`` [n], and H ``along(g)`` [n]; no graph is kept, which takes less memory."""
-    f, leaves = _leaves(f, y)
 
-    def product(value: Tensor, g: list[Tensor], order: int) -> tuple[Tensor, Tensor]:
+    def product(value: Tensor, g: list[Tensor], leaves: list[Tensor], order: int) -> tuple[Tensor, Tensor]:
         flat = _flat([x.detach() for x in g])
         return flat, _flat(_reverse(g, leaves, _like(g, along(flat))))
 
-    return _twice(f, leaves, product)
+    return _twice(_in_parts(f), y, product)
 
 
-def _twice(f: InParts, leaves: list[Tensor], then: Callable[[Tensor, list[Tensor], int], T]) -> T:
-    """``then`` of value, differentiable gradient, and the order to which ``exact`` has to swap for a second one."""
+def _twice(f: InParts, y: Tensor, then: Callable[[Tensor, list[Tensor], list[Tensor], int], T]) -> T:
+    """``then`` of value, differentiable gradient, leaves, and the order to which ``exact`` swaps for a second one."""
 
-    def evaluate(order: int = 2) -> T:
-        with torch.enable_grad(), exact(order) as seen:
-            value = f.value(leaves)
-            if order == 3 or not seen.differentiates:
-                return then(value, _reverse([value], leaves, create_graph=True), order)
-        return f.within(leaves, partial(evaluate, 3))  # its own derivatives come before ours
+    def evaluate(order: int) -> T | None:
+        leaves = _leaves(f, y)
 
-    return f.within(leaves, evaluate)
+        def first() -> T | None:
+            with torch.enable_grad(), exact(order) as seen:
+                value = f.value(leaves)
+                if order == 2 and seen.differentiates:
+                    return None
+                return then(value, _reverse([value], leaves, create_graph=True), leaves, order)
+
+        return f.within(leaves, first)
+
+    found = evaluate(2)
+    return cast(T, evaluate(3)) if found is None else found  # its own derivatives come before ours
 
 
 def third_derivative(f: ScalarFunction | InParts, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """T(u, v) = D^3 f[., u, v], [n]: the gradient of u . H v, by triple reverse, exact through fused operations."""
-    f, leaves = _leaves(f, y)
+    f = _in_parts(f)
+    leaves = _leaves(f, y)
 
     def evaluate() -> Tensor:
         with torch.enable_grad(), exact(3):
@@ -122,10 +128,13 @@ def third_derivative(f: ScalarFunction | InParts, y: Tensor, u: Tensor, v: Tenso
     return f.within(leaves, evaluate)
 
 
-def _leaves(f: ScalarFunction | InParts, y: Tensor) -> tuple[InParts, list[Tensor]]:
-    """The function in parts, and its parts as leaves of new graphs."""
-    located = cast(InParts, f) if hasattr(f, "within") else Whole(cast(ScalarFunction, f))
-    return located, [x.detach().requires_grad_() for x in located.parts(y)]
+def _in_parts(f: ScalarFunction | InParts) -> InParts:
+    return cast(InParts, f) if hasattr(f, "within") else Whole(cast(ScalarFunction, f))
+
+
+def _leaves(f: InParts, y: Tensor) -> list[Tensor]:
+    """The parts of ``y`` as leaves of new graphs."""
+    return [x.detach().requires_grad_() for x in f.parts(y)]
 
 
 def _reverse(

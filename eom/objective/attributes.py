@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 OF_TORCH = frozenset(vars(nn.Module()))
+Restore = Callable[[], None]
 
 
 @contextmanager
@@ -19,64 +20,71 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     Tensors, arrays, lists, dicts, sets and deques that are attributes themselves; not what lies deeper in them.
     """
     before = [(vars(m), dict(vars(m))) for m in model.modules()]
-    put_back = [
-        KEEPERS[type(x)](x) for _, then in before for k, x in then.items() if k not in OF_TORCH and type(x) in KEEPERS
-    ]
+    restores = [_keep(x) for _, then in before for k, x in then.items() if k not in OF_TORCH]
     try:
         yield
     finally:
         for now, then in before:
-            if len(now) != len(then) or any(now.get(k) is not v for k, v in then.items()):
+            if _differ([*now.items()], [*then.items()]):
                 now.clear()
                 now.update(then)
-        for restore in put_back:
-            restore()
+        for restore in restores:
+            if restore is not None:
+                restore()
 
 
-def _keep_tensor(x: Tensor) -> Callable[[], None]:
-    if x.is_inference() or x.layout != torch.strided:
-        return lambda: None
-    version, content = x._version, x.detach().clone()
+def _keep(x: Any) -> Restore | None:
+    """A function that gives ``x`` back its present content, where it can be written to."""
+    if isinstance(x, Tensor):
+        return _keep_tensor(x) if type(x) is Tensor and x.layout == torch.strided and not x.is_inference() else None
+    if isinstance(x, np.ndarray):
+        return _keep_array(x)
+    if isinstance(x, dict):
+        return _keep_entries(x, lambda: [*x.items()], lambda entries: [x.__setitem__(*e) for e in entries])
+    if isinstance(x, list | deque):
+        return _keep_entries(x, lambda: [*enumerate(x)], lambda entries: x.extend(e for _, e in entries))
+    if isinstance(x, set):
+        return _keep_entries(x, lambda: [(e, e) for e in x], lambda entries: x.update(e for _, e in entries))
+    return None
+
+
+def _keep_entries(x: Any, entries: Callable[[], list], fill: Callable[[list], Any]) -> Restore:
+    before = entries()
 
     def restore() -> None:
-        if x._version != version:
-            x.detach().copy_(content)
+        if _differ(entries(), before):
+            x.clear()
+            fill(before)
 
     return restore
 
 
-def _keep_array(x: np.ndarray) -> Callable[[], None]:
+def _differ(now: list[tuple], then: list[tuple]) -> bool:
+    """Whether these pairs are not of the same keys and the very same values."""
+    return len(now) != len(then) or any(a != b or x is not y for (a, x), (b, y) in zip(now, then, strict=True))
+
+
+def _keep_tensor(x: Tensor) -> Restore:
+    same, content, trainable = x.detach(), x.detach().clone(), x.requires_grad  # of the same memory; a copy
+
+    def restore() -> None:
+        if x.shape != same.shape or x.data_ptr() != same.data_ptr() or x.stride() != same.stride():
+            x.data = same
+        if not torch.equal(same, content):  # also where a write does not count, as through .data
+            same.copy_(content)
+        if x.is_leaf and x.requires_grad != trainable:
+            x.requires_grad_(trainable)
+
+    return restore
+
+
+def _keep_array(x: np.ndarray) -> Restore:
     content = x.copy()
-    return lambda: None if np.array_equal(x, content) else np.copyto(x, content)
-
-
-def _keep_entries(x: list | deque | set) -> Callable[[], None]:
-    content = list(x)
 
     def restore() -> None:
-        if len(x) != len(content) or any(a is not b for a, b in zip(x, content, strict=True)):
-            x.clear()
-            (x.update if isinstance(x, set) else x.extend)(content)
+        if x.shape != content.shape:
+            x.resize(content.shape, refcheck=False)
+        if x.dtype.hasobject or not np.array_equal(x, content):
+            np.copyto(x, content)
 
     return restore
-
-
-def _keep_dict(x: dict) -> Callable[[], None]:
-    content = dict(x)
-
-    def restore() -> None:
-        if len(x) != len(content) or any(x.get(k) is not v for k, v in content.items()):
-            x.clear()
-            x.update(content)
-
-    return restore
-
-
-KEEPERS: dict[type, Callable[[Any], Callable[[], None]]] = {
-    Tensor: _keep_tensor,
-    np.ndarray: _keep_array,
-    list: _keep_entries,
-    deque: _keep_entries,
-    set: _keep_entries,
-    dict: _keep_dict,
-}

@@ -56,6 +56,11 @@ def _explained(failure: RuntimeError) -> Exception:
             "a reentrant checkpoint has gradients by .backward() only: pass use_reentrant=False to "
             "torch.utils.checkpoint.checkpoint"
         )
+    if "torch.utils.checkpoint" in str(failure):
+        return LossNotDifferentiableError(
+            "a checkpointed segment is recomputed with torch's fused operations, where their exact forms were asked "
+            'for: leave the checkpoint out, or pass product="difference"'
+        )
     if "not have been used in the graph" in str(failure):
         return LossNotDifferentiableError(
             "the loss, or its gradient, does not depend on the parameters of this model. A loss function that uses "

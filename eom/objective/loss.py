@@ -91,14 +91,15 @@ class BatchLoss:
         if torch.is_grad_enabled() and parts[0].requires_grad and not value.requires_grad:
             raise LossNotDifferentiableError(
                 "the loss does not depend on any trainable parameter of this model through differentiable operations. "
-                "A loss function that uses another model than the one it is given, .detach(), .item() or "
-                "torch.no_grad() is the usual cause."
+                "A loss function that uses another model than the one it is given, .detach(), .item(), torch.no_grad() "
+                "in it, or torch.inference_mode() around it is the usual cause."
             )
         return value.reshape(())
 
     def __call__(self, theta: Tensor) -> Tensor:
         parts = self.parts(theta)
-        return self.within(parts, lambda: self.value(parts))
+        with torch.enable_grad():  # a loss may take derivatives itself
+            return self.within(parts, lambda: self.value(parts))
 
     def constants(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Frozen parameters and copies of the buffers, in this precision."""

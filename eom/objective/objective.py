@@ -116,8 +116,7 @@ class Objective:
 
     def loss(self, theta: Tensor) -> Tensor:
         """[] L(theta), penalty included."""
-        with torch.enable_grad():  # a loss may take derivatives itself
-            return self._mean(lambda f: f(theta.detach()).detach()) + self.penalty(theta.detach())
+        return self._mean(lambda f: f(theta.detach()).detach()) + self.penalty(theta.detach())
 
     def penalty(self, theta: Tensor) -> Tensor:
         """[] sum_j decay_j theta_j^2 / 2."""
@@ -139,8 +138,12 @@ class Objective:
         In less memory than by ``expansion``, which keeps its graph for further products.
         """
         self._require_wide(theta)
-        if v is not None and v.shape != theta.shape:
-            raise SettingError(f"v has shape {list(v.shape)}, expected [{self.layout.n}]")
+        theta = theta.detach()
+        if v is not None:
+            if not isinstance(v, Tensor) or v.shape != theta.shape:
+                came = f"of shape {list(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
+                raise SettingError(f"v is {came}, expected a tensor [{self.layout.n}]")
+            v = v.detach().to(theta)
         if self._product(theta) == "double-backward" and (len(self.batches) == 1 or v is not None):
             along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
             g, hv = self._mean_pair(lambda f: gradient_and_product(f, theta, along))
@@ -224,7 +227,7 @@ class Objective:
         """
         from eom.objective.examination import run_checks  # which evaluates the objective
 
-        if order not in (1, 2):
+        if type(order) is not int or order not in (1, 2):
             raise SettingError(f"order is {order!r}, expected 1 (what H v needs) or 2 (what T needs too)")
         return run_checks(self, order, self.theta() if theta is None else theta)
 

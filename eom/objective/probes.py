@@ -70,7 +70,8 @@ def _slope(point: Point, names: Sequence[str] | None = None) -> Agreement:
     """The worse of a random direction and the gradient's own, within the parameters of these names."""
     g = point.gradient
     found = []
-    for v in (point.v, g / (g.norm() + 1e-300)):
+    own = g / (g.abs().max() + 1e-300)  # first, as squares of tiny numbers are 0
+    for v in (point.v, own / (own.norm() + 1e-300)):
         if names is not None:
             parts = point.objective.layout.unflatten(v)
             v = torch.cat([x.reshape(-1) * (k in names) for k, x in parts.items()])
@@ -147,8 +148,11 @@ def _unresolved(point: Point, hv: Tensor, found: Agreement) -> list[Probe]:
     limit, g, size = point.limits.second, float(point.gradient.norm()), float(hv.norm())
     said = []
     if found.allowed > 10 * limit:
-        kinked = f"kinks stand so near that differences over any step are apart by {found.allowed:.2g}"
-        said.append(note(kinked, "a smaller error of H v cannot be seen; its symmetry is tested all the same"))
+        apart = f"forward and backward differences are {found.allowed:.2g} apart over any step"
+        why = (
+            "kinks or strong curvature; a smaller error of H v cannot be seen, but its symmetry is tested all the same"
+        )
+        said.append(note(apart, why))
     if rounding(g / (scale(point.theta) * point.eps ** (1 / 3)), point.eps) > limit * size:
         small = f"|H v| is {size:.2g}, too small beside |g| {g:.2g}"
         said.append(note(small, "differences cannot see an error of it; it is taken on trust"))

@@ -138,7 +138,7 @@ def test_a_loss_that_differs_from_call_to_call_is_found_by_the_check(loss, cause
         Objective(linear(), loss, X.clone()).check()
 
 
-@pytest.mark.parametrize("order", [0, 3, "1"])
+@pytest.mark.parametrize("order", [0, 3, "1", True])
 def test_a_check_of_another_order_is_refused(order):
     with pytest.raises(SettingError, match=r"expected 1 .* or 2"):
         Objective(linear(), squares, X).check(order)
@@ -149,7 +149,7 @@ def test_vectors_that_are_none_are_refused():
     theta = objective.theta()
     with pytest.raises(SettingError, match=r"theta is a list, expected a tensor \[8\]"):
         objective.hvp(theta.tolist(), theta)  # type: ignore
-    with pytest.raises(SettingError, match=r"v has shape \[3\], expected \[8\]"):
+    with pytest.raises(SettingError, match=r"v is of shape \[3\], expected a tensor \[8\]"):
         objective.hvp(theta, theta[:3])
 
 

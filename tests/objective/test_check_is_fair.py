@@ -1,6 +1,6 @@
 """No false alarm on a right model, and no pass by an accident of the point, the mode or the precision."""
 
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ FAIR = {
     "exactly at a kink": lambda: of(kinked, batch=with_a_zero_row()),
     "a zero gradient at the start": lambda: of(zero_net, saturated),
     "a huge loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: 1e12 * cross_entropy(m, b)),
-    "a tiny loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: 1e-12 * cross_entropy(m, b)),
+    "a tiny loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: 1e-200 * cross_entropy(m, b)),
     "a large constant in the loss": lambda: of(lambda: nn.Linear(4, 3), lambda m, b: cross_entropy(m, b) + 1e4),
     "large inputs": lambda: of(
         lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), batch=(1e3 * BATCH[0], BATCH[1])
@@ -220,6 +220,38 @@ def test_derivatives_inside_a_loss_are_seen_however_they_are_taken(way, norm):
     assert check.third
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_loss_that_takes_derivatives_is_evaluated_anew_from_the_same_state():
+    """H v is found to need another evaluation in the middle of the first."""
+
+    class Stepping(Learned):
+        def __init__(self):
+            super().__init__(False)
+            self.calls, self.mean = 0, torch.zeros(())
+
+        def forward(self, z: Tensor) -> Tensor:
+            self.calls += 1
+            self.mean += 1
+            with torch.no_grad():
+                self.layers[0].weight.mul_(0.9)  # type: ignore[operator]
+            return super().forward(z) * (self.calls + self.mean)
+
+    objective = of(Stepping, residual_by_backward, randn(10, 6, seed=1)).replaced(product="double-backward")
+    theta = objective.theta()
+    at = objective.expansion(theta)
+    torch.testing.assert_close(at.value, objective.loss(theta), rtol=1e-12, atol=0)
+    for g in (at.gradient, objective.gradient_and_hvp(theta)[0]):
+        torch.testing.assert_close(g, objective.gradient(theta), rtol=1e-10, atol=1e-12)
+
+
+def test_a_failed_test_is_explained_under_no_grad_too():
+    wrong = lambda m, z: residual_by_backward(m, z) + Cube.apply(next(m.parameters())).sum()  # type: ignore  # noqa: E731
+    objective = of(lambda: Learned(False), wrong, randn(10, 6, seed=1))
+    theta = objective.theta()
+    with torch.no_grad(), pytest.warns(UserWarning, match="double backward is off by"):
+        objective.hvp(theta, theta)
+
+
 @pytest.mark.parametrize("way", ["jvp", "jacfwd"])
 def test_a_gradient_that_torch_itself_gets_wrong_is_told_from_one_that_was_cut(way):
     """Forward mode through LayerNorm, whose second derivative torch takes for the gradient of the loss."""
@@ -256,7 +288,9 @@ class Keeping(nn.Module):
         super().__init__()
         self.student, self.teacher = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
         self.aux, self.calls, self.mean = torch.zeros(()), 0, torch.zeros(3)
-        self.array, self.list, self.last, self.dict, self.set = np.zeros(1), [0], deque([0], 2), {"calls": 0}, {0}
+        self.array, self.list, self.last, self.set = np.zeros(1), [0], deque([0], 2), {0}
+        self.dict, self.counter, self.data = {"calls": 0, "a": None}, Counter(), torch.ones(2)
+        self.objects, self.shape = np.array([None, torch.ones(2)], dtype=object), torch.ones(3)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -268,8 +302,18 @@ class Keeping(nn.Module):
         self.list.append(self.calls)
         self.last.append(self.calls)
         self.dict["calls"] += 1
+        self.dict["b"] = self.dict.pop("a", None)
+        self.counter["calls"] += 1
+        self.data.data.add_(1)
+        self.shape.unsqueeze_(0)
+        self.array.resize(len(self.array) + 1, refcheck=False)
         self.set.add(self.calls)
         return torch.tanh(self.student(x)) + self.aux * (1 + self.mean.sum() + len(self.list) + self.array[0])
+
+
+def contents(model: Any) -> str:
+    names = ("array", "list", "last", "set", "dict", "counter", "data", "objects", "shape", "mean")
+    return repr([getattr(model, name) for name in names])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -280,14 +324,13 @@ def test_evaluations_leave_attributes_and_frozen_parameters_as_they_were(dtype):
     model.mean = model.mean.to(dtype)
     cross_entropy(model, batch)
     aux, calls, teacher = model.aux, model.calls, model.teacher.weight.clone()
-    mean, others = model.mean.clone(), repr((model.array, model.list, model.last, model.dict, model.set))
+    before = contents(model)
     theta = objective.theta()
     objective.check(2)
     objective.hvp(theta, theta)
     assert model.aux is aux
     assert model.calls == calls
-    assert torch.equal(model.mean, mean)
-    assert repr((model.array, model.list, model.last, model.dict, model.set)) == others
+    assert contents(model) == before
     assert torch.equal(model.teacher.weight, teacher)
 
 

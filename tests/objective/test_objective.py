@@ -71,6 +71,17 @@ def test_an_expansion_holds_value_gradient_and_product():
     assert torch.equal(hvp(v), hvp(v))
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("product", ["double-backward", "difference"])
+def test_products_of_vectors_in_a_graph_are_in_none_and_of_thetas_precision(product, decay):
+    objective = network("mlp", decay=decay).replaced(product=product)
+    theta, v = objective.theta(), randn(objective.layout.n).float()
+    g, hv = objective.gradient_and_hvp(theta.clone().requires_grad_(), v.clone().requires_grad_())
+    assert not g.requires_grad
+    assert not hv.requires_grad
+    assert torch.equal(hv, objective.hvp(theta, v.double()))
+
+
 @pytest.mark.parametrize("product", ["double-backward", "difference"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("batches", [1, 3])
