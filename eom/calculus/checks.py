@@ -116,7 +116,9 @@ class _Difference(NamedTuple):
     def agreement(self, derivative: Tensor, limit: float) -> Agreement:
         size = float(self.value.norm()) + self.noise / limit + 1e-300  # a smaller block cannot be told from rounding
         error, allowed = _size(derivative - self.value) / size, limit + self.gap / size
-        return Agreement(error, allowed) if error < torch.inf else Agreement(torch.inf, 1e300)
+        if error < torch.inf:
+            return Agreement(error, allowed)
+        return Agreement(torch.inf, limit)  # no number: worse than any other block
 
 
 def _size(x: Tensor) -> float:

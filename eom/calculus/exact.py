@@ -44,7 +44,7 @@ DERIVATIVES = {  # every way of taking one, ``torch.func`` included, passes thro
     torch.autograd.grad,
     torch.autograd.backward,
     torch.Tensor.backward,
-    torch._make_dual,  # type: ignore[attr-defined]
+    torch._make_dual,  # type: ignore[attr-defined] - what forward mode begins with
 }
 
 

@@ -29,14 +29,13 @@ class Wide(TorchFunctionMode):
             return args[0].to(self.wide)
         name = getattr(func, "__name__", "")
         in_place = "out" in kwargs or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if in_place:
+            return func(*args, **kwargs)
         if func in LIKE:
             return self._wider(func(args[0].float(), *args[1:], **kwargs))
-        if in_place or not any(isinstance(x, Tensor) for x in _flat(args)):  # or a new tensor
-            return self._wider_new(func(*args, **kwargs), in_place)
+        if not any(isinstance(x, Tensor) for x in _flat(args)):  # a new tensor
+            return self._wider(func(*args, **kwargs))
         return func(*map(self._wider, args), **{k: self._wider(x) for k, x in kwargs.items()})
-
-    def _wider_new(self, found: Any, in_place: bool) -> Any:
-        return found if in_place else self._wider(found)
 
     def _wider(self, x: Any) -> Any:
         if isinstance(x, torch.dtype):

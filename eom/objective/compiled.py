@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eom.calculus.products import Expansion, gradient_and_product
 from eom.errors import LossNotDifferentiableError
+from eom.objective.attributes import attributes_kept
 from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.parameters import Layout
 from eom.objective.verdicts import limits
@@ -68,7 +69,8 @@ class Compiled:
         self._compared.add(key)
 
     def _run(self, compiled: Any, part: BatchLoss, theta: Tensor, *others: Tensor) -> Any:
-        with part.replay.states(outside=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        states, attributes = part.replay.states(outside=True), attributes_kept(self._around.model)
+        with states, attributes, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             return compiled((part.constants(theta.dtype), part.batch_in(theta.dtype)), theta, *others)
 
     def _expand(self, constants: Any, theta: Tensor, lam: Tensor) -> Any:

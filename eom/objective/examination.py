@@ -59,7 +59,7 @@ def _evaluable_nearby() -> Iterator[None]:
         yield
     except EomError:
         raise
-    except Exception as failure:
+    except Exception as failure:  # the loss's own, of any kind
         raise LossNotDifferentiableError(
             f"beside these parameters the loss raised {type(failure).__name__}: {failure}. Its derivatives cannot be "
             'tested there; product="double-backward" takes them untested.'
@@ -88,7 +88,7 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tupl
     if wider == 1 or wider * memory.needed(kept, near) > memory.available(near.device):
         return near, narrow
     wide = value(near.double())
-    rounding = 5e-2 if casts else max(1e-3, 10 * eps)
+    rounding = 5e-2 if casts else max(1e-3, 10 * eps)  # of bfloat16: some of its eps of 8e-3; of sums in single
     if wide is None or not abs(float(wide) - float(at)) <= rounding * abs(float(at)):  # another function
         return near, narrow
     return near, Point(objective, near.double(), wide, torch.finfo(torch.float64).eps)

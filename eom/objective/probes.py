@@ -46,17 +46,17 @@ def passed(probes: Iterable[Probe]) -> bool:
 
 def slope(point: Point) -> tuple[Point, list[Probe]]:
     """Whether the gradient is the derivative of the loss; and the point, with the rounding that was found."""
-    found, probes = _slope(point), []
+    found, probes = _slope(point, point.gradient), []
     if not found.holds and rounds_to_single(
         point.objective.loss, point.theta, point.v, float(point.gradient @ point.v)
     ):
         point = replace(point, eps=torch.finfo(torch.float32).eps)
         probes = [note("the loss is rounded to single precision inside", "the probes allow for it")]
-        found = _slope(point)
+        found = _slope(point, point.gradient)
     remedy = ""
     if not found.holds:
         names = point.objective.layout.names
-        wrong = blame.parameters_to_blame(names, lambda some: not _slope(point, some).holds)
+        wrong = blame.parameters_to_blame(names, lambda some: not _slope(point, point.gradient, some).holds)
         why = FUSED if _fused_is_wrong(point) else f"{point.blame(slope_is_wrong)}; {USUAL}. {JACOBIAN}"
         along = ", ".join(map(repr, wrong)) or "the parameters together"
         remedy = f"the gradient along {along} is not the derivative of the loss{why}"
@@ -66,9 +66,8 @@ def slope(point: Point) -> tuple[Point, list[Probe]]:
     return point, [*probes, row("gradient . v against the loss", "gradient", found, remedy)]
 
 
-def _slope(point: Point, names: Sequence[str] | None = None) -> Agreement:
-    """The worse of a random direction and the gradient's own, within the parameters of these names."""
-    g = point.gradient
+def _slope(point: Point, g: Tensor, names: Sequence[str] | None = None) -> Agreement:
+    """How g [n] agrees with the loss along a random direction and its own, the worse; or within these parameters."""
     found = []
     own = g / (g.abs().max() + 1e-300)  # first, as squares of tiny numbers are 0
     for v in (point.v, own / (own.norm() + 1e-300)):
@@ -91,10 +90,9 @@ def _slope(point: Point, names: Sequence[str] | None = None) -> Agreement:
 
 def _fused_is_wrong(point: Point) -> bool:
     """Whether the gradient is right where fused operations are swapped."""
-    swapped = replace(point)
     with exact(3):
-        swapped.gradient  # noqa: B018 - is kept
-    return _slope(swapped).holds
+        g = point.objective.gradient(point.theta)
+    return _slope(point, g).holds
 
 
 # H v

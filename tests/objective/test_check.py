@@ -203,7 +203,7 @@ def test_a_check_costs_at_most_sixteen_gradients(order, most, batches):
     assert evaluations <= most * batches
 
 
-@pytest.mark.parametrize("product", ["double-backward", "difference"])
+@pytest.mark.parametrize("product", ["auto", "double-backward", "difference"])
 def test_a_check_in_float32_of_a_right_model_passes(product):
     """Only where the model cannot be evaluated in float64."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from awkward import Single, Strange
+from awkward import Strange
 from problems import TanhMLP, classes, cross_entropy, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,21 +28,6 @@ def test_a_float32_model_is_evaluated_in_float64_where_theta_is():
     assert torch.equal(objective.hvp(wide, wide), expected.hvp(wide, wide))
     assert objective.model.get_parameter("head.bias").dtype == torch.float32
     assert objective.check().dtype == "float64"
-
-
-def test_a_model_with_a_dtype_written_into_it_is_checked_in_that_one():
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lin = nn.Linear(4, 3, dtype=torch.float32)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.tanh(Single.apply(self.lin(x.float())))  # type: ignore
-
-    objective = Objective(Fixed(), squares, randn(16, 4).float())
-    check = objective.check()
-    assert check.dtype == "float32"
-    assert check.passed
 
 
 @pytest.mark.parametrize(
