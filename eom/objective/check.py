@@ -43,6 +43,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether no probe failed; where one did, ``second`` and ``conservative`` say if there is a right H v still."""
         return not self.failures
 
     @property
