@@ -75,7 +75,7 @@ def check(
     ],
     order: Annotated[int, typer.Option(help="2 tests third derivatives as well.", min=1, max=2)] = 2,
 ) -> None:
-    """Test the derivatives of your own model; status 1 where no route to H v is right."""
+    """Test the derivatives of your own model; status 1 where a probe failed, whether or not another route is right."""
     from eom.checking import check_target
 
     raise typer.Exit(0 if check_target(target, order) else 1)

@@ -1,5 +1,10 @@
 """Exceptions and warnings, named after the situation the user is in."""
 
+import sys
+import warnings
+
+INSIDE = ("eom", "torch", "contextlib")  # packages whose lines say nothing to the user
+
 
 class EomError(Exception):
     """Any error that `eom` raises on purpose; its text says what came, what was wanted, what to do."""
@@ -87,3 +92,11 @@ class TornTableWarning(EomWarning):
 
 class MissingExtraError(EomError, ImportError):
     """Something that was asked for needs a package that is only installed on request."""
+
+
+def warn_user(message: str, kind: type[EomWarning]) -> None:
+    """Warn at the line of the user's own from which the warning came."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, kind, stacklevel=level)

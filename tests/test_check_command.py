@@ -38,6 +38,26 @@ def wrong():
     return nn.Sequential(nn.Linear(4, 5), Cut(5, 5), nn.Linear(5, 3)), loss_fn, (X, Y)
 
 
+class Sine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.slope = x.detach().cos()
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.slope
+
+
+def constant():
+    class Wave(nn.Module):
+        def forward(self, x):
+            return Sine.apply(x)
+
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), Wave(), nn.Linear(5, 3)), loss_fn, (X, Y)
+
+
 def pair():
     return right()[:2]
 
@@ -94,6 +114,13 @@ def test_a_wrong_model_is_named_with_its_remedy(folder):
     passed, text = printed("package.mine:wrong")
     assert not passed
     assert "the gradient along '1.weight' is not the derivative of the loss; to blame: 1 (Cut); .detach()" in text
+
+
+def test_another_route_is_named_where_one_fails(folder):
+    passed, text = printed("package.mine:constant")
+    assert not passed
+    assert "to blame: 1 (Wave); for all digits, mend its backward pass. H v is taken by differences" in text
+    assert "H v: difference; T: withheld" in text
 
 
 @pytest.mark.parametrize(

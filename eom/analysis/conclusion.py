@@ -53,8 +53,9 @@ def scope(calm: pd.DataFrame, errors: pd.DataFrame) -> Iterator[str]:
     looked = float((calm.reference_source == "look-ahead").mean())
     if looked > 0:
         yield (
-            f"In {percent(looked)} of the cases the run did not go on with steps like the record's own (another batch "
-            "or learning rate), so the rate is that of a look-ahead: gradient descent on that batch, from there on."
+            f"In {percent(looked)} of the cases the run did not go on with steps like the record's own (but with "
+            "another batch, learning rate or random draw), so the rate is that of a look-ahead: gradient descent on "
+            "the record's batch, from there on."
         )
 
 

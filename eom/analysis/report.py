@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from eom.analysis.conclusion import conclusion
 from eom.analysis.reading import AnyRun, Reading
-from eom.analysis.self_test import self_test
+from eom.analysis.self_test import LEGEND, self_test
 from eom.analysis.tables import tables
 from eom.analysis.words import label
 from eom.errors import FolderNotWritableError, NotARunError
@@ -55,7 +55,7 @@ def render(readings: Sequence[Reading]) -> str:
     environment.filters["whole"] = whole_numbers
     template = environment.from_string(files("eom.analysis").joinpath("page.html.j2").read_text("utf-8"))
     runs = [section(reading, f"run{i}-") for i, reading in enumerate(readings)]
-    return template.render(name=", ".join(run["name"] for run in runs), runs=runs)
+    return template.render(name=", ".join(run["name"] for run in runs), runs=runs, legend=LEGEND)
 
 
 def section(reading: Reading, prefix: str) -> dict[str, Any]:

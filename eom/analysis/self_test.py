@@ -16,9 +16,14 @@ COLUMNS = {
     "value": "error",
     "limit": "limit",
     "verdict": "verdict",
-    "remedy": "remedy",
+    "remedy": "what it means, what to do",
 }
 
+LEGEND = (
+    "H is the Hessian of the loss, T(v, v) its derivative along v, times v; u and v are random directions. Good: "
+    "errors below their limits, which grow with what kinks and curvature leave open between forward and backward "
+    "differences."
+)
 STYLES = {"passed": "green", "failed": "bold red", "noted": "yellow"}
 
 
@@ -28,7 +33,7 @@ def self_test(probes: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def print_self_test(probes: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """What was tested in the terminal; below it what is noted, and the remedies."""
+    """What was tested, in the terminal; below it what is noted and to be done."""
     *columns, remedy = COLUMNS.values()
     table, remarks = Table(*columns, box=SIMPLE_HEAD, pad_edge=False), {}
     for row in self_test(probes):
@@ -45,6 +50,6 @@ def _text(probe: Mapping[str, Any], key: str) -> str:
     value = probe.get(key, "")
     if key not in ("value", "limit"):
         return str(value)
-    if probe.get("verdict") == "noted" and not value:
-        return ""
+    if probe.get("verdict") == "noted":
+        return ""  # its numbers are in its words
     return "not finite" if value is None else number(value)

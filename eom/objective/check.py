@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-LOG_MAP = 'T is withheld; eom.corrected(..., method="log-map") reaches order 2 from gradients alone'
+LOG_MAP = 'T is withheld; outside a tracked run eom.corrected(..., method="log-map") reaches order 2 from gradients'
+NO_THIRD = "T(v, v) is not tried where H v is taken by differences"
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ def note(check: str, remedy: str, value: float = 0.0) -> Probe:
 class Check:
     """The result of the self-test, and the routes it chose.
 
-    ``product`` is the route to H v: as asked for, or "difference" where that is wrong or missing. ``second`` and
-    ``third`` say whether H v by that route and T may be used, ``conservative`` whether the gradient is the derivative
-    of the loss, so that there is a Hessian; ``dtype`` is the precision of the probes, ``casts`` are those of autocast.
+    ``product`` is the route to J v, J being the Jacobian of the gradient: as asked for, or "difference" where that is
+    wrong or missing. ``second`` and ``third`` say whether J v by that route and T may be used; ``conservative`` whether
+    the gradient is the derivative of the loss, so that J is its Hessian H. ``dtype`` is the precision of the probes,
+    ``casts`` are those of autocast.
     """
 
     probes: tuple[Probe, ...]
@@ -43,7 +45,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether no probe failed; where one did, ``second`` and ``conservative`` say if there is a right H v still."""
+        """Whether no probe failed; where one did, there may be a right H v still, by another route."""
         return not self.failures
 
     @property

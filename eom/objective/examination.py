@@ -10,7 +10,7 @@ from torch import Tensor
 from eom.calculus.checks import direction, scale
 from eom.errors import EomError, LossNotDifferentiableError
 from eom.objective import blame, memory, probes
-from eom.objective.check import LOG_MAP, Check, Probe, note
+from eom.objective.check import LOG_MAP, NO_THIRD, Check, Probe, note
 from eom.objective.determinism import determinism, require_finite, value_and_notes
 from eom.objective.point import Point
 from eom.objective.probes import passed
@@ -129,5 +129,5 @@ def _second(point: Point, start: Tensor | None, conservative: bool, fits: bool) 
 
 def _third(point: Point, product: str) -> list[Probe]:
     if product == "difference":
-        return [note("T(v, v) is not tried where H v is taken by differences", LOG_MAP)]
+        return [note(NO_THIRD, LOG_MAP)]
     return probes.triple_backward(point)

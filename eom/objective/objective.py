@@ -1,7 +1,6 @@
 """A model, its loss and its data as a function L(theta) of one flat vector, with derivatives."""
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +16,7 @@ from eom.calculus.products import (
     third_derivative,
     value_and_gradient,
 )
-from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError
+from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError, warn_user
 from eom.objective.check import LOG_MAP, Check
 from eom.objective.compiled import Compiled
 from eom.objective.data import Batch, Batches, length
@@ -237,7 +236,7 @@ class Objective:
         if key not in self._tested:
             check = self._tested[key] = self.check(order, theta)
             if order == 1 and check.product == "difference" and check.second and check.conservative:
-                warnings.warn(check.reason, EomWarning, stacklevel=4)
+                warn_user(check.reason, EomWarning)
         check = self._tested[key]
         if not (check.second and check.conservative) or (order == 2 and not check.third):
             raise LossNotDifferentiableError(check.reason if order == 1 else f"{check.reason}. {LOG_MAP}")

@@ -23,7 +23,11 @@ from eom.objective.verdicts import is_asymmetric, second_is_wrong, slope_is_wron
 
 FINITE = 1e-3  # the step, in |theta|, that kinks are looked for with: sqrt(eps) of float32, rounded up
 
-DIFFERENCE = 'H v is taken by differences of gradients (product="difference")'
+DIFFERENCE = (
+    'H v is taken by differences of gradients instead (product="difference"), right to 1e-7 in float64 and 1e-3 in '
+    "float32"
+)
+MEND = f"for all digits, mend its backward pass. {DIFFERENCE}"
 JUMPS = "the gradient jumps from step to step, so there is no H v here: stay at order 0"
 USUAL = (
     ".detach(), .data, a straight-through estimator, spectral_norm in train mode (model.eval() ends it), or a wrong "
@@ -34,7 +38,10 @@ FUSED = (
     "follows that. Inside `with eom.calculus.exact.exact(3):` the loss has the right gradient, H and T"
 )
 OTHER = "the gradient is the derivative of another function than this loss, whose H is symmetric"
-JACOBIAN = 'product="difference" gives the Jacobian of the gradient that training follows'
+JACOBIAN = (
+    'There is no H v of the loss; differences of the gradient (product="difference") say how it changes, which '
+    "predicts a tracked training all the same, as that follows the gradient"
+)
 
 
 def passed(probes: Iterable[Probe]) -> bool:
@@ -104,13 +111,13 @@ def double_backward(point: Point, route: str, start: Tensor | None) -> list[Prob
     try:
         hv, hu = _products(point, route)
     except Exception as failure:  # a backward pass of the user's own may raise anything
-        return [missing("H v exists", route, limit, f"{_cause(failure)}{point.blame(second_is_wrong)}; {DIFFERENCE}")]
+        return [missing("H v exists", route, limit, f"{_cause(failure)}{point.blame(second_is_wrong)}; {MEND}")]
     found = point.along_v(point.objective.gradient, hv, point.gradient, limit)
     uneven = Agreement(asymmetry(point.u, point.v, hu, hv), limit)
     why = ""
     if not (found.holds and uneven.holds):
         off = max(found.error, uneven.error)
-        why = f"double backward is off by {off:.2g}{point.blame(second_is_wrong)}; {DIFFERENCE}"
+        why = f"double backward is off by {off:.2g}{point.blame(second_is_wrong)}; {MEND}"
     rows = [
         row("H v against differences", route, found, why),
         row("u . H v = v . H u", route, uneven, why),

@@ -1,12 +1,11 @@
 """Reads a run from its folder, also while it is being written."""
 
 import os
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eom.errors import DamagedRunError, TornTableWarning
+from eom.errors import DamagedRunError, TornTableWarning, warn_user
 from eom.records.manifest import ARRAYS, read_manifest
 from eom.records.table import EVENTS, HEADER, TABLE, open_whole
 
@@ -80,11 +79,10 @@ def read_table(path: Path) -> "pd.DataFrame":
     missing = {name: ["nan", ""] for name, kind in types.items() if kind == "float64"}
     file, torn = open_whole(path)
     if torn:
-        warnings.warn(
+        warn_user(
             f"the last row of {path} is torn after {torn} bytes and is left out: the run was killed in the "
             "middle of a write, or is being written now",
             TornTableWarning,
-            stacklevel=3,
         )
     with file:
         try:

@@ -2,12 +2,11 @@
 
 import sys
 import time as clock
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from eom.errors import RecordsNotWritten, TrackingWarning
+from eom.errors import RecordsNotWritten, TrackingWarning, warn_user
 from eom.records import Row, RunWriter
 
 EVENTS_PER_KIND = 100
@@ -81,7 +80,7 @@ class Log:
         if warn and count == 1:
             text = f"eom, step {self.step}: {message}"
             try:
-                warnings.warn(text, TrackingWarning, stacklevel=3)
+                warn_user(text, TrackingWarning)
             except TrackingWarning:  # the user's filter makes errors of warnings
                 print(text, file=sys.stderr)
 

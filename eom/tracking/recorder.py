@@ -13,7 +13,7 @@ from eom.calculus.spectrum import lanczos
 from eom.dynamics.correction import ByTerms
 from eom.dynamics.runge_kutta import Euler
 from eom.objective import Objective
-from eom.objective.check import Check
+from eom.objective.check import NO_THIRD, Check
 from eom.objective.data import Batches
 from eom.objective.replay import Replay
 from eom.prediction.rates import TERMS
@@ -59,16 +59,15 @@ class Recorder:
         return self.objective.model
 
     def adopt(self, check: Check) -> None:
-        """Take the routes that the self-test found right."""
+        """Take the routes that the self-test found right, and say what is lost."""
+        lost = ""
         if self.order and not check.second:
-            self.order = 0
-            self.notice("self_test", f"rates of order 1 and above are withheld. {check.reason}")
-        elif check.product == "difference" != self.product:
-            self.notice("self_test", f"H v is taken by differences of gradients. {check.reason}")
+            self.order, lost = 0, "rates of order 1 and above are withheld: "
+        elif self.order == 2 and not check.third:
+            self.order, lost = 1, "rates of order 2 are withheld: "
+        if lost or check.product == "difference" != self.product:
+            self.notice("self_test", f"{lost}{check.reason or NO_THIRD}")
         self.product, self.casts = check.product, check.casts
-        if self.order == 2 and not check.third:
-            self.order = 1
-            self.notice("self_test", f"rates of order 2 are withheld. {check.reason}")
 
     def potential(self, passes: Sequence[Pass], descent: Descent, product: str | None = None) -> Potential:
         """The loss of these passes, their mean, with the decay of this step; H v as the self-test chose, or else."""

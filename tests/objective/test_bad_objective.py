@@ -188,8 +188,9 @@ def test_a_second_derivative_that_does_not_exist_is_refused_with_the_way_out():
     objective = Objective(linear(), loss, X)
     theta, v = objective.theta(), randn(8)
     assert objective.gradient(theta).any()
-    with pytest.warns(EomWarning, match='differences of gradients.*product="difference"'):
+    with pytest.warns(EomWarning, match='mend its backward pass.*differences of gradients.*"difference"') as warned:
         assert objective.hvp(theta, v).any()
+    assert warned[0].filename == __file__  # the line that asked
     with pytest.raises(LossNotDifferentiableError, match='product="difference"'):
         Objective(linear(), loss, X, product="double-backward").hvp(theta, v)
     assert Objective(linear(), loss, X, product="difference").hvp(theta, v).any()

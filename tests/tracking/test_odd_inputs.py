@@ -98,7 +98,7 @@ class Rounded(nn.Linear):
 
 
 def test_the_gradient_of_a_straight_through_estimator_is_said_to_be_that_of_no_function(tmp_path):
-    """The training follows it all the same, and its Jacobian by differences predicts that."""
+    """The training follows it all the same, and its Jacobian by differences predicts that; H v is refused."""
     run = follow(tmp_path, around(lambda: Rounded(4, 6)))
     (message,) = messages(run, "self_test")
     assert "along '0.weight' is not the derivative of the loss; to blame: 0 (Rounded)" in message

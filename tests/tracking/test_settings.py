@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,12 +139,20 @@ class Once(torch.autograd.Function):
         return grad * torch.sigmoid(ctx.saved_tensors[0])
 
 
+def test_order_two_with_differences_is_withheld_in_one_warning(tmp_path):
+    with pytest.warns(TrackingWarning, match=r"order 2 are withheld: T\(v, v\) is not tried"):
+        run = tracked(tmp_path / "run", order=2, product="difference")
+    assert len(messages(run, "self_test")) == 1
+    assert "order-1" in sources(run)
+
+
 def test_products_are_taken_by_differences_where_double_backward_is_missing(tmp_path):
     def loss_fn(model: nn.Module, batch) -> Tensor:
         return Once.apply(cross_entropy(model, batch))  # type: ignore[return-value]
 
-    with pytest.warns(TrackingWarning, match="H v is taken by differences of gradients"):
+    with pytest.warns(TrackingWarning, match="H v is taken by differences of gradients") as warned:
         run = tracked(tmp_path / "run", loss_fn=loss_fn)
+    assert {Path(w.filename).name for w in warned} == {"trainings.py"}  # the training's own line
     exact = at(run, 5, "norm_squared_rate")
     errors = [abs(at(run, 5, "norm_squared_rate", f"order-{k}") - exact) for k in (0, 1)]
     assert errors[1] < errors[0] / 5
