@@ -80,10 +80,10 @@ def exact(order: int) -> Iterator[_Swap]:
     checkpointed segments are evaluated again in them (there, attention is swapped and nothing else, as torch runs
     backward passes outside such modes). Compiled modules and functions run as they were written.
     """
-    with _as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(TABLES[order]) as swap:
+    with as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(TABLES[order]) as swap:
         yield swap
 
 
-def _as_written() -> AbstractContextManager:
+def as_written() -> AbstractContextManager:
     """Compiled code runs uncompiled; there is none where the compiler was never loaded, which takes seconds."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

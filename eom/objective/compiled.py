@@ -1,7 +1,7 @@
 """Gradient and Hessian-vector product as one compiled function; asked for by name, as it takes long to compile."""
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -9,39 +9,51 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eom.calculus.checks import direction, rounding, scale
 from eom.calculus.products import Expansion, gradient_and_product
 from eom.errors import LossNotDifferentiableError
 from eom.objective.attributes import attributes_kept
-from eom.objective.loss import Around, BatchLoss, LossFunction
+from eom.objective.loss import LENDING, Around, BatchLoss, LossFunction
 from eom.objective.parameters import Layout
-from eom.objective.verdicts import limits
+
+NEAR = 0.3  # in |theta|: how far away compiled code is compared, as zeros of an initialisation hide what it gets wrong
+NAMES = "loss", "gradient", "H v"
+REMEDY = 'product="auto" needs no compiler'
+
+
+class Program:
+    """One compiled function; ``new`` says that something was compiled since it was last compared."""
+
+    def __init__(self, function: Callable):
+        from torch._dynamo import lookup_backend  # which takes a second
+
+        self.new, inductor = False, lookup_backend("inductor")
+
+        def backend(*graph: Any, **options: Any) -> Any:
+            self.new = True
+            return inductor(*graph, **options)
+
+        # the compiler keeps programs, not many, with a function's code: one of its own shares none with another loss
+        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+        self.run = torch.compile(own, fullgraph=True, backend=backend)
 
 
 class Compiled:
-    """Backward over backward by ``torch.func``, compiled once for each shape of the batch."""
+    """Backward over backward by ``torch.func``, compiled for each shape of the batch, then compared with autograd."""
 
     def __init__(self, around: Around, loss_fn: LossFunction, layout: Layout):
-        self._around, self._loss_fn, self._layout = around, loss_fn, layout
-        self._compared: set[Any] = set()
-
-    @cached_property
-    def _pair(self) -> Any:
-        return torch.compile(self._gradient_and_along, fullgraph=True)
-
-    @cached_property
-    def _product(self) -> Any:
-        return torch.compile(self._along, fullgraph=True)
+        self.around, self.loss_fn, self.layout = around, loss_fn, layout
+        self._programs: dict[Any, Program] = {}
 
     def expansion(self, theta: Tensor, lam: Tensor, parts: Sequence[tuple[float, BatchLoss]]) -> Expansion:
         """L, its gradient, and v -> H v, where H times the gradient is known already.
 
         Raises:
-            LossNotDifferentiableError: the first H g of a precision and mode is not that of ``gradient_and_product``.
+            LossNotDifferentiableError: the compiler cannot take this loss, or makes something else of it.
         """
         total: Any = None
         for w, part in parts:
-            found = self._run(self._pair, part, theta, lam)
-            self._compare(found, part, theta, lam)
+            found = self._run(_gradient_and_along, part, theta, lam)
             total = [w * x for x in found] if total is None else [a + w * x for a, x in zip(total, found, strict=True)]
         value, g, hg = total
 
@@ -49,46 +61,100 @@ class Compiled:
             for sign in (1, -1) if len(parts) == 1 else ():  # a gradient flow asks for H times minus the gradient
                 if torch.equal(v, sign * g):
                     return sign * hg
-            return sum((w * self._run(self._product, part, theta, lam, v) for w, part in parts), torch.zeros_like(v))
+            return sum((w * self._run(_along, part, theta, lam, v)[0] for w, part in parts), torch.zeros_like(v))
 
-        return Expansion(value, g, hvp)
+        return Expansion(value, g.clone(), hvp)
 
-    def _compare(self, found: Sequence[Tensor], part: BatchLoss, theta: Tensor, lam: Tensor) -> None:
-        """Compiled code is out of reach of the swaps that make derivatives exact."""
-        key = theta.dtype, tuple(m.training for m in self._around.modules())
-        if key in self._compared:
-            return
-        g, hg = gradient_and_product(part, theta, lambda g: g + lam * theta)
-        right = hg + lam * (g + lam * theta)
-        error = float((found[2] - right).norm() / (right.norm() + 1e-300))
-        if not error <= limits(torch.finfo(theta.dtype).eps).slope:
+    def _run(self, function: Callable, part: BatchLoss, theta: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        program = self._program(function)
+        try:
+            found = self._call(program, part, theta, *others)
+        except Exception as failure:  # of the compiler, of any kind
+            self._require_plain(part, theta)
+            why = (str(failure).strip() or "it says no more").splitlines()[0]
             raise LossNotDifferentiableError(
-                f"the compiled H v is off by {error:.2g}: one of torch's fused operations, or a loss that takes "
-                'derivatives itself. Pass product="auto", which evaluates them exactly.'
+                f"torch.compile cannot take this loss ({type(failure).__name__}: {why}). {REMEDY}"
+            ) from failure
+        if program.new:
+            self._compare(program, part, theta, *others)
+            program.new = False
+        return found
+
+    def _program(self, function: Callable) -> Program:
+        """That of the modules as they are: the compiler sees no change of hooks, nor of a class's ``forward``."""
+        modules = [(type(m).forward, m.training, *map(id, _hooks(m))) for m in self.around.modules()]
+        key = id(self), function, *modules  # a deep copy has programs of its own
+        if key not in self._programs:
+            self._programs[key] = Program(function)
+        return self._programs[key]
+
+    def _call(self, program: Program, part: BatchLoss, theta: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        states, attributes = part.replay.states(outside=True), attributes_kept(self.around.model)
+        with LENDING, states, attributes, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            return program.run(self, (part.constants(theta.dtype), part.batch_in(theta.dtype)), theta, *others)
+
+    def _compare(self, program: Program, part: BatchLoss, theta: Tensor, lam: Tensor, *along: Tensor) -> None:
+        """Compiled code is out of reach of the swaps that make derivatives exact, and of replayed generators."""
+        y = theta + NEAR * scale(theta) * direction(theta, self.layout.sizes, 2)
+        y = y if bool(part(y).isfinite()) else theta
+        self._require_plain(part, y)
+        g, hv = gradient_and_product(part, y, lambda g: along[0] if along else g + lam * y)
+        g = g + lam * y
+        v = along[0] if along else g
+        right = part(y).detach() + (lam * y * y).sum() / 2, g, hv + lam * v
+        found = self._call(program, part, y, lam, *along)
+        eps = torch.finfo(theta.dtype).eps
+        for name, x, own in zip(NAMES[-len(found) :], found, right[-len(found) :], strict=True):
+            # by tensor, to what the rounding of the whole leaves; H of a linear function is zero
+            noise = rounding(float(own.norm() + g.norm() * v.norm() / scale(y)), eps)
+            blocks = [b.split(self.layout.sizes) if b.ndim else [b] for b in (x, own)]
+            errors = [
+                float((a - b).norm()) / (float(b.norm()) + noise / eps**0.5) for a, b in zip(*blocks, strict=True)
+            ]
+            if not max(errors) <= eps**0.5:
+                raise LossNotDifferentiableError(
+                    f"the compiled {name} is off by {max(errors):.2g} in one tensor: a fused operation of torch's, a "
+                    "function with its own backward pass, or a loss that takes derivatives itself is the usual cause. "
+                    f"{REMEDY}"
+                )
+
+    def _require_plain(self, part: BatchLoss, theta: Tensor) -> None:
+        """Raise what the loss itself raises, or that it draws random numbers."""
+        parts = part.parts(theta)
+
+        def drawn() -> list[str]:
+            part.value(parts)
+            return part.replay.drawn_from()
+
+        if generators := part.within(parts, drawn):
+            raise LossNotDifferentiableError(
+                f"the loss draws random numbers from {' and '.join(generators)}, of which compiled code has others. "
+                f"{REMEDY}"
             )
-        self._compared.add(key)
 
-    def _run(self, compiled: Any, part: BatchLoss, theta: Tensor, *others: Tensor) -> Any:
-        states, attributes = part.replay.states(outside=True), attributes_kept(self._around.model)
-        with states, attributes, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            return compiled((part.constants(theta.dtype), part.batch_in(theta.dtype)), theta, *others)
-
-    def _expand(self, constants: Any, theta: Tensor, lam: Tensor) -> Any:
+    def expanded(self, constants: Any, theta: Tensor, lam: Tensor) -> Any:
+        """(gradient, value), and the product of their Jacobian with a vector, to be compiled."""
         fixed, batch = constants
 
         def loss(y: Tensor) -> Tensor:
-            parts = list(self._layout.unflatten(y).values())
-            state = fixed | {name: parts[i] for name, i in self._around.places}
-            run = (lambda: self._loss_fn(self._around.model, batch),)
-            value = functional_call(self._around, state, run, tie_weights=False)
+            parts = list(self.layout.unflatten(y).values())
+            state = fixed | {name: parts[i] for name, i in self.around.places}
+            run = (lambda: self.loss_fn(self.around.model, batch),)
+            value = functional_call(self.around, state, run, tie_weights=False)
             return value.reshape(()) + (lam * y * y).sum() / 2
 
         return vjp(grad_and_value(loss), theta)
 
-    def _gradient_and_along(self, constants: Any, theta: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (g, value), pull = self._expand(constants, theta, lam)
-        return value, g, pull((g, torch.zeros_like(value)))[0]
 
-    def _along(self, constants: Any, theta: Tensor, lam: Tensor, v: Tensor) -> Tensor:
-        (_, value), pull = self._expand(constants, theta, lam)
-        return pull((v, torch.zeros_like(value)))[0]
+def _gradient_and_along(of: Compiled, constants: Any, theta: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (g, value), pull = of.expanded(constants, theta, lam)
+    return value, g, pull((g, torch.zeros_like(value)))[0]
+
+
+def _along(of: Compiled, constants: Any, theta: Tensor, lam: Tensor, v: Tensor) -> tuple[Tensor]:
+    (_, value), pull = of.expanded(constants, theta, lam)
+    return (pull((v, torch.zeros_like(value)))[0],)
+
+
+def _hooks(m: Any) -> list[Any]:
+    return [*m._forward_pre_hooks.values(), *m._forward_hooks.values()]

@@ -30,13 +30,13 @@ def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
     loss = objective.first_loss
     casts: dict[str, torch.dtype] = {}
     with blame.noting_casts(loss, casts):
-        value, found = value_and_notes(loss, theta, casts)
+        value, notes = value_and_notes(loss, theta, casts)
     kept, gradient = memory.kept_by(lambda: objective.gradient(theta))
     require_finite(objective, value, gradient)
-    found = [determinism(objective, loss, theta, gradient), *found]
+    found = [determinism(objective, loss, theta, gradient), *notes]
     kept //= len(objective.batches)
     few = _memory(kept, theta)
-    start, point = _near(objective, theta, kept, bool(casts))
+    start, point = _near(objective, theta, kept, bool(casts), found)
     with _evaluable_nearby():
         point, slope = probes.slope(point)
         second = _second(point, None if casts or theta.dtype in HALF else start, passed(slope), not few)
@@ -66,8 +66,10 @@ def _evaluable_nearby() -> Iterator[None]:
         ) from failure
 
 
-def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tuple[Tensor, Point]:
-    """A point a little away, in its own precision, and in float64 if model and memory allow it.
+def _near(
+    objective: "Objective", theta: Tensor, kept: int, casts: bool, found: list[Probe]
+) -> tuple[Tensor, Point]:
+    """A point a little away, in its own precision, and in float64 if model and memory allow it; else ``found`` says so.
 
     Beside zeros of an initialisation, at which a wrong derivative may be multiplied by 0, exact kinks, and minima.
     """
@@ -89,7 +91,9 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tupl
         return near, narrow
     wide = value(near.double())
     rounding = 5e-2 if casts else max(1e-3, 10 * eps)  # of bfloat16: some of its eps of 8e-3; of sums in single
-    if wide is None or not abs(float(wide) - float(at)) <= rounding * abs(float(at)):  # another function
+    if wide is None or not abs(float(wide) - float(at)) <= rounding * abs(float(at)):
+        other = "has no value" if wide is None else f"is another number ({float(wide):.6g}, not {float(at):.6g})"
+        found.append(note(f"in float64 the loss {other}", "it is probed in its own precision, which tells less"))
         return near, narrow
     return near, Point(objective, near.double(), wide, torch.finfo(torch.float64).eps)
 
@@ -116,13 +120,14 @@ class _Second(NamedTuple):
 
 
 def _second(point: Point, start: Tensor | None, conservative: bool, fits: bool) -> _Second:
-    """The route that was asked for, where it is possible and right; else differences."""
-    asked = "double-backward" if point.objective.product == "auto" else point.objective.product
+    """The route that was asked for, where it is possible and right; else the next one, differences at last."""
+    routes = {"difference": [], "compiled": ["compiled", "double-backward"]}
     rows: list[Probe] = []
-    if conservative and fits and asked != "difference":
-        rows = probes.double_backward(point, asked, start)
-        if passed(rows):
-            return _Second(asked, True, True, rows)
+    for route in routes.get(point.objective.product, ["double-backward"]) if conservative and fits else []:
+        found = probes.double_backward(point, route, start)
+        rows += found
+        if passed(found):
+            return _Second(route, True, True, rows)
     agreement, symmetry = probes.by_differences(point, known=not conservative)
     return _Second("difference", passed([agreement]), passed([symmetry]), [*rows, agreement, symmetry])
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from eom.calculus.exact import as_written
 from eom.calculus.wide import Wide
 from eom.errors import LossNotDifferentiableError, SettingError
 from eom.objective.attributes import attributes_kept
@@ -17,6 +19,9 @@ from eom.objective.explain import check_scalar, explaining
 from eom.objective.parameters import Layout, trainable
 from eom.objective.replay import Replay
 
+LENDING = (
+    RLock()
+)  # a functional call puts parameters into the modules themselves, which two threads must not do at once
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 T = TypeVar("T")
 
@@ -57,7 +62,7 @@ class BatchLoss:
     def parts(self, theta: Tensor) -> list[Tensor]:
         """The parameters, as views of ``theta``."""
         if theta.shape != (self.layout.n,):
-            raise SettingError(f"theta has shape {list(theta.shape)}, expected [{self.layout.n}]")
+            raise SettingError(f"theta is of shape {list(theta.shape)}, expected a tensor [{self.layout.n}]")
         return list(self.layout.unflatten(theta if self.around.writes is False else theta.clone()).values())
 
     def within(self, parts: list[Tensor], work: Callable[[], T]) -> T:
@@ -67,6 +72,8 @@ class BatchLoss:
         own = [name for name, _ in (*around.places, *around.frozen)] if first else []
         before = [held[name].detach().clone() for name in own]
         with (
+            LENDING,
+            as_written(),
             self.replay.states(outside=around.draws != []),
             explaining(),
             attributes_kept(around.model),

@@ -136,13 +136,9 @@ class Objective:
 
         In less memory than by ``expansion``, which keeps its graph for further products.
         """
-        self._require_wide(theta)
+        self._require_point(theta)
         theta = theta.detach()
-        if v is not None:
-            if not isinstance(v, Tensor) or v.shape != theta.shape:
-                came = f"of shape {list(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
-                raise SettingError(f"v is {came}, expected a tensor [{self.layout.n}]")
-            v = v.detach().to(theta)
+        v = None if v is None else self._vector("v", v, theta)
         if self._product(theta) == "double-backward" and (len(self.batches) == 1 or v is not None):
             along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
             g, hv = self._mean_pair(lambda f: gradient_and_product(f, theta, along))
@@ -158,7 +154,8 @@ class Objective:
             LossNotDifferentiableError: the third derivatives of this model are wrong or missing, or
                 ``product="difference"``.
         """
-        self._require_wide(theta)
+        self._require_point(theta)
+        u, v = self._vector("u", u, theta), self._vector("v", v, theta)
         if self.product == "difference":
             raise LossNotDifferentiableError(f'product="difference" gives H v, but no T. {LOG_MAP}')
         if self.product == "auto":
@@ -172,14 +169,21 @@ class Objective:
             LossNotDifferentiableError: ``product="auto"`` and the gradient is not the derivative of the loss.
             ParametersError: theta is in half precision.
         """
-        route = self._product(theta)
+        route, theta = self._product(theta), theta.detach().clone()  # the caller may write to his own
+        at = self._expanded(route, theta)
+        return at._replace(hvp=lambda v: at.hvp(self._vector("v", v, theta)))
+
+    def _expanded(self, route: str, theta: Tensor) -> Expansion:
         if route == "compiled":
             parts = [(w, self._loss_of(batch)) for w, batch in self.batches]
             return self._compiled.expansion(theta, self._decay(theta), parts)
         if route == "difference":
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             g = self._with_decay(g, theta)
-            return Expansion(value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, g))
+            known = g.clone()
+            return Expansion(
+                value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, known)
+            )
         if len(self.batches) == 1:
             value, g, data = expand(self.first_loss, theta)
         else:
@@ -191,12 +195,19 @@ class Objective:
 
     def _product(self, theta: Tensor) -> str:
         """The route to H v that is to be taken."""
-        self._require_wide(theta)
+        self._require_point(theta)
         return self._route(theta, 1) if self.product == "auto" else self.product
 
-    def _require_wide(self, theta: Tensor) -> None:
-        if not isinstance(theta, Tensor):
-            raise SettingError(f"theta is a {type(theta).__name__}, expected a tensor [{self.layout.n}]")
+    def _vector(self, name: str, v: Tensor, theta: Tensor) -> Tensor:
+        """``v`` as theta is, if it is one number for each parameter."""
+        if not isinstance(v, Tensor) or v.shape != (self.layout.n,):
+            came = f"of shape {list(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
+            raise SettingError(f"{name} is {came}, expected a tensor [{self.layout.n}]")
+        return v.detach().to(theta)
+
+    def _require_point(self, theta: Tensor) -> None:
+        """Raise unless theta is a point where second derivatives can be taken."""
+        self._vector("theta", theta, theta)
         if theta.dtype in (torch.float16, torch.bfloat16):
             raise ParametersError(
                 f"theta is {theta.dtype}, whose two or three digits leave nothing of a second derivative: pass "

@@ -111,7 +111,8 @@ def double_backward(point: Point, route: str, start: Tensor | None) -> list[Prob
     try:
         hv, hu = _products(point, route)
     except Exception as failure:  # a backward pass of the user's own may raise anything
-        return [missing("H v exists", route, limit, f"{_cause(failure)}{point.blame(second_is_wrong)}; {MEND}")]
+        why = _cause(failure) + ("" if route == "compiled" else f"{point.blame(second_is_wrong)}; {MEND}")
+        return [missing("H v exists", route, limit, why)]
     found = point.along_v(point.objective.gradient, hv, point.gradient, limit)
     uneven = Agreement(asymmetry(point.u, point.v, hu, hv), limit)
     why = ""

@@ -259,7 +259,7 @@ def test_sparse_gradients_of_a_function_are_refused_at_the_first_gradient():
 def test_theta_of_another_shape_is_refused(shape):
     objective = network("mlp")
     for evaluate in (objective.loss, objective.gradient, objective.expansion):
-        with pytest.raises(SettingError, match=r"theta has shape .*, expected \[83\]"):
+        with pytest.raises(SettingError, match=r"theta is of shape .*, expected a tensor \[83\]"):
             evaluate(torch.zeros(shape))
 
 

@@ -52,6 +52,39 @@ def test_what_is_written_as_single_in_a_single_model_is_double_in_its_double_eva
     assert objective.loss(objective.theta()).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: torch.randn_like(x),
+        lambda x: torch.normal(x, 1.0),
+        lambda x: torch.normal(mean=x, std=x.abs()),
+        lambda x: torch.bernoulli(x.sigmoid()),
+        lambda x: torch.empty_like(x).normal_(),
+        lambda x: x.new_empty(16, 3).uniform_(-1, 1),
+        lambda x: torch.empty_like(x).bernoulli_(x.sigmoid()),
+        lambda x: torch.distributions.Normal(x, x.exp()).rsample(),
+        lambda x: F.gumbel_softmax(x),
+        lambda x: F.dropout(x),
+    ],
+)
+def test_random_numbers_are_the_same_in_every_precision(draw):
+    """Though torch draws others in double precision: a variational autoencoder would be another function."""
+    model = nn.Linear(4, 3, dtype=torch.float32)
+    objective = Objective(model, lambda m, b: (m(b) * draw(m(b))).square().mean(), randn(16, 4).float())
+    theta = objective.theta()
+    torch.testing.assert_close(objective.loss(theta.double()).float(), objective.loss(theta), rtol=1e-5, atol=0)
+    assert objective.check().dtype == "float64"
+
+
+def test_a_loss_that_is_another_one_in_double_precision_is_probed_in_its_own():
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).square().mean() * (1 if batch.dtype == torch.float32 else 2)
+
+    check = Objective(nn.Linear(4, 3, dtype=torch.float32), loss, randn(16, 4).float()).check()
+    assert check.dtype == "float32"
+    assert any("in float64 the loss is another number" in p.check for p in check.probes)
+
+
 def test_frozen_parameters_and_buffers_follow_the_precision_of_theta():
     objective = Objective(seeded(Strange), cross_entropy, (classes(8, 5, seed=1), classes(8, 5, seed=2)))
     objective.model.float()

@@ -12,7 +12,6 @@ from awkward import Cube
 from problems import NETWORKS, cross_entropy, network, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
 
 from eom.errors import EomWarning, LossNotDeterministicError, LossNotDifferentiableError, ParametersError
 from eom.objective import Objective, memory
@@ -54,38 +53,6 @@ def test_all_routes_agree(name, batches):
     equal(objective.hvp(theta, v), exact)
     difference = objective.replaced(product="difference").hvp(theta, v)
     torch.testing.assert_close(difference, exact, rtol=1e-5, atol=1e-6)  # sqrt(eps), and the curvature of H
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batches", [1, 2])
-def test_the_compiled_route_is_that_of_double_backward(batches):
-    model, (x, labels) = tanh_mlp()
-    data = list(zip(x.chunk(batches), labels.chunk(batches), strict=True))
-    objective = Objective(model, cross_entropy, data, decay=0.1, product="compiled")
-    theta, v = objective.theta(), randn(objective.layout.n, seed=4)
-    at, exact = objective.expansion(theta), objective.replaced(product="double-backward").expansion(theta)
-    equal(at.value, exact.value)
-    equal(at.gradient, exact.gradient)
-    equal(at.hvp(at.gradient), exact.hvp(exact.gradient))
-    equal(at.hvp(-at.gradient), exact.hvp(-exact.gradient))
-    equal(at.hvp(v), exact.hvp(v))
-    assert objective.check().product == "compiled"
-
-
-@pytest.mark.slow
-def test_a_compiled_product_through_what_has_to_be_swapped_is_refused():
-    objective = of(lambda: parametrizations.weight_norm(nn.Linear(6, 3))).replaced(product="compiled")
-    theta = objective.theta()
-    with pytest.raises(LossNotDifferentiableError, match=r'compiled H v is off by .*product="auto"'):
-        objective.hvp(theta, theta)
-
-
-@pytest.mark.slow
-def test_a_compiled_route_that_draws_other_random_numbers_is_found_out():
-    objective = of(nn.Dropout, lambda: nn.Linear(6, 3)).replaced(product="compiled")
-    check = objective.check()
-    assert check.product == "difference"
-    assert any(p.route == "compiled" for p in check.failures)
 
 
 def test_a_kept_graph_gives_further_products_without_another_forward_pass():
