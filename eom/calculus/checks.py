@@ -9,6 +9,7 @@ from torch import Tensor
 VectorFunction = Callable[[Tensor], Tensor]  # [n] -> [m]
 
 ROUNDINGS = 1e4  # on the way to one number, of which the relative rounding is then eps sqrt(ROUNDINGS)
+SHORTER = 4  # times that a step is shortened at most
 LONG, SHORT = 1 / 3, 1 / 2  # powers of eps: the best step of a central difference, and the best of a forward one
 
 
@@ -54,7 +55,11 @@ def rounding(size: float, eps: float) -> float:
     return eps * ROUNDINGS**0.5 * size
 
 
-def agreement(
+def worst(found: Sequence[Agreement]) -> Agreement:
+    return max(found, key=lambda x: x.error / x.allowed)
+
+
+def agreements(
     f: VectorFunction,
     y: Tensor,
     v: Tensor,
@@ -65,7 +70,7 @@ def agreement(
     eps: float,
     sizes: Sequence[int] = (),
     own: float = 0.0,
-) -> Agreement:
+) -> list[Agreement]:
     """Compare f'(y) v, ``derivative`` [m], with differences, block by block.
 
     A right derivative lies between the forward and the backward difference, to the error of second order in the step,
@@ -81,21 +86,25 @@ def agreement(
 
     def differences(power: float) -> list[_Difference]:
         e = scale(y) * eps**power
-        ahead, behind = (f(y + sign * e * v) for sign in (1, -1))
+        for _ in range(SHORTER):
+            ahead, behind = (f(y + sign * e * v) for sign in (1, -1))
+            if bool(torch.isfinite(ahead + behind).all()) or not bool(torch.isfinite(at).all()):
+                break
+            e /= 100  # the step leaves the domain, as beside the zero of a logarithm
         noise = rounding(float(at.norm()) / e + float(derivative.norm()), eps) + own
         pairs = ((ahead - behind) / (2 * e), (ahead + behind - 2 * at) / e)
         return [_Difference(d, _size(gap), noise) for d, gap in zip(*(x.split(blocks) for x in pairs), strict=True)]
 
-    def agreements(of: list[_Difference]) -> list[Agreement]:
+    def each(of: list[_Difference]) -> list[Agreement]:
         return [d.agreement(x, limit) for d, x in zip(of, parts, strict=True)]
 
     long = differences(LONG)
-    found = agreements(long)
+    found = each(long)
     if not all(x.error <= limit for x in found):
         short = differences(SHORT)
         sharper = [s if s.blur < max(x.blur, _size(x.value - s.value)) else x for x, s in zip(long, short, strict=True)]
-        found = agreements(sharper)
-    return max(found, key=lambda x: x.error / x.allowed)
+        found = each(sharper)
+    return found
 
 
 class _Difference(NamedTuple):
@@ -136,13 +145,17 @@ def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
 def rounds_to_single(value: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, slope: float) -> bool:
     """Whether a function of double precision is rounded to single inside: its slope is wrong over short steps only.
 
-    Two longer ones have to be right, or curvature might hide a wrong gradient by accident.
+    Two longer ones have to be right, or curvature might hide a wrong gradient by accident; and what is wrong has to be
+    as small as rounding is, also over a step between, where the stairs of a quantised function add up to more.
     """
     if y.dtype != torch.float64:
         return False
+    eps = torch.finfo(torch.float32).eps
     short, long = (scale(y) * torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32))
-    errors = [abs(float(central(value, y, v, e)) - slope) for e in (short, long, long / 2)]
-    return max(errors[1:]) < errors[0] / 10
+    errors = {e: abs(float(central(value, y, v, e)) - slope) for e in (short, (short * long) ** 0.5, long / 2, long)}
+    off, between, *longer = errors.items()
+    noise = rounding(float(value(y).abs()), eps)
+    return max(x for _, x in longer) < off[1] / 10 and all(e * x <= noise for e, x in (off, between))
 
 
 class Kinks(NamedTuple):

@@ -46,7 +46,7 @@ def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
         product=second.route,
         second=second.right,
         third=order >= 2 and second.route != "difference" and passed(third),
-        conservative=passed(slope) and second.symmetric,
+        conservative=passed(slope) and second.conservative,
         dtype=str(point.theta.dtype).removeprefix("torch."),
         casts=frozenset(casts.values()),
     )
@@ -66,9 +66,7 @@ def _evaluable_nearby() -> Iterator[None]:
         ) from failure
 
 
-def _near(
-    objective: "Objective", theta: Tensor, kept: int, casts: bool, found: list[Probe]
-) -> tuple[Tensor, Point]:
+def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool, found: list[Probe]) -> tuple[Tensor, Point]:
     """A point a little away, in its own precision, and in float64 if model and memory allow it; else ``found`` says so.
 
     Beside zeros of an initialisation, at which a wrong derivative may be multiplied by 0, exact kinks, and minima.
@@ -111,11 +109,11 @@ def _memory(kept: int, theta: Tensor) -> list[Probe]:
 
 
 class _Second(NamedTuple):
-    """The route to H v, whether it is right, whether symmetric, and the rows that say so."""
+    """The route to J v, whether it is right, whether J is the Hessian of the loss, and the rows that say so."""
 
     route: str
     right: bool
-    symmetric: bool
+    conservative: bool
     rows: list[Probe]
 
 
@@ -128,8 +126,10 @@ def _second(point: Point, start: Tensor | None, conservative: bool, fits: bool) 
         rows += found
         if passed(found):
             return _Second(route, True, True, rows)
+        conservative = not any(p.check == probes.SLOPE for p in found)
     agreement, symmetry = probes.by_differences(point, known=not conservative)
-    return _Second("difference", passed([agreement]), passed([symmetry]), [*rows, agreement, symmetry])
+    conservative = conservative and passed([symmetry])
+    return _Second("difference", passed([agreement]), conservative, [*rows, agreement, symmetry])
 
 
 def _third(point: Point, product: str) -> list[Probe]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from eom.calculus.checks import Agreement, agreement, direction
+from eom.calculus.checks import Agreement, agreements, direction
 from eom.objective import blame
 from eom.objective.verdicts import Limits, limits
 
@@ -46,9 +46,12 @@ class Point:
 
     def along_v(
         self, f: Callable[[Tensor], Tensor], derivative: Tensor, at: Tensor, limit: float, own: float = 0.0
-    ) -> Agreement:
-        """How f'(theta) v agrees with differences; ``at`` = f(theta) [n]."""
-        return agreement(f, self.theta, self.v, derivative, at=at, limit=limit, eps=self.eps, sizes=self.sizes, own=own)
+    ) -> dict[str, Agreement]:
+        """How f'(theta) v agrees with differences, by tensor; ``at`` = f(theta) [n]."""
+        found = agreements(
+            f, self.theta, self.v, derivative, at=at, limit=limit, eps=self.eps, sizes=self.sizes, own=own
+        )
+        return dict(zip(self.objective.layout.names, found, strict=True))
 
     def blame(self, wrong: blame.Wrong) -> str:
         """Which modules are to blame, as a part of a sentence."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eom.calculus.checks import agreement, asymmetry, central, direction, scale
+from eom.calculus.checks import agreements, asymmetry, central, direction, scale, worst
 from eom.calculus.products import ScalarFunction, gradient_and_product, third_derivative, value_and_gradient
 
 
@@ -74,4 +74,4 @@ def _limits(z: Tensor) -> Limits:
 
 def _off(f: Callable[[Tensor], Tensor], z: Tensor, derivative: Tensor, limit: float) -> bool:
     eps = torch.finfo(z.dtype).eps
-    return not agreement(f, z, _direction(z), derivative, at=f(z), limit=limit, eps=eps).holds
+    return not worst(agreements(f, z, _direction(z), derivative, at=f(z), limit=limit, eps=eps)).holds

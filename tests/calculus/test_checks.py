@@ -5,7 +5,7 @@ import torch
 from problems import randn
 from torch import Tensor
 
-from eom.calculus.checks import Agreement, agreement, asymmetry, direction, kinks, rounds_to_single, scale
+from eom.calculus.checks import Agreement, agreements, asymmetry, direction, kinks, rounds_to_single, scale, worst
 
 EPS = torch.finfo(torch.float64).eps
 LIMIT = 1e-4
@@ -13,7 +13,7 @@ N = 12
 
 
 def compare(f, derivative, y: Tensor, v: Tensor, **given) -> Agreement:
-    return agreement(f, y, v, derivative, at=f(y), limit=LIMIT, eps=EPS, **given)
+    return worst(agreements(f, y, v, derivative, at=f(y), limit=LIMIT, eps=EPS, **given))
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1, True), (1 + 3 * LIMIT, False), (1 - 3 * LIMIT, False), (-1, False)])

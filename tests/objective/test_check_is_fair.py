@@ -215,3 +215,51 @@ def test_a_loss_that_ends_near_by_is_tested_where_it_is():
             return (x * self.scale).sin()[:, :3]
 
     assert of(Bounded).check(2).passed
+
+
+@pytest.mark.parametrize("f", [lambda w: w.sqrt().sum(), lambda w: w.log().square().sum()])
+def test_a_domain_that_ends_within_a_step_disturbs_no_probe(f):
+    """One of 51 weights lies a billionth beside the end of a square root's, or a logarithm's, domain."""
+
+    class Weights(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.cat([torch.ones(50), torch.tensor([1e-9])]))
+
+    check = of(Weights, lambda m, b: f(m.w)).check(2)
+    assert check.passed, check.reason
+    assert check.third
+
+
+@pytest.mark.parametrize("share", [1e-1, 1e-3, 1e-5])
+def test_a_stop_gradient_in_a_branch_of_any_share_is_no_second_derivative_to_be_mended(share):
+    """The loss as a whole shows nothing of it, but H v of the branch's own weights does, and then their slope."""
+
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.cut, self.head = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.cut(x)
+            return self.head(torch.tanh(self.main(x)) + share * torch.tanh(h) * (1 + h.detach().square()))
+
+    objective = of(Cut)
+    check = objective.check()
+    assert not check.conservative
+    assert "the gradient along 'cut.weight', 'cut.bias' is not the derivative of the loss" in check.reason
+    assert "mend" not in check.reason
+    with pytest.raises(LossNotDifferentiableError, match="no H v of the loss"):
+        objective.hvp(objective.theta(), objective.theta())
+
+
+@pytest.mark.parametrize("step", [0.2, 0.05, 0.01])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_stairs_of_a_quantised_network_are_not_taken_for_rounding(step, seed):
+    class Quantised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fake_quantize_per_tensor_affine(x.float(), step, 0, -128, 127).to(x)
+
+    parts = (lambda: nn.Linear(4, 16), Quantised, nn.Tanh, lambda: nn.Linear(16, 16), Quantised, nn.GELU)
+    model = seeded(lambda: nn.Sequential(*(p() for p in parts), nn.Linear(16, 3)), seed=seed)
+    assert not Objective(model, cross_entropy, BATCH).check().passed

@@ -4,6 +4,7 @@ import random
 import re
 import warnings
 from functools import partial
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ from problems import NETWORKS, cross_entropy, network, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eom.errors import EomWarning, LossNotDeterministicError, LossNotDifferentiableError, ParametersError
+from eom.errors import (
+    EomWarning,
+    LossNotDeterministicError,
+    LossNotDifferentiableError,
+    ParametersError,
+    SettingError,
+)
 from eom.objective import Objective, memory
 from eom.objective.check import Check, Probe
 
@@ -61,6 +68,67 @@ def test_a_kept_graph_gives_further_products_without_another_forward_pass():
     for seed in range(3):
         at.hvp(randn(objective.layout.n, seed=seed))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("product", ["double-backward", "difference"])
+def test_an_expansion_is_of_the_point_that_it_was_made_at(product, batches):
+    """Whatever is written later to theta, to its gradient, or to a product of it."""
+    model, (x, labels) = tanh_mlp()
+    data = list(zip(x.chunk(batches), labels.chunk(batches), strict=True))
+    objective = Objective(model, cross_entropy, data, product=product)
+    start, v = objective.theta(), randn(objective.layout.n, seed=4)
+    own = objective.hvp(start, v)
+    for _ in range(2):  # torch's graph is lent other views at the first evaluation than later
+        theta = start.clone()
+        at = objective.expansion(theta)
+        theta -= 0.3
+        at.gradient.div_(at.gradient.norm())
+        at.hvp(at.gradient).mul_(7)
+        torch.testing.assert_close(at.hvp(v), own, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-24, 1.0, 1e18])
+def test_a_difference_takes_vectors_of_any_size(size):
+    """Squares of single precision end at 1e-45 and 3e38."""
+    model, (x, labels) = tanh_mlp()
+    objective = Objective(model.float(), cross_entropy, (x.float(), labels))
+    theta, v = objective.theta(), randn(objective.layout.n, seed=4).float()
+    exact = objective.hvp(theta, v)
+    found = objective.replaced(product="difference").hvp(theta, size * v) / size
+    torch.testing.assert_close(found, exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("product", ["double-backward", "difference"])
+def test_a_vector_of_another_shape_is_refused_at_every_door(product):
+    objective = network("mlp").replaced(product=product)
+    theta = objective.theta()
+    at = objective.expansion(theta)
+    doors = [lambda v: objective.hvp(theta, v), at.hvp, lambda v: objective.third(theta, v, theta)]
+    for v in (theta[:1], theta[:, None], torch.tensor(1.0), [1.0]):
+        for door in doors:
+            with pytest.raises(SettingError, match=r"expected a tensor \[83\]"):
+                door(v)
+    assert not at.hvp(theta.clone().requires_grad_()).requires_grad
+
+
+def test_two_threads_do_not_lend_a_model_two_parameters_at_once():
+    objectives = [network("mlp").replaced(product="double-backward")] * 2
+    objectives[1] = Objective(objectives[0].model, cross_entropy, tanh_mlp()[1], product="double-backward")
+    theta = objectives[0].theta()
+    right = [objectives[0].hvp((1 + k) * theta, theta) for k in range(2)]
+    wrong = []
+
+    def work(k: int) -> None:
+        wrong.extend(k for _ in range(50) if not torch.equal(objectives[k].hvp((1 + k) * theta, theta), right[k]))
+
+    threads = [Thread(target=work, args=(k,)) for k in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    assert all(isinstance(p, nn.Parameter) for p in objectives[0].model.parameters())
 
 
 def test_the_self_test_runs_once_for_each_order_and_no_more():
