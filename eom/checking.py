@@ -14,11 +14,8 @@ def check_target(target: str, order: int, console: Console | None = None) -> boo
     console = console or Console()
     check = Objective(*load(target)).check(order)
     print_self_test([asdict(probe) for probe in check.probes], console)
-    second = check.product if check.conservative else "none, as the gradient is not that of the loss"
+    second = check.product if check.second else "none"
     third = "by triple backward" if check.third else "withheld"
-    console.print(
-        f"H v: {second if check.second else 'none'}; T: {third if order > 1 else 'not asked for'}; "
-        f"probed in {check.dtype}."
-    )
+    console.print(f"H v: {second}; T: {third if order > 1 else 'not asked for'}; probed in {check.dtype}.")
     console.print(LEGEND, style="dim")
     return check.passed

@@ -3,7 +3,7 @@
 import sys
 import warnings
 
-INSIDE = ("eom", "torch", "contextlib")  # packages whose lines say nothing to the user
+INSIDE = ("eom", "torch", "torchdiffeq", "contextlib")  # packages whose lines say nothing to the user
 
 
 class EomError(Exception):

@@ -9,7 +9,6 @@ from torch import Tensor
 VectorFunction = Callable[[Tensor], Tensor]  # [n] -> [m]
 
 ROUNDINGS = 1e4  # on the way to one number, of which the relative rounding is then eps sqrt(ROUNDINGS)
-SHORTER = 4  # times that a step is shortened at most
 LONG, SHORT = 1 / 3, 1 / 2  # powers of eps: the best step of a central difference, and the best of a forward one
 
 
@@ -84,13 +83,14 @@ def agreements(
     blocks = list(sizes) or [derivative.numel()]
     parts = derivative.split(blocks)
 
+    def sides(e: float) -> tuple[float, Tensor, Tensor]:
+        ahead, behind = (f(y + sign * e * v) for sign in (1, -1))
+        outside = bool(at.isfinite().all()) and not bool((ahead + behind).isfinite().all())
+        # as beside the zero of a logarithm; a shorter step yet would be lost in the rounding of y
+        return sides(e / 100) if outside and e > 1e6 * eps * scale(y) else (e, ahead, behind)
+
     def differences(power: float) -> list[_Difference]:
-        e = scale(y) * eps**power
-        for _ in range(SHORTER):
-            ahead, behind = (f(y + sign * e * v) for sign in (1, -1))
-            if bool(torch.isfinite(ahead + behind).all()) or not bool(torch.isfinite(at).all()):
-                break
-            e /= 100  # the step leaves the domain, as beside the zero of a logarithm
+        e, ahead, behind = sides(scale(y) * eps**power)
         noise = rounding(float(at.norm()) / e + float(derivative.norm()), eps) + own
         pairs = ((ahead - behind) / (2 * e), (ahead + behind - 2 * at) / e)
         return [_Difference(d, _size(gap), noise) for d, gap in zip(*(x.split(blocks) for x in pairs), strict=True)]

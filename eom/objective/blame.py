@@ -128,21 +128,31 @@ def random_modules(model: nn.Module) -> list[str]:
     return [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if draws(m)]
 
 
+def reentrant(value: Tensor) -> bool:
+    """Whether a loss was evaluated through a checkpoint whose parameters only ``.backward()`` finds."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in _graph(value))
+
+
 def outside_parameters(value: Tensor, leaves: Sequence[Tensor]) -> list[weakref.ref[Tensor]]:
     """Trainable tensors other than ``leaves`` that a loss depends on; those made inside of it die with its graph."""
     found: dict[int, Tensor] = {}
     own = {id(x) for x in leaves}
-    seen, waiting = set(), [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _graph(value):
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in own:
             found[id(variable)] = variable
-        waiting += [after for after, _ in node.next_functions]
     return [weakref.ref(x) for x in found.values()]
+
+
+def _graph(value: Tensor) -> Iterator[Any]:
+    """The nodes of autograd's graph behind ``value``."""
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [after for after, _ in node.next_functions]
 
 
 def _is_real(x: Any) -> bool:

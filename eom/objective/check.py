@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 LOG_MAP = 'T is withheld; outside a tracked run eom.corrected(..., method="log-map") reaches order 2 from gradients'
-NO_THIRD = "T(v, v) is not tried where H v is taken by differences"
+NO_THIRD = 'T(v, v) is not tried where H v is taken by differences: product="auto" takes them only where it must'
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ def note(check: str, remedy: str, value: float = 0.0) -> Probe:
 class Check:
     """The result of the self-test, and the routes it chose.
 
-    ``product`` is the route to J v, J being the Jacobian of the gradient: as asked for, or "difference" where that is
-    wrong or missing. ``second`` and ``third`` say whether J v by that route and T may be used; ``conservative`` whether
-    the gradient is the derivative of the loss, so that J is its Hessian H. ``dtype`` is the precision of the probes,
-    ``casts`` are those of autocast.
+    ``product`` is the route to H v: as asked for, or another where that is wrong or missing. ``second`` says whether
+    H v by that route may be used, ``third`` whether T may. ``jacobian`` says it of J v, J being the Jacobian of the
+    gradient: H where the gradient is that of the loss, and what a tracked training follows where it is not. ``dtype``
+    is the precision of the probes, ``casts`` are those of autocast.
     """
 
     probes: tuple[Probe, ...]
     product: str
     second: bool
     third: bool
-    conservative: bool
+    jacobian: bool
     dtype: str
     casts: frozenset[torch.dtype]
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eom.errors import LossNotDeterministicError, LossNotFiniteError
+from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
 from eom.objective import blame
 from eom.objective.check import Probe, note
 from eom.objective.data import digest, tensors
+from eom.objective.explain import REENTRANT
 from eom.objective.loss import BatchLoss
 
 if TYPE_CHECKING:
@@ -81,9 +82,12 @@ def value_and_notes(loss: BatchLoss, theta: Tensor, casts: Mapping[str, torch.dt
                 "H v carries its rounding; theta.double(), or precision=torch.float64 in eom.track, has none",
             )
         )
+    if blame.reentrant(value):
+        raise LossNotDifferentiableError(REENTRANT)
     outside = blame.outside_parameters(value, leaves)
     value = value.detach()  # and the graph is gone
     if shapes := [str(list(x.shape)) for ref in outside if (x := ref()) is not None]:
-        said = f"the loss depends on {len(shapes)} trainable tensor(s) outside the model ({', '.join(shapes[:4])})"
+        which = f"of shape {', '.join(shapes[:4])}"
+        said = f"the loss depends on {len(shapes)} trainable tensor(s) outside the model, {which}"
         found.append(note(said, "they are taken for constants; put them into the model if they are trained too"))
     return value, found

@@ -44,9 +44,9 @@ def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
     return Check(
         probes=(*found, *few, *slope, *second.rows, *third),
         product=second.route,
-        second=second.right,
+        second=second.right and passed(slope) and second.conservative,
         third=order >= 2 and second.route != "difference" and passed(third),
-        conservative=passed(slope) and second.conservative,
+        jacobian=second.right,
         dtype=str(point.theta.dtype).removeprefix("torch."),
         casts=frozenset(casts.values()),
     )

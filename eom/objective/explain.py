@@ -8,6 +8,11 @@ from torch import Tensor, nn
 
 from eom.errors import EomError, LossNotDifferentiableError, LossNotScalarError, ParametersError, SettingError
 
+REENTRANT = (
+    "a reentrant checkpoint has gradients by .backward() only: pass use_reentrant=False to "
+    "torch.utils.checkpoint.checkpoint"
+)
+
 
 def check_scalar(value: Any) -> None:
     """Raise unless ``value`` is one real number as a tensor."""
@@ -52,10 +57,7 @@ def _explained(failure: RuntimeError) -> Exception:
             f"a gradient is sparse, expected dense ones: pass sparse=False to the embedding (torch says: {failure})"
         )
     if "use_reentrant" in str(failure):
-        return LossNotDifferentiableError(
-            "a reentrant checkpoint has gradients by .backward() only: pass use_reentrant=False to "
-            "torch.utils.checkpoint.checkpoint"
-        )
+        return LossNotDifferentiableError(REENTRANT)
     if "torch.utils.checkpoint" in str(failure):
         return LossNotDifferentiableError(
             "a checkpointed segment is recomputed with torch's fused operations, where their exact forms were asked "
@@ -64,8 +66,9 @@ def _explained(failure: RuntimeError) -> Exception:
     if "not have been used in the graph" in str(failure):
         return LossNotDifferentiableError(
             "the loss, or its gradient, does not depend on the parameters of this model. A loss function that uses "
-            "another model than the one it is given is the usual cause; where second derivatives were asked for, a "
-            'function that can be differentiated once only: pass product="difference".'
+            "another model than the one it is given, or a checkpoint without use_reentrant=False, is the usual cause; "
+            "where second derivatives were asked for, a function that can be differentiated once only: pass "
+            'product="difference".'
         )
     if "requires grad" in str(failure) or "not implemented" in str(failure) or "once_differentiable" in str(failure):
         return LossNotDifferentiableError(

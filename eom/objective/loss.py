@@ -99,7 +99,8 @@ class BatchLoss:
             raise LossNotDifferentiableError(
                 "the loss does not depend on any trainable parameter of this model through differentiable operations. "
                 "A loss function that uses another model than the one it is given, .detach(), .item(), torch.no_grad() "
-                "in it, or torch.inference_mode() around it is the usual cause."
+                "in it, torch.inference_mode() around it, or a checkpoint without use_reentrant=False is the usual "
+                "cause."
             )
         return value.reshape(())
 

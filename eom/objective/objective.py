@@ -84,7 +84,7 @@ class Objective:
             raise DataError(
                 f"the model normalises by batch statistics and the data has {len(self.batches)} batches: the mean over "
                 "batches is then not the loss of all samples. Pass one batch, call model.eval(), or ask for this other "
-                "objective by name with per_batch_statistics=True."
+                "objective by name: eom.Objective(..., per_batch_statistics=True)."
             )
 
     def replaced(
@@ -246,10 +246,10 @@ class Objective:
         key = order, tuple(m.training for m in self.model.modules())
         if key not in self._tested:
             check = self._tested[key] = self.check(order, theta)
-            if order == 1 and check.product == "difference" and check.second and check.conservative:
+            if order == 1 and check.product == "difference" and check.second:
                 warn_user(check.reason, EomWarning)
         check = self._tested[key]
-        if not (check.second and check.conservative) or (order == 2 and not check.third):
+        if not check.second or (order == 2 and not check.third):
             raise LossNotDifferentiableError(check.reason if order == 1 else f"{check.reason}. {LOG_MAP}")
         return check.product
 

@@ -61,7 +61,7 @@ class Recorder:
     def adopt(self, check: Check) -> None:
         """Take the routes that the self-test found right, and say what is lost."""
         lost = ""
-        if self.order and not check.second:
+        if self.order and not check.jacobian:
             self.order, lost = 0, "rates of order 1 and above are withheld: "
         elif self.order == 2 and not check.third:
             self.order, lost = 1, "rates of order 2 are withheld: "

@@ -112,5 +112,5 @@ def test_an_examination_leaves_attributes_of_modules_as_they_were():
     model: Any = seeded(Running).float()
     before = model.mean
     check = Objective(model, cross_entropy, (BATCH[0].float(), BATCH[1])).check()
-    assert not check.conservative
+    assert not check.second
     assert model.mean is before

@@ -113,7 +113,7 @@ def test_a_gradient_of_exactly_zero_is_noted_where_the_loss_is_constant_and_refu
         "the gradient is exactly zero, and the loss constant"
     ]
     hidden = Objective(linear(), lambda m, b: squares(m, b).detach() + 0 * m(b).sum(), X).check()
-    assert not hidden.conservative
+    assert not hidden.second
 
 
 CALLS = count(1)
@@ -170,7 +170,7 @@ def test_a_loss_that_raises_beside_the_parameters_is_refused_with_what_it_said()
 
 def test_the_gradient_of_another_function_than_the_loss_is_told_from_that_of_none():
     check = Objective(linear(), lambda m, b: squares(m, b) + 0.1 * m.weight.square().sum().detach(), X).check()  # type: ignore
-    assert not check.conservative
+    assert not check.second
     assert "the derivative of another function than this loss, whose H is symmetric" in str(check)
 
 

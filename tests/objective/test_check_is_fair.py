@@ -64,7 +64,7 @@ def test_a_gradient_that_is_not_that_of_the_loss_is_found_in_single_precision():
     model, (x, labels) = seeded(Cut).float(), BATCH
     check = Objective(model, cross_entropy, (x.float(), labels)).check()
     assert check.dtype == "float32"
-    assert not check.conservative
+    assert not check.second
 
 
 def test_third_derivatives_by_differences_are_refused():
@@ -246,7 +246,7 @@ def test_a_stop_gradient_in_a_branch_of_any_share_is_no_second_derivative_to_be_
 
     objective = of(Cut)
     check = objective.check()
-    assert not check.conservative
+    assert not check.second
     assert "the gradient along 'cut.weight', 'cut.bias' is not the derivative of the loss" in check.reason
     assert "mend" not in check.reason
     with pytest.raises(LossNotDifferentiableError, match="no H v of the loss"):

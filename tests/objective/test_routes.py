@@ -196,7 +196,7 @@ def test_a_loss_that_changes_outside_of_all_modules_is_said_to_be_the_loss_funct
 def test_trainable_parameters_outside_the_model_are_noted():
     temperature = torch.ones(2, requires_grad=True)
     (note,) = noted(of(loss=lambda m, b: (m(b[0]) * temperature.prod()).square().mean()).check())
-    assert note.check == "the loss depends on 1 trainable tensor(s) outside the model ([2])"
+    assert note.check == "the loss depends on 1 trainable tensor(s) outside the model, of shape [2]"
     assert "taken for constants" in note.remedy
 
 
