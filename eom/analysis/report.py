@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from eom.analysis.conclusion import conclusion
 from eom.analysis.reading import AnyRun, Reading
-from eom.analysis.self_test import LEGEND, self_test
+from eom.analysis.self_test import LEGEND, self_test, taken
 from eom.analysis.tables import tables
 from eom.analysis.words import label
 from eom.errors import FolderNotWritableError, NotARunError
@@ -67,6 +67,7 @@ def section(reading: Reading, prefix: str) -> dict[str, Any]:
         "name": label(reading.path.resolve().name),
         "sentences": conclusion(reading),
         "settings": described(reading),
+        "taken": taken(reading.manifest),
         "self_test": self_test(reading.manifest.get("self_test") or []),
         "events": [{k: plain(v) for k, v in e.items()} for e in events.head(EVENTS).to_dict("records")],
         "events_left": max(0, len(events) - EVENTS),

@@ -20,9 +20,9 @@ COLUMNS = {
 }
 
 LEGEND = (
-    "H is the Hessian of the loss, T(v, v) its derivative along v, times v; u and v are random directions. Good: "
-    "errors below their limits, which grow with what kinks and curvature leave open between forward and backward "
-    "differences."
+    "H is the Hessian of the loss, T(v, v) its derivative along v, times v; u and v are random directions. Errors are "
+    "relative. Good: below their limits, which grow with what kinks and curvature leave open between forward and "
+    "backward differences."
 )
 STYLES = {"passed": "green", "failed": "bold red", "noted": "yellow"}
 
@@ -30,6 +30,12 @@ STYLES = {"passed": "green", "failed": "bold red", "noted": "yellow"}
 def self_test(probes: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """{column: text} of every probe; a value that JSON has no number for was written as null."""
     return [{title: _text(probe, key) for key, title in COLUMNS.items()} for probe in probes]
+
+
+def taken(manifest: Mapping[str, Any]) -> str:
+    """How a run took its derivatives, in a sentence; nothing where it took none."""
+    routes = manifest.get("routes") or {}
+    return f"H v was taken by {routes['product']}, and tested in {routes['dtype']}." if routes else ""
 
 
 def print_self_test(probes: Sequence[Mapping[str, Any]], console: Console) -> None:

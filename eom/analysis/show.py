@@ -10,6 +10,7 @@ from rich.text import Text
 from eom.analysis.conclusion import conclusion
 from eom.analysis.errors import layer_table, orders
 from eom.analysis.reading import AnyRun, Reading
+from eom.analysis.self_test import taken
 from eom.analysis.tables import amount, by_group, quantities
 from eom.analysis.words import count, label, quantity_name, source_name
 
@@ -36,6 +37,8 @@ def show(run: AnyRun, console: Console | None = None) -> None:
             console.print(table)
     for sentence in conclusion(reading):
         console.print(Text("• " + sentence))
+    if said := taken(reading.manifest):
+        console.print(Text(f"• {said}"))
     events = reading.events()
     for event in events.tail(EVENTS).to_dict("records"):
         console.print(Text(f"step {event['step']}: {label(event['kind'])}: {label(event['message'])}", "yellow"))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from eom.calculus.products import ScalarFunction
@@ -116,6 +117,26 @@ def noting_casts(loss: BatchLoss, casts: dict[str, torch.dtype]) -> Iterator[Non
 
     with _hooked(loss.around.model, register):
         yield
+
+
+class _Dtypes(TorchFunctionMode):
+    """Collects the dtypes of all that torch's functions return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.seen |= {found.dtype} if isinstance(found, Tensor) else set()
+        return found
+
+
+def halves(loss: BatchLoss, theta: Tensor) -> list[str]:
+    """Half precisions that a loss computes in, though theta is in a wider one."""
+    with torch.no_grad(), _Dtypes() as dtypes:
+        loss(theta)
+    return [str(d).removeprefix("torch.") for d in (torch.bfloat16, torch.float16) if d in dtypes.seen]
 
 
 def random_modules(model: nn.Module) -> list[str]:

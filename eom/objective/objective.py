@@ -46,8 +46,9 @@ class Objective:
             another function than the loss of all samples together.
         product: route to H v: "auto" tests this model's derivatives when the first is asked for (see ``check``);
             "double-backward"; "difference" of gradients (cheapest; to 1e-7 in float64 and 1e-3 in float32, if no
-            parameter is much smaller than |theta| and the loss curved on its scale); "compiled" (long to compile once,
-            then faster; compared once with double backward). The last three are taken untested otherwise.
+            parameter is much smaller than |theta| and the loss curved on its scale); "compiled" (long to compile, then
+            faster; compared with double backward whenever it is compiled, so not for losses that draw random numbers).
+            The last three are taken untested otherwise.
         replay: the states to evaluate from, if not the present ones.
 
     Raises:

@@ -39,6 +39,7 @@ FUSED = (
     ": the loss takes derivatives of one of torch's fused normalisations, whose higher ones are wrong, and training "
     "follows that. Inside `with eom.calculus.exact.exact(3):` the loss has the right gradient, H and T"
 )
+HALVES = "whose stairs have no slope: cast under torch.autocast, out of which derivatives are evaluated"
 OTHER = "the gradient is the derivative of another function than this loss, whose H is symmetric"
 JACOBIAN = (
     'There is no H v of the loss; differences of the gradient (product="difference") say how it changes, which '
@@ -82,6 +83,8 @@ def _wrong_slopes(point: Point, names: Sequence[str]) -> list[str]:
 
 
 def _not_the_slope(point: Point, names: Sequence[str]) -> str:
+    if rounded := blame.halves(point.objective.first_loss, point.theta):
+        return f"the loss is rounded to {' and '.join(rounded)} inside, {HALVES}. {JACOBIAN}"
     why = FUSED if _fused_is_wrong(point, names) else f"{point.blame(slope_is_wrong)}; {USUAL}. {JACOBIAN}"
     along = ", ".join(map(repr, names)) or "the parameters together"
     return f"the gradient along {along} is not the derivative of the loss{why}"
@@ -194,7 +197,7 @@ def finite_kinks(point: Point, hv: Tensor, start: Tensor | None) -> list[Probe]:
     said = f"kinks: |H v| is {float(hv.norm()):.3g}, over a step of {step:.2g} it is {far.norm:.3g}"
     why = (
         f"autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the two vectors are "
-        f"{far.error:.2g} |H v| apart"
+        f"{far.error:.2g} |H v| apart, which order 1 misses where the run crosses as many"
     )
     return [note(said, why, far.error)] if far.found else []
 

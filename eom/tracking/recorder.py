@@ -24,6 +24,7 @@ from eom.tracking.snapshot import Pass
 from eom.tracking.window import Window
 from eom.training.descent import Descent
 
+ROUNDED = 0.05  # share of a step that rounding may take where gradient descent is still to be predicted
 PROOF = 10  # records of order 0 from one whose gradient is computed again to the next
 
 
@@ -124,7 +125,8 @@ class Recorder:
         rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
         slope = -descent.scale.to(theta) * at.gradient
         step, rounding = descent.lr * slope, self._rounding
-        size, limit = _relative(moment.after.to(theta) - theta - step, step), rounding + _adding(moment.theta, step)
+        missed = moment.after.to(theta) - theta - step
+        size, limit = _relative(missed, step), rounding + _adding(moment.theta, step)
         row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
         turned = 0.0
         if limit > 10 * rounding and not own:  # so small a step that rounding hides much: ask the gradient
@@ -132,12 +134,16 @@ class Recorder:
         if not (size == 0 or size <= limit) or turned > rounding:
             self._withhold(max(size, turned))
             return [*rows, row]
+        if size > ROUNDED:
+            self._withhold_rounded(size, moment.theta.dtype)
+            return [*rows, row]
         self.trusted = True
         flow = descent.field(Pinned(potential, at))
         orders = ByTerms(flow, Euler(), descent.lr, self.order or 0).orders(0.0, theta)
         derivative = self.observables.derivative(theta)
         window.predicted, window.derivative = [derivative(f) for f in orders], derivative
         window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
+        window.rounding = derivative(missed).abs() / descent.lr
         if own:
             window.own, window.held = orders[0], [row]
             window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f
@@ -184,9 +190,18 @@ class Recorder:
         self.notice(
             "update_mismatch",
             f"the step differs by {size:.2g} of its size from gradient descent on the remembered batch, so predictions "
-            "are withheld at such steps. Clipping, a second loss, autocast, activation checkpointing, a loss "
-            "scaled in accumulation other than by its mean, a write to the weights, or a batch that tracker.loss did "
-            "not see is the usual cause.",
+            "are withheld at such steps. Clipping, a gradient hook, a second loss, autocast, activation "
+            "checkpointing, a loss scaled in accumulation other than by its mean, a write to the weights, or a batch "
+            "that tracker.loss did not see is the usual cause.",
+        )
+
+    def _withhold_rounded(self, size: float, dtype: torch.dtype) -> None:
+        name = str(dtype).removeprefix("torch.")
+        self.notice(
+            "update_rounded",
+            f"rounding to {name}, as the step is added to the weights, takes {size:.2g} of the step, so that the run "
+            "follows its rounding as much as its gradient: predictions are withheld at such steps. Keep the weights in "
+            "a wider precision (and cast under autocast), or take a larger learning rate.",
         )
 
     def _own_will_do(self, moment: Moment, theta: Tensor) -> bool:

@@ -11,13 +11,16 @@ from torch import Tensor
 from eom.calculus.potentials import Potential
 from eom.dynamics.correction import slopes
 from eom.dynamics.runge_kutta import Euler
-from eom.prediction.rates import log_map, prediction_bars
+from eom.prediction.rates import Estimate, log_map, prediction_bars
 from eom.records import Row
 from eom.tracking.moment import Moment
 from eom.tracking.observables import Derivative, Observables
 from eom.tracking.snapshot import Pass, digests, repeats
 from eom.training.descent import Descent
 
+SPREAD = (
+    5.0  # of the roundings of the further steps in a measured rate, over that of the first: |weights of the series|
+)
 Ahead = tuple[list[Tensor], list[Tensor]]  # values [q] and slopes [q] along a look-ahead
 
 
@@ -47,6 +50,7 @@ class Window:
     own: Tensor | None = None
     bend: Tensor | None = None
     held: list[Row] = field(default_factory=list)
+    rounding: Tensor | None = None  # [q] of the rates, by the rounding of the first step as it was added to the weights
     source: str = "measured"
 
     @property
@@ -110,6 +114,8 @@ class Window:
         """The measured and the predicted rates, each with its bar; none where there is no number."""
         values = torch.stack(self.values)
         measured = log_map(values.diff(dim=0) / self.descent.lr)
+        if self.rounding is not None and self.source == "measured":
+            measured = Estimate(measured.value, measured.bar + SPREAD * self.rounding)
         estimates = {self.source: measured}
         along = log_map(torch.stack(self.slopes)) if len(self.slopes) == self.length else None
         if along is not None and self.source == "measured":
@@ -128,7 +134,7 @@ class Window:
 
     def state_dict(self, ahead: Ahead | None) -> dict[str, Any]:
         """All but the loss: its batches are known again by digests; ``ahead`` stands in where others come."""
-        kept = ("step", "time", "theta", "length", "source", "own", "bend")
+        kept = ("step", "time", "theta", "length", "source", "own", "bend", "rounding")
         state = {name: getattr(self, name) for name in kept}
         state |= {name: list(getattr(self, name)) for name in ("values", "slopes", "predicted")}
         awaits = digests(self.passes) if self.awaits is None else self.awaits

@@ -8,7 +8,10 @@ from awkward import Cube, Once, Single
 from problems import cross_entropy, randn, seeded, tanh_mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+import eom
+import eom.errors
 from eom.errors import LossNotDifferentiableError
 from eom.objective import Objective
 
@@ -263,3 +266,37 @@ def test_the_stairs_of_a_quantised_network_are_not_taken_for_rounding(step, seed
     parts = (lambda: nn.Linear(4, 16), Quantised, nn.Tanh, lambda: nn.Linear(16, 16), Quantised, nn.GELU)
     model = seeded(lambda: nn.Sequential(*(p() for p in parts), nn.Linear(16, 3)), seed=seed)
     assert not Objective(model, cross_entropy, BATCH).check().passed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loss_that_casts_to_half_precision_is_said_to(dtype):
+    check = of(lambda: nn.Linear(4, 3), lambda m, b: m(b[0]).to(dtype).square().mean().double()).check()
+    assert not check.second
+    assert f"the loss is rounded to {str(dtype)[6:]} inside, whose stairs have no slope: cast under" in check.reason
+
+
+@pytest.mark.parametrize("head", [nn.Identity, lambda: nn.Linear(4, 3)])
+def test_a_reentrant_checkpoint_at_the_input_is_named(head):
+    """Inside of it autograd.grad finds no parameters; training by .backward() does."""
+
+    class Saved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = nn.Linear(4, 4), head()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone().requires_grad_()
+            return self.head(checkpoint(lambda y: torch.tanh(self.inner(y)), x, use_reentrant=True))
+
+    objective = of(Saved)
+    with pytest.raises(LossNotDifferentiableError, match="use_reentrant=False"):
+        objective.check()
+
+
+def test_a_warning_is_seen_where_another_package_asked_for_the_derivative():
+    """The first product is asked for by the integrator's own loop."""
+    objective = of(lambda: nn.Linear(4, 3), lambda m, b: Once.apply(m(b[0])).square().mean())  # type: ignore
+    motion = eom.corrected(eom.gradient_flow(objective), eom.Euler(), h=0.1, order=1)
+    with pytest.warns(eom.errors.EomWarning, match="differences of gradients") as warned:
+        eom.flow(motion, objective.theta(), t=0.1)
+    assert warned[0].filename == __file__

@@ -13,6 +13,7 @@ from torch.optim import SGD
 from trainings import LR, at, bar, dense_hessian, kinds, messages, sources, steps, tracked
 
 import eom
+from eom.analysis.errors import prediction_errors
 from eom.errors import SettingError, TrackingWarning
 from eom.tracking.schedule import make_schedule
 
@@ -270,3 +271,29 @@ def test_the_compiled_route_records_what_double_backward_does(tmp_path):
         for order in ("order-0", "order-1"):
             one, other = (at(run, 5, quantity, order) for run in runs)
             assert one == pytest.approx(other, rel=1e-10)
+
+
+def test_the_rounding_of_the_weights_is_in_the_measured_bar(tmp_path):
+    """Of a loss that is linear gradient flow's rate is exact, so that all of its error is rounding to single."""
+
+    def make():
+        return seeded(lambda: nn.Linear(4, 3)).float(), tanh_mlp()[1][0].float()
+
+    linear = {"make": make, "loss_fn": lambda m, b: m(b).mean(), "decay": 0.0}
+    run = tracked(tmp_path / "run", every=1, count=40, **linear)  # type: ignore[arg-type] - of two kinds
+    errors = prediction_errors(run)
+    own = errors.loc[(errors.source == "order-0") & (errors.reference_source == "measured")]
+    assert len(own) > 50
+    assert own.error.abs().max() > 1e-9
+    assert (own.error.abs() <= 2 * own.reference_bar).mean() > 0.9
+
+
+def test_weights_whose_rounding_takes_the_step_are_not_predicted(tmp_path):
+    def make():
+        model, (x, labels) = tanh_mlp()
+        return model.to(torch.bfloat16), (x.to(torch.bfloat16), labels)
+
+    with pytest.warns(TrackingWarning, match="rounding to bfloat16, as the step is added to the weights, takes 0"):
+        run = tracked(tmp_path / "run", make=make, lr=0.01)
+    assert "order-0" not in sources(run)
+    assert at(run, 5, "update_mismatch") > 0.05
