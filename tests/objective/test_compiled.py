@@ -139,7 +139,7 @@ def test_it_is_not_refused_at_a_minimum():
 def test_a_layer_that_the_user_compiled_draws_the_same_numbers_in_every_derivative():
     layer = torch.compile(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Dropout(0.5)))
     model = nn.Sequential(layer, nn.Linear(4, 2))  # type: ignore[arg-type]
-    model((X[:2]))  # compiled now
+    model(X[:2])  # compiled now
     objective = Objective(model, squares, (X, Y), product="double-backward")
     theta = objective.theta()
     at = objective.expansion(theta)
