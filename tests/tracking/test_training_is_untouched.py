@@ -137,6 +137,7 @@ def test_a_shuffling_loader_with_workers_yields_the_same_batches(tmp_path):
     compare(tmp_path, noisy, shuffled)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::eom.errors.TrackingWarning")
 @pytest.mark.parametrize("own", [False, True], ids=["global generator", "shared generator"])
 def test_reading_the_whole_data_draws_nothing_from_the_generators(tmp_path, own):
