@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 CASTS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.float: torch.float32}
+NEW = {torch.rand, torch.randn}
 # functions that draw by the precision of their arguments, and methods that fill with what they draw
 DRAWS = {torch.randn_like, torch.rand_like, torch.normal, torch.bernoulli, Tensor.bernoulli}
 FILLS = {
@@ -40,7 +41,7 @@ class Wide(TorchFunctionMode):
             return args[0].to(self.wide)
         name = getattr(func, "__name__", "")
         if func in FILLS and args[0].dtype == self.wide:
-            drawn = torch.empty_like(args[0], dtype=self.own)
+            drawn = torch.empty_strided(args[0].shape, args[0].stride(), dtype=self.own, device=args[0].device)
             with torch.no_grad():
                 return args[0].copy_(func(drawn, *map(self._narrower, args[1:]), **kwargs))
         in_place = "out" in kwargs or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
@@ -48,6 +49,8 @@ class Wide(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in DRAWS:
             return self._wider(func(*map(self._narrower, args), **{k: self._narrower(x) for k, x in kwargs.items()}))
+        if func in NEW and kwargs.get("dtype") == self.wide:
+            kwargs = kwargs | {"dtype": self.own}
         if not any(isinstance(x, Tensor) for x in _flat(args)):  # a new tensor
             return self._wider(func(*args, **kwargs))
         return func(*map(self._wider, args), **{k: self._wider(x) for k, x in kwargs.items()})

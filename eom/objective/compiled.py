@@ -72,6 +72,8 @@ class Compiled:
         except Exception as failure:  # of the compiler, of any kind
             self._require_plain(part, theta)
             why = (str(failure).strip() or "it says no more").splitlines()[0]
+            if "RecompileLimit" in type(failure).__name__:
+                why = "what changes at every call, as a Python number in the batch, is compiled anew: make it a tensor"
             raise LossNotDifferentiableError(
                 f"torch.compile cannot take this loss ({type(failure).__name__}: {why}). {REMEDY}"
             ) from failure

@@ -116,7 +116,8 @@ class Objective:
 
     def loss(self, theta: Tensor) -> Tensor:
         """[] L(theta), penalty included."""
-        return self._mean(lambda f: f(theta.detach()).detach()) + self.penalty(theta.detach())
+        theta = self._vector("theta", theta, theta)
+        return self._mean(lambda f: f(theta).detach()) + self.penalty(theta)
 
     def penalty(self, theta: Tensor) -> Tensor:
         """[] sum_j decay_j theta_j^2 / 2."""
@@ -126,6 +127,7 @@ class Objective:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
+        theta = self._vector("theta", theta, theta)
         return self._with_decay(self._mean(lambda f: value_and_gradient(f, theta)[1]), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
@@ -137,8 +139,7 @@ class Objective:
 
         In less memory than by ``expansion``, which keeps its graph for further products.
         """
-        self._require_point(theta)
-        theta = theta.detach()
+        theta = self._require_point(theta)
         v = None if v is None else self._vector("v", v, theta)
         if self._product(theta) == "double-backward" and (len(self.batches) == 1 or v is not None):
             along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
@@ -155,7 +156,7 @@ class Objective:
             LossNotDifferentiableError: the third derivatives of this model are wrong or missing, or
                 ``product="difference"``.
         """
-        self._require_point(theta)
+        theta = self._require_point(theta)
         u, v = self._vector("u", u, theta), self._vector("v", v, theta)
         if self.product == "difference":
             raise LossNotDifferentiableError(f'product="difference" gives H v, but no T. {LOG_MAP}')
@@ -200,20 +201,23 @@ class Objective:
         return self._route(theta, 1) if self.product == "auto" else self.product
 
     def _vector(self, name: str, v: Tensor, theta: Tensor) -> Tensor:
-        """``v`` as theta is, if it is one number for each parameter."""
+        """``v`` as theta is, if it is one real number for each parameter."""
         if not isinstance(v, Tensor) or v.shape != (self.layout.n,):
             came = f"of shape {list(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
             raise SettingError(f"{name} is {came}, expected a tensor [{self.layout.n}]")
+        if not v.is_floating_point():
+            raise SettingError(f"{name} is {v.dtype}, expected real floating-point numbers")
         return v.detach().to(theta)
 
-    def _require_point(self, theta: Tensor) -> None:
-        """Raise unless theta is a point where second derivatives can be taken."""
-        self._vector("theta", theta, theta)
+    def _require_point(self, theta: Tensor) -> Tensor:
+        """Theta, if it is a point where second derivatives can be taken."""
+        theta = self._vector("theta", theta, theta)
         if theta.dtype in (torch.float16, torch.bfloat16):
             raise ParametersError(
                 f"theta is {theta.dtype}, whose two or three digits leave nothing of a second derivative: pass "
                 "theta.float() or theta.double()"
             )
+        return theta
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """{parameter name: view of theta}."""

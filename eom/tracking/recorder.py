@@ -134,7 +134,7 @@ class Recorder:
         if not (size == 0 or size <= limit) or turned > rounding:
             self._withhold(max(size, turned))
             return [*rows, row]
-        if size > ROUNDED:
+        if size > max(ROUNDED, rounding):  # more than autocast explains
             self._withhold_rounded(size, moment.theta.dtype)
             return [*rows, row]
         self.trusted = True
@@ -144,6 +144,7 @@ class Recorder:
         window.predicted, window.derivative = [derivative(f) for f in orders], derivative
         window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
         window.rounding = derivative(missed).abs() / descent.lr
+        window.exact = theta.dtype != moment.theta.dtype  # a look-ahead in a wider precision has no such rounding
         if own:
             window.own, window.held = orders[0], [row]
             window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f

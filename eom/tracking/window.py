@@ -51,6 +51,7 @@ class Window:
     bend: Tensor | None = None
     held: list[Row] = field(default_factory=list)
     rounding: Tensor | None = None  # [q] of the rates, by the rounding of the first step as it was added to the weights
+    exact: bool = False  # a look-ahead's steps are rounded less than the run's own
     source: str = "measured"
 
     @property
@@ -114,7 +115,7 @@ class Window:
         """The measured and the predicted rates, each with its bar; none where there is no number."""
         values = torch.stack(self.values)
         measured = log_map(values.diff(dim=0) / self.descent.lr)
-        if self.rounding is not None and self.source == "measured":
+        if self.rounding is not None and not (self.exact and self.source == "look-ahead"):
             measured = Estimate(measured.value, measured.bar + SPREAD * self.rounding)
         estimates = {self.source: measured}
         along = log_map(torch.stack(self.slopes)) if len(self.slopes) == self.length else None
@@ -134,7 +135,7 @@ class Window:
 
     def state_dict(self, ahead: Ahead | None) -> dict[str, Any]:
         """All but the loss: its batches are known again by digests; ``ahead`` stands in where others come."""
-        kept = ("step", "time", "theta", "length", "source", "own", "bend", "rounding")
+        kept = ("step", "time", "theta", "length", "source", "own", "bend", "rounding", "exact")
         state = {name: getattr(self, name) for name in kept}
         state |= {name: list(getattr(self, name)) for name in ("values", "slopes", "predicted")}
         awaits = digests(self.passes) if self.awaits is None else self.awaits

@@ -63,6 +63,8 @@ def test_what_is_written_as_single_in_a_single_model_is_double_in_its_double_eva
         lambda x: x.new_empty(16, 3).uniform_(-1, 1),
         lambda x: torch.empty_like(x).bernoulli_(x.sigmoid()),
         lambda x: torch.distributions.Normal(x, x.exp()).rsample(),
+        lambda x: torch.rand(16, 3, dtype=x.dtype),
+        lambda x: torch.zeros(16, 6, dtype=x.dtype)[:, ::2].normal_(),
         lambda x: F.gumbel_softmax(x),
         lambda x: F.dropout(x),
     ],

@@ -109,6 +109,9 @@ def test_a_vector_of_another_shape_is_refused_at_every_door(product):
         for door in doors:
             with pytest.raises(SettingError, match=r"expected a tensor \[83\]"):
                 door(v)
+    for door in (*doors, objective.loss, objective.gradient):
+        with pytest.raises(SettingError, match="expected real floating-point numbers"):
+            door(1j * theta)
     assert not at.hvp(theta.clone().requires_grad_()).requires_grad
 
 

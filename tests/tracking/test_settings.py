@@ -273,16 +273,16 @@ def test_the_compiled_route_records_what_double_backward_does(tmp_path):
             assert one == pytest.approx(other, rel=1e-10)
 
 
-def test_the_rounding_of_the_weights_is_in_the_measured_bar(tmp_path):
+@pytest.mark.parametrize(("parts", "reference"), [(1, "measured"), (2, "look-ahead")])
+def test_the_rounding_of_the_weights_is_in_the_measured_bar(tmp_path, parts, reference):
     """Of a loss that is linear gradient flow's rate is exact, so that all of its error is rounding to single."""
-
-    def make():
-        return seeded(lambda: nn.Linear(4, 3)).float(), tanh_mlp()[1][0].float()
-
-    linear = {"make": make, "loss_fn": lambda m, b: m(b).mean(), "decay": 0.0}
-    run = tracked(tmp_path / "run", every=1, count=40, **linear)  # type: ignore[arg-type] - of two kinds
-    errors = prediction_errors(run)
-    own = errors.loc[(errors.source == "order-0") & (errors.reference_source == "measured")]
+    x = tanh_mlp()[1][0].float()
+    model = seeded(lambda: nn.Linear(4, 3)).float()
+    optimizer = SGD(model.parameters(), lr=1e-3)
+    with eom.track(model, optimizer, lambda m, b: m(b).mean(), tmp_path / "run", every=1) as tracker:
+        steps(optimizer, tracker.loss, list(x.chunk(parts)) * (40 // parts))
+    errors = prediction_errors(tracker.run)
+    own = errors.loc[(errors.source == "order-0") & (errors.reference_source == reference)]
     assert len(own) > 50
     assert own.error.abs().max() > 1e-9
     assert (own.error.abs() <= 2 * own.reference_bar).mean() > 0.9
@@ -297,3 +297,20 @@ def test_weights_whose_rounding_takes_the_step_are_not_predicted(tmp_path):
         run = tracked(tmp_path / "run", make=make, lr=0.01)
     assert "order-0" not in sources(run)
     assert at(run, 5, "update_mismatch") > 0.05
+
+
+def test_the_noise_of_autocast_is_not_taken_for_rounding_of_the_weights(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(32, 6).float()
+    y = torch.sin(x.sum(1, keepdim=True)) * 3 + 10
+    model = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 1)).float()
+    optimizer = SGD(model.parameters(), lr=0.02)
+    mse = lambda m, b: (m(b[0]).float() - b[1]).square().mean()  # noqa: E731
+    with eom.track(model, optimizer, mse, tmp_path / "run", precision=torch.float32) as tracker:
+        for _ in range(150):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = tracker.loss((x, y))
+            loss.backward()
+            optimizer.step()
+    assert not messages(tracker.run, "update_rounded")
