@@ -121,7 +121,8 @@ def test_own_observables_have_tables(tmp_path):
     assert "coulomb" in page.text
 
 
-def test_the_report_goes_where_it_is_asked_to(tmp_path):
+def test_the_report_goes_where_it_is_asked_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("eom.analysis.report.render", lambda readings: "a page")
     run = synthetic_run(tmp_path / "run", steps=50)
     assert report(run.path) == tmp_path / "run" / "report.html"
     assert report(run, tmp_path) == tmp_path / "report.html"

@@ -138,7 +138,7 @@ def errors_and_bars(name: str, lr: float, decay: float, records: int = RECORDS) 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("lr", LRS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "transformer")) for n in NETWORKS])
 def test_bars_of_predicted_rates_are_honest_and_tight_on_networks(name, lr, decay):
     """Error within twice the bar in 95 %, bar within a factor 3 of the error in 90 % of the groups' records."""
     errors, bars = errors_and_bars(name, lr, decay)

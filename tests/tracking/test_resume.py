@@ -116,7 +116,7 @@ def assert_seamless(tmp_path: Path, name: str, offsets: list[tuple[int, str]]) -
 
 @pytest.mark.filterwarnings("ignore::eom.errors.TrackingWarning")
 @pytest.mark.parametrize(
-    "name", [n if n in ("full batch", "mini-batches") else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS]
+    "name", [n if n == "mini-batches" else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS]
 )
 def test_the_table_of_a_resumed_run_is_that_of_an_uninterrupted_one_row_for_row(tmp_path, name):
     assert_seamless(tmp_path, name, [(9, "kill"), (11, "exception"), (14, "kill")])

@@ -93,6 +93,7 @@ def test_a_displacement_over_changing_learning_rates_is_that_of_the_bowl(tmp_pat
         assert wrong <= 2 * bar(run, 0, "position_error", f"order-{order}")
 
 
+@pytest.mark.slow
 def test_learning_rates_of_two_groups_that_fall_together_keep_a_displacement(tmp_path):
     model, batch = tanh_mlp()
     groups = [{"params": model.get_submodule(k).parameters(), "lr": lr} for k, lr in (("first", 0.03), ("head", 0.1))]
@@ -142,6 +143,7 @@ def test_a_mini_batch_record_looks_ahead_on_its_own_batch_and_order_one_is_much_
     assert sum(errors[1]) < sum(errors[0]) / 20
 
 
+@pytest.mark.slow
 def test_displacements_of_an_epoch_are_compared_with_the_flows_of_the_whole_data(tmp_path):
     def run_with(lr: float) -> eom.Run:
         model, _ = tanh_mlp()
