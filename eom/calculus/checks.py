@@ -41,6 +41,11 @@ def scale(y: Tensor) -> float:
     return max(float(y.norm()), 1.0)
 
 
+def beside(y: Tensor, sizes: Sequence[int], share: float) -> Tensor:
+    """A point [n] away from ``y`` [n] by this share of it: not at zeros of an initialisation, kinks or minima."""
+    return y + share * scale(y) * direction(y, sizes, 2)
+
+
 def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
     """(f(y + e v) - f(y - e v)) / 2e."""
     return (f(y + e * v) - f(y - e * v)) / (2 * e)
@@ -55,6 +60,7 @@ def rounding(size: float, eps: float) -> float:
 
 
 def worst(found: Sequence[Agreement]) -> Agreement:
+    """The block that is farthest beyond what is allowed, or nearest to it."""
     return max(found, key=lambda x: x.error / x.allowed)
 
 
@@ -79,6 +85,9 @@ def agreements(
     Args:
         at: f(y) [m]. limit: of the relative error. eps: relative rounding inside f. sizes: of the blocks of
             ``derivative``; one block by default. own: absolute rounding of ``derivative``, if more than that of f.
+
+    Returns:
+        One for each block.
     """
     blocks = list(sizes) or [derivative.numel()]
     parts = derivative.split(blocks)

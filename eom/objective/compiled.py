@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eom.calculus.checks import direction, rounding, scale
+from eom.calculus.checks import beside, rounding, scale
 from eom.calculus.products import Expansion, gradient_and_product
 from eom.errors import LossNotDifferentiableError
 from eom.objective.attributes import attributes_kept
@@ -70,7 +70,7 @@ class Compiled:
         try:
             found = self._call(program, part, theta, *others)
         except Exception as failure:  # of the compiler, of any kind
-            self._require_plain(part, theta)
+            self._plain(part, theta)
             why = (str(failure).strip() or "it says no more").splitlines()[0]
             if "RecompileLimit" in type(failure).__name__:
                 why = "what changes at every call, as a Python number in the batch, is compiled anew: make it a tensor"
@@ -97,13 +97,13 @@ class Compiled:
 
     def _compare(self, program: Program, part: BatchLoss, theta: Tensor, lam: Tensor, *along: Tensor) -> None:
         """Compiled code is out of reach of the swaps that make derivatives exact, and of replayed generators."""
-        y = theta + NEAR * scale(theta) * direction(theta, self.layout.sizes, 2)
-        y = y if bool(part(y).isfinite()) else theta
-        self._require_plain(part, y)
+        y = beside(theta, self.layout.sizes, NEAR)
+        if not bool((value := self._plain(part, y)).isfinite()):
+            y, value = theta, self._plain(part, theta)
         g, hv = gradient_and_product(part, y, lambda g: along[0] if along else g + lam * y)
         g = g + lam * y
         v = along[0] if along else g
-        right = part(y).detach() + (lam * y * y).sum() / 2, g, hv + lam * v
+        right = value + (lam * y * y).sum() / 2, g, hv + lam * v
         found = self._call(program, part, y, lam, *along)
         eps = torch.finfo(theta.dtype).eps
         for name, x, own in zip(NAMES[-len(found) :], found, right[-len(found) :], strict=True):
@@ -120,19 +120,16 @@ class Compiled:
                     f"{REMEDY}"
                 )
 
-    def _require_plain(self, part: BatchLoss, theta: Tensor) -> None:
-        """Raise what the loss itself raises, or that it draws random numbers."""
+    def _plain(self, part: BatchLoss, theta: Tensor) -> Tensor:
+        """[] the loss, uncompiled; raises what it raises itself, or that it draws random numbers."""
         parts = part.parts(theta)
-
-        def drawn() -> list[str]:
-            part.value(parts)
-            return part.replay.drawn_from()
-
-        if generators := part.within(parts, drawn):
+        value, generators = part.within(parts, lambda: (part.value(parts).detach(), part.replay.drawn_from()))
+        if generators:
             raise LossNotDifferentiableError(
                 f"the loss draws random numbers from {' and '.join(generators)}, of which compiled code has others. "
                 f"{REMEDY}"
             )
+        return value
 
     def expanded(self, constants: Any, theta: Tensor, lam: Tensor) -> Any:
         """(gradient, value), and the product of their Jacobian with a vector, to be compiled."""

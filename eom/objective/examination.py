@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.calculus.checks import direction, scale
+from eom.calculus.checks import beside
 from eom.errors import EomError, LossNotDifferentiableError
 from eom.objective import blame, memory, probes
 from eom.objective.check import LOG_MAP, NO_THIRD, Check, Probe, note
@@ -36,15 +36,15 @@ def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
     found = [determinism(objective, loss, theta, gradient), *notes]
     kept //= len(objective.batches)
     few = _memory(kept, theta)
-    start, point = _near(objective, theta, kept, bool(casts), found)
+    start, point, other = _near(objective, theta, kept, bool(casts))
     with _evaluable_nearby():
         point, slope = probes.slope(point)
         second = _second(point, None if casts or theta.dtype in HALF else start, passed(slope), not few)
         third = _third(point, second.route) if order >= 2 else []
     return Check(
-        probes=(*found, *few, *slope, *second.rows, *third),
+        probes=(*found, *other, *few, *slope, *second.rows, *third),
         product=second.route,
-        second=second.right and passed(slope) and second.conservative,
+        second=second.right and second.conservative,
         third=order >= 2 and second.route != "difference" and passed(third),
         jacobian=second.right,
         dtype=str(point.theta.dtype).removeprefix("torch."),
@@ -66,8 +66,8 @@ def _evaluable_nearby() -> Iterator[None]:
         ) from failure
 
 
-def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool, found: list[Probe]) -> tuple[Tensor, Point]:
-    """A point a little away, in its own precision, and in float64 if model and memory allow it; else ``found`` says so.
+def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tuple[Tensor, Point, list[Probe]]:
+    """A point a little away, in its own precision, and in float64 if model and memory allow it; a note if not.
 
     Beside zeros of an initialisation, at which a wrong derivative may be multiplied by 0, exact kinks, and minima.
     """
@@ -78,7 +78,7 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool, found: 
         except Exception:  # the loss may refuse a point, or a dtype, with any error
             return None
 
-    near = theta + NEAR * scale(theta) * direction(theta, objective.layout.sizes, 2)
+    near = beside(theta, objective.layout.sizes, NEAR)
     at = value(near)
     if at is None or not at.isfinite():  # no point of the loss's domain
         near, at = theta, objective.loss(theta)
@@ -86,14 +86,14 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool, found: 
     narrow = Point(objective, near, at, eps)
     wider = 8 / theta.element_size()
     if wider == 1 or wider * memory.needed(kept, near) > memory.available(near.device):
-        return near, narrow
+        return near, narrow, []
     wide = value(near.double())
     rounding = 5e-2 if casts else max(1e-3, 10 * eps)  # of bfloat16: some of its eps of 8e-3; of sums in single
     if wide is None or not abs(float(wide) - float(at)) <= rounding * abs(float(at)):
         other = "has no value" if wide is None else f"is another number ({float(wide):.6g}, not {float(at):.6g})"
-        found.append(note(f"in float64 the loss {other}", "it is probed in its own precision, which tells less"))
-        return near, narrow
-    return near, Point(objective, near.double(), wide, torch.finfo(torch.float64).eps)
+        said = note(f"in float64 the loss {other}", "it is probed in its own precision, which tells less")
+        return near, narrow, [said]
+    return near, Point(objective, near.double(), wide, torch.finfo(torch.float64).eps), []
 
 
 def _memory(kept: int, theta: Tensor) -> list[Probe]:

@@ -12,16 +12,14 @@ from torch.func import functional_call
 
 from eom.calculus.exact import as_written
 from eom.calculus.wide import Wide
-from eom.errors import LossNotDifferentiableError, SettingError
+from eom.errors import LossNotDifferentiableError
 from eom.objective.attributes import attributes_kept
 from eom.objective.data import Batch, in_dtype
 from eom.objective.explain import check_scalar, explaining
 from eom.objective.parameters import Layout, trainable
 from eom.objective.replay import Replay
 
-LENDING = (
-    RLock()
-)  # a functional call puts parameters into the modules themselves, which two threads must not do at once
+LENDING = RLock()  # a functional call puts parameters into the modules, which two threads must not do at once
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 T = TypeVar("T")
 
@@ -61,8 +59,6 @@ class BatchLoss:
 
     def parts(self, theta: Tensor) -> list[Tensor]:
         """The parameters, as views of ``theta``."""
-        if theta.shape != (self.layout.n,):
-            raise SettingError(f"theta is of shape {list(theta.shape)}, expected a tensor [{self.layout.n}]")
         return list(self.layout.unflatten(theta if self.around.writes is False else theta.clone()).values())
 
     def within(self, parts: list[Tensor], work: Callable[[], T]) -> T:

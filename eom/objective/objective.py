@@ -244,7 +244,7 @@ class Objective:
 
         if type(order) is not int or order not in (1, 2):
             raise SettingError(f"order is {order!r}, expected 1 (what H v needs) or 2 (what T needs too)")
-        return run_checks(self, order, self.theta() if theta is None else theta)
+        return run_checks(self, order, self.theta() if theta is None else self._vector("theta", theta, theta))
 
     def _route(self, theta: Tensor, order: int) -> str:
         """The route to H v that the self-test chose; it is run once for each order, and train or eval mode."""
