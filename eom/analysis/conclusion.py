@@ -118,7 +118,7 @@ def pooled(errors: pd.DataFrame) -> Iterator[str]:
         text = f"Over {count(own.group.nunique(), 'weight tensor')} and {count(own.step.nunique(), 'record')} "
         text += f"the error of {name} is larger than the measurement's bar in {percent(resolved)} of the cases"
         if math.isfinite(covered):
-            text += f", and within twice its own bar in {percent(covered)}"
+            text += f", and within twice its own bar plus the measurement's in {percent(covered)}"
         yield text + "."
         won = gain(errors, source)
         if source != "order-0" and won.share:

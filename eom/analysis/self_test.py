@@ -35,7 +35,10 @@ def self_test(probes: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
 def taken(manifest: Mapping[str, Any]) -> str:
     """How a run took its derivatives, in a sentence; nothing where it took none."""
     routes = manifest.get("routes") or {}
-    return f"H v was taken by {routes['product']}, and tested in {routes['dtype']}." if routes else ""
+    if not routes:
+        return ""
+    what = "H v was" if routes.get("second", True) else "There is no H of the loss; derivatives of its gradient were"
+    return f"{what} taken by {routes['product']}, and tested in {routes['dtype']}."
 
 
 def print_self_test(probes: Sequence[Mapping[str, Any]], console: Console) -> None:

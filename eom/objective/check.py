@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 LOG_MAP = 'T is withheld; outside a tracked run eom.corrected(..., method="log-map") reaches order 2 from gradients'
-NO_THIRD = 'T(v, v) is not tried where H v is taken by differences: product="auto" takes them only where it must'
+NO_THIRD = 'T(v, v) is not tried where H v is taken by differences, as product="auto" does only where it must'
 
 
 @dataclass(frozen=True)

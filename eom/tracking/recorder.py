@@ -45,6 +45,7 @@ class Recorder:
     trusted: bool = False
     first: Objective | None = None  # of the first batch; the others are made from it
     casts: frozenset[torch.dtype] = frozenset()  # of autocast
+    hessian: bool = True  # there is one, of which the sharpness is an eigenvalue
     direction: Tensor | None = None  # where the last sharpness was found, to start the next from
 
     def __post_init__(self) -> None:
@@ -67,8 +68,9 @@ class Recorder:
         elif self.order == 2 and not check.third:
             self.order, lost = 1, "rates of order 2 are withheld: "
         if lost or check.product == "difference" != self.product:
-            self.notice("self_test", f"{lost}{check.reason or NO_THIRD}")
-        self.product, self.casts = check.product, check.casts
+            blind = "" if check.second else ". The sharpness, an eigenvalue of H, is not measured"
+            self.notice("self_test", f"{lost}{check.reason or NO_THIRD}{blind}")
+        self.product, self.casts, self.hessian = check.product, check.casts, check.second
 
     def potential(self, passes: Sequence[Pass], descent: Descent, product: str | None = None) -> Potential:
         """The loss of these passes, their mean, with the decay of this step; H v as the self-test chose, or else."""
@@ -150,7 +152,7 @@ class Recorder:
             window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f
         else:
             rows.append(row)
-        if self.settings.sharpness and (self.records - 1) % self.settings.sharpness == 0:
+        if self.hessian and self.settings.sharpness and (self.records - 1) % self.settings.sharpness == 0:
             rows.append(self._sharpness(potential, at, moment, theta))
         return rows
 

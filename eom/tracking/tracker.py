@@ -221,7 +221,8 @@ class Tracker:
             elif self._settings.order is not None:
                 check = objective.check(max(self._settings.order, 1))
                 entries["self_test"] = [asdict(probe) for probe in check.probes]
-                entries["routes"] = {"product": check.product, "third": check.third, "dtype": check.dtype}
+                routes = {"product": check.product, "second": check.second, "third": check.third}
+                entries["routes"] = routes | {"dtype": check.dtype}
                 self._recorder.adopt(check)
             self._tested = True
             self._log.describe(**entries)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from trainings import LR, assert_same, at, bar, kinds, messages, sources, state_of, steps
 
 import eom
+from eom.analysis.self_test import taken
 from eom.errors import DataError, TrackingWarning
 
 MEASURED = {"measured", "reconstructed", "order-0", "order-1"}
@@ -87,7 +88,7 @@ def test_a_wrong_second_derivative_that_cannot_be_mended_is_taken_by_differences
     run = follow(tmp_path, around(lambda: WeightNormed(4, 6)))
     assert "to blame: 0 (WeightNormed)" in messages(run, "self_test")[0]
     assert "differences of gradients" in messages(run, "self_test")[0]
-    assert run.manifest["routes"] == {"product": "difference", "third": False, "dtype": "float64"}
+    assert run.manifest["routes"] == {"product": "difference", "second": True, "third": False, "dtype": "float64"}
     assert_right(run)
 
 
@@ -102,6 +103,9 @@ def test_the_gradient_of_a_straight_through_estimator_is_said_to_be_that_of_no_f
     run = follow(tmp_path, around(lambda: Rounded(4, 6)))
     (message,) = messages(run, "self_test")
     assert "along '0.weight' is not the derivative of the loss; to blame: 0 (Rounded)" in message
+    assert message.endswith("The sharpness, an eigenvalue of H, is not measured")
+    assert "sharpness" not in set(run.table().quantity)
+    assert taken(run.manifest).startswith("There is no H of the loss")
     assert sources(run, step=3) == MEASURED
 
 
