@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ DIVERGED = "the training diverged"  # ends the message of a run whose loss was n
 
 @dataclass
 class Folder:
-    """A sweep on disk: ``asked`` of all runs, ``starts`` {seed: hashes}, and ``failed`` {run: why}."""
+    """A sweep on disk: ``asked`` of all runs, and ``starts`` {seed: hashes of what they begin with}."""
 
     path: Path
     asked: Mapping[str, Any]
     starts: dict[str, dict[str, str]]
-    failed: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -46,7 +45,7 @@ class Folder:
             raise self._not_writable(error) from error
         try:
             self._join(self._before())
-            self.write()
+            self.write({})
             yield
         finally:
             lock.release()
@@ -68,13 +67,13 @@ class Folder:
             )
         self.starts = starts | self.starts
 
-    def write(self) -> None:
-        """Put down what is known.
+    def write(self, failed: Mapping[str, str]) -> None:
+        """Put down what the sweep is of, and {run: why it failed}.
 
         Raises:
             FolderNotWritableError: it cannot be written.
         """
-        entries = {"asked": self.asked, "starts": self.starts, "failed": self.failed}
+        entries = {"asked": self.asked, "starts": self.starts, "failed": failed}
         try:
             replace(self.path / FILE, json.dumps(entries, indent=1).encode())
         except OSError as error:
@@ -90,15 +89,13 @@ class Folder:
         except NotARunError:
             return None
 
-    def over(self, cell: Cell) -> bool:
-        """Whether the run has come to its end, or diverged, as it would again."""
+    def outcome(self, cell: Cell) -> str | None:
+        """Of a run that came to its end nothing, of one that diverged, as it would again, the message; else None."""
         run = self.run(cell)
-        return run is not None and ("finished" in run.manifest or diverged(run))
+        if run is None or "finished" in run.manifest:
+            return None if run is None else ""
+        messages = run.events().message
+        return next((m for m in messages if m.endswith(DIVERGED)), None)
 
     def _not_writable(self, error: Exception) -> FolderNotWritableError:
         return FolderNotWritableError(f"no sweep can be written to {self.path} ({error}): choose another folder")
-
-
-def diverged(run: Run) -> bool:
-    """Whether the training of a run was given up as its loss was not finite."""
-    return bool(run.events().message.str.endswith(DIVERGED).any())

@@ -65,7 +65,8 @@ def sweep(
         raise SettingError(
             f"setup is a {type(setup).__name__}, expected a function that returns (model, loss_fn, data)"
         )
-    with contained(torch.get_num_threads()):
+    dtype = torch.get_default_dtype()  # of this process, for the others too
+    with contained(torch.get_num_threads(), dtype):
         starts = {str(seed): start(make(setup, seed)) for seed in dict.fromkeys(cell.seed for cell in cells)}
     asked = {"steps": steps, "time": time, "settings": {k: repr(v) for k, v in sorted(settings.items())}}
     folder = Folder(Path(out).absolute(), asked, starts)
@@ -73,22 +74,19 @@ def sweep(
     threads = threads or max(1, joblib.cpu_count() // min(jobs, len(cells)))
 
     def work(cell: Cell) -> str:
-        with contained(threads):
+        with contained(threads, dtype):
             return run(setup, cell, makers[cell.optimizer], folder.of(cell), starts[str(cell.seed)], settings)
 
     with folder.held():
-        over = {cell: "" for cell in cells if folder.over(cell)}
+        over = {cell: why for cell in cells if (why := folder.outcome(cell)) is not None}
         folders = {cell: folder.of(cell) for cell in cells}
         shown = Live(get_renderable=lambda: overview(cells, folders, over), console=console, refresh_per_second=2)
         with shown:
             for cell, why in parallel(work, [cell for cell in cells if cell not in over], jobs, folder):
                 over[cell] = why
-                if why:
-                    folder.failed[cell.name] = why
-                    folder.write()
-    if folder.failed:
-        said = "; ".join(f"{name}: {why}" for name, why in folder.failed.items())
-        warn_user(f"{len(folder.failed)} of {len(cells)} runs failed. {said}", SweepWarning)
+        folder.write({cell.name: why for cell, why in over.items() if why})
+    if failed := [f"{cell.name}: {why}" for cell, why in over.items() if why]:
+        warn_user(f"{len(failed)} of {len(cells)} runs failed. {'; '.join(failed)}", SweepWarning)
     return [found for cell in cells if (found := folder.run(cell)) is not None]
 
 

@@ -18,6 +18,7 @@ from eom.errors import DataError, LossNotFiniteError, SettingError, TrackingWarn
 from eom.objective.data import Batch, is_one_batch, length, tensors
 from eom.objective.parameters import plain
 from eom.objective.replay import Replay
+from eom.sweeps.folder import DIVERGED
 from eom.sweeps.grid import Cell
 from eom.tracking.description import fingerprint
 from eom.tracking.track import track
@@ -28,15 +29,17 @@ MakeOptimizer = Callable[..., Optimizer]  # (parameters, lr=)
 
 
 @contextmanager
-def contained(threads: int) -> Iterator[None]:
-    """With so many threads; the global generators are afterwards as they were."""
-    before = torch.get_num_threads()
+def contained(threads: int, dtype: torch.dtype) -> Iterator[None]:
+    """With so many threads and this default dtype; they and the global generators are afterwards as they were."""
+    before = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
     try:
         with Replay.capture(nn.Module()).states(outside=True):
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.set_default_dtype(before[1])
 
 
 def make(setup: Setup, seed: int) -> Made:
@@ -68,7 +71,7 @@ def run(
     expected: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> str:
-    """Train and track one run in a new folder; what an unfinished one left there goes. What went wrong, or nothing."""
+    """Train and track one run in a new folder, in place of an unfinished one; returns what went wrong, or nothing."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         made = make(setup, cell.seed)
@@ -98,7 +101,7 @@ def train(made: Made, cell: Cell, optimizer: MakeOptimizer, folder: Path, settin
             stepper.zero_grad()
             loss = tracker.loss(batch)
             if not torch.isfinite(loss):
-                raise LossNotFiniteError(f"the loss is {loss.item()} at step {step}: the training diverged")
+                raise LossNotFiniteError(f"the loss is {loss.item()} at step {step}: {DIVERGED}")
             loss.backward()
             stepper.step()
 
