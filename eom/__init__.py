@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eom.objective.objective import Objective
     from eom.objective.spectrum import sharpness
     from eom.records.run import Run, open_run
+    from eom.sweeps.sweep import sweep
     from eom.tracking.track import track
 
 _HOME = {
@@ -41,11 +42,13 @@ _HOME = {
     "open_run": "eom.records.run",
     "Run": "eom.records.run",
     "report": "eom.analysis.report",
+    "sweep": "eom.sweeps.sweep",
 }
 
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "Objective", "gradient_flow", "plus", "scaled", "decay", "Euler", "Heun", "RK4", "corrected", "march", "end",
-    "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "testing",
+    "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "sweep",
+    "testing",
 ]  # fmt: skip
 
 

@@ -54,6 +54,10 @@ class TrackingWarning(EomWarning):
     """A quantity of a running training is withheld; the training goes on."""
 
 
+class SweepWarning(EomWarning):
+    """Runs of a sweep that failed; the others are whole."""
+
+
 class FolderNotWritableError(EomError, OSError):
     """A place where no run folder can be made or written."""
 

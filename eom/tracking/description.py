@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from eom.objective import Objective
 from eom.objective.data import Batch, digest, length, tensors
-from eom.objective.parameters import Groups
+from eom.objective.parameters import Groups, layout_of, trainable
 
 PLAIN = (int, float, str, bool, type(None))
 
@@ -73,17 +73,17 @@ def describe_objective(objective: Objective, batch: Batch) -> dict[str, Any]:
         "weights": [g for g in objective.groups if g in own and own[g].ndim >= 2],
         "model": str(objective.model),
         "data": {"samples": length(batch), "batches": 1},
-        "sha256": {
-            "parameters": digest([theta]),
-            "model": digest_text(objective.model),
-            "batch": digest(tensors(batch)),
-        },
+        "sha256": fingerprint(objective.model, batch),
     }
 
 
-def digest_text(model: nn.Module) -> str:
-    """SHA-256 of the model's text form."""
-    return digest([torch.frombuffer(bytearray(str(model).encode()), dtype=torch.uint8)])
+def fingerprint(model: nn.Module, batch: Batch) -> dict[str, str]:
+    """SHA-256 of the trainable parameters, of the model's text form, and of a batch."""
+    return {
+        "parameters": digest([layout_of(model).flatten(trainable(model).values())]),
+        "model": digest([torch.frombuffer(bytearray(str(model).encode()), dtype=torch.uint8)]),
+        "batch": digest(tensors(batch)),
+    }
 
 
 UNITS = {

@@ -110,13 +110,15 @@ class Tracker:
         self._handles = [self._optimizer.register_step_pre_hook(self._before_step), after]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         refused = kind is not None and not self._log.begun and not self._resumed
         self._log.begun = True  # nothing is raised from here
         for handle in self._handles:
             handle.remove()
         if kind is not None:
-            why = f"the training ended with {kind.__name__} at step {self._log.step}"
+            why = f"the training ended with {kind.__name__} at step {self._log.step}" + (
+                f": {error}" if str(error) else ""
+            )
             self._log.event("interrupted", why, warn=False)
         with kept_generators(self._generators):
             self._follower.end()

@@ -1,0 +1,1 @@
+"""Many runs of one model: a grid of settings, in parallel, resumed where it was killed."""

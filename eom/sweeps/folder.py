@@ -1,0 +1,101 @@
+"""The folder of a sweep: what its runs have in common, which are over, and why others failed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eom.errors import FolderInUseError, FolderNotWritableError, FolderUsedError, NotARunError
+from eom.records import Run, open_run
+from eom.records.manifest import replace
+from eom.sweeps.grid import Cell
+
+FILE, LOCK = "sweep.json", ".lock"
+DIVERGED = "the training diverged"  # ends the message of a run whose loss was not finite any more
+
+
+@dataclass
+class Folder:
+    """A sweep on disk: ``asked`` of all runs, and ``starts`` {seed: hashes of what they begin with}."""
+
+    path: Path
+    asked: Mapping[str, Any]
+    starts: dict[str, dict[str, str]]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder against other sweeps, and go on with what was begun in it.
+
+        Raises:
+            FolderInUseError: another sweep is at work in it.
+            FolderUsedError: it holds a sweep of other runs.
+            FolderNotWritableError: it cannot be made or written.
+        """
+        lock = FileLock(self.path / LOCK, thread_local=False)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise FolderInUseError(f"{self.path} is in use by another sweep: wait for it, or choose another") from None
+        except (OSError, ValueError) as error:
+            raise self._not_writable(error) from error
+        try:
+            self._join(self._before())
+            self.write({})
+            yield
+        finally:
+            lock.release()
+
+    def _before(self) -> dict[str, Any]:
+        file = self.path / FILE
+        return json.loads(file.read_bytes()) if file.exists() else {}
+
+    def _join(self, before: dict[str, Any]) -> None:
+        """Take what was begun into this sweep, if its runs are of the same kind."""
+        asked, starts = before.get("asked", self.asked), before.get("starts", {})
+        other = [name for name, value in json.loads(json.dumps(self.asked)).items() if asked.get(name) != value]
+        for seed, hashes in self.starts.items():
+            other += [f"initial {k}" for k, value in starts.get(seed, hashes).items() if hashes[k] != value]
+        if other:
+            raise FolderUsedError(
+                f"{self.path} holds a sweep with other {' and '.join(dict.fromkeys(other))}, whose runs do not belong "
+                "beside these: choose another folder"
+            )
+        self.starts = starts | self.starts
+
+    def write(self, failed: Mapping[str, str]) -> None:
+        """Put down what the sweep is of, and {run: why it failed}.
+
+        Raises:
+            FolderNotWritableError: it cannot be written.
+        """
+        entries = {"asked": self.asked, "starts": self.starts, "failed": failed}
+        try:
+            replace(self.path / FILE, json.dumps(entries, indent=1).encode())
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def of(self, cell: Cell) -> Path:
+        return self.path / cell.name
+
+    def run(self, cell: Cell) -> Run | None:
+        """The run as it stands, if there is one."""
+        try:
+            return open_run(self.of(cell))
+        except NotARunError:
+            return None
+
+    def outcome(self, cell: Cell) -> str | None:
+        """Of a run that came to its end nothing, of one that diverged, as it would again, the message; else None."""
+        run = self.run(cell)
+        if run is None or "finished" in run.manifest:
+            return None if run is None else ""
+        messages = run.events().message
+        return next((m for m in messages if m.endswith(DIVERGED)), None)
+
+    def _not_writable(self, error: Exception) -> FolderNotWritableError:
+        return FolderNotWritableError(f"no sweep can be written to {self.path} ({error}): choose another folder")

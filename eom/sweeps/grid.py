@@ -1,0 +1,82 @@
+"""The runs of a sweep: every combination of what is swept."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from numbers import Integral, Real
+from typing import Any
+
+from eom.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what it trains with, and the name of its folder, which stays when the sweep is extended."""
+
+    lr: float
+    steps: int
+    seed: int = 0
+    batch_size: int | None = None  # None: the data as setup gives it
+    optimizer: str = "SGD"
+
+    @property
+    def name(self) -> str:
+        parts = [f"lr-{self.lr!r}"]
+        parts += [self.optimizer] if self.optimizer != "SGD" else []
+        parts += [f"batch-{self.batch_size}"] if self.batch_size else []
+        parts += [f"seed-{self.seed}"] if self.seed else []
+        return "-".join(parts)
+
+
+def grid(
+    lrs: Iterable[float],
+    steps: int | None,
+    time: float | None,
+    seeds: Sequence[int],
+    batch_sizes: Sequence[int | None],
+    optimizers: Iterable[str],
+) -> list[Cell]:
+    """Every combination, the largest learning rates first, which diverge soonest.
+
+    ``steps`` of each run, or the ``time`` that each is to reach, the sum of its learning rates.
+
+    Raises:
+        SettingError: nothing to sweep, a value outside what it may be, or twice the same.
+    """
+    rates = [_positive("lrs", lr) for lr in _several("lrs", lrs)]
+    if (steps is None) == (time is None):
+        raise SettingError(f"steps is {steps!r} and time {time!r}, expected one of them")
+    if steps is None:
+        end = _positive("time", time)
+        lengths = {lr: math.ceil(end / lr * (1 - 1e-12)) for lr in rates}
+    else:
+        lengths = dict.fromkeys(rates, _whole("steps", steps, 1))
+    kinds = [str(name) for name in _several("optimizers", optimizers)]
+    drawn = [_whole("seeds", seed, 0) for seed in _several("seeds", seeds)]
+    sizes = [b if b is None else _whole("batch_sizes", b, 1) for b in _several("batch_sizes", batch_sizes)]
+    rates.sort(reverse=True)
+    return [Cell(lr, lengths[lr], *rest) for lr, *rest in product(rates, drawn, sizes, kinds)]
+
+
+def _several(name: str, values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise SettingError(f"{name} is {values!r}, expected a list")
+    found = list(values)
+    if not found:
+        raise SettingError(f"{name} is empty, expected one value or more")
+    if twice := sorted({str(x) for x in found if found.count(x) > 1}):
+        raise SettingError(f"{name} holds {', '.join(twice)} twice, expected each once")
+    return found
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        raise SettingError(f"{name} holds {value!r}, expected positive finite numbers")
+    return float(value)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise SettingError(f"{name} holds {value!r}, expected whole numbers, {least} or more")
+    return int(value)

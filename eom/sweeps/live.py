@@ -1,0 +1,45 @@
+"""The runs of a sweep while they are at work, as a table in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from eom.analysis.words import number
+from eom.records.table import TABLE
+from eom.sweeps.grid import Cell
+
+TAIL = 1 << 14  # bytes of a table that are looked at
+
+
+def overview(cells: Sequence[Cell], folders: Mapping[Cell, Path], over: Mapping[Cell, str]) -> Table:
+    """One row for each run: how far it is, its last recorded loss, and what became of it.
+
+    ``over`` holds the runs that have ended, with what went wrong or nothing.
+    """
+    table = Table(*("run", "recorded", "loss", "state"), box=SIMPLE_HEAD, pad_edge=False)
+    for cell in cells:
+        step, loss = latest(folders[cell])
+        if cell in over:
+            state = Text(over[cell] or "finished", "red" if over[cell] else "green")
+        else:
+            state = Text("waiting" if step is None else "at work", "dim" if step is None else "")
+        done = f"{'–' if step is None else step} of {cell.steps}"
+        table.add_row(cell.name, done, "–" if loss is None else number(loss), state)
+    return table
+
+
+def latest(folder: Path) -> tuple[int | None, float | None]:
+    """Step of the last row of a run's table, and its last loss; None where there is none yet."""
+    try:
+        with (folder / TABLE).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()[1:]
+    except OSError:
+        return None, None
+    rows = [line.split(",") for line in lines[: -1 if lines and not lines[-1].strip() else None]]
+    steps = [int(row[0]) for row in rows if row[0].isdigit()]
+    losses = [float(row[5]) for row in rows if row[2:5] == ["all", "loss", "measured"] and len(row) == 7]
+    return (steps[-1] if steps else None), (losses[-1] if losses else None)

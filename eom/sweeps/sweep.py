@@ -1,0 +1,130 @@
+"""The door of a sweep: ``eom.sweep``."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from rich.console import Console
+from rich.live import Live
+
+from eom.errors import SettingError, SweepWarning, warn_user
+from eom.records import Run
+from eom.sweeps.folder import Folder
+from eom.sweeps.grid import Cell, grid
+from eom.sweeps.live import overview
+from eom.sweeps.train import MakeOptimizer, Setup, contained, make, run, start
+
+DIED = "its process died; too little memory is the usual cause"
+
+
+def sweep(
+    setup: Setup,
+    lrs: Iterable[float],
+    steps: int | None = None,
+    *,
+    time: float | None = None,
+    out: str | Path = "sweep",
+    seeds: Sequence[int] = (0,),
+    batch_sizes: Sequence[int | None] = (None,),
+    optimizers: Sequence[str] | Mapping[str, MakeOptimizer] = ("SGD",),
+    jobs: int | None = None,
+    threads: int | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> list[Run]:
+    """Train one model at many learning rates, tracked, in parallel; killed, and called again, it goes on.
+
+    Runs of the same seed start at the same parameters. Each is a folder in ``out``, as ``eom.track`` writes it. A run
+    that fails does not stop the others; it is tried again at the next call, unless it diverged.
+
+    Args:
+        setup: () -> (model, loss_fn, data), called for every run after its seed was set. Data: one batch, or a
+            re-iterable of batches, which are passed again and again.
+        lrs: learning rates. steps: of every run; or ``time``, the sum of learning rates that each is to reach.
+        seeds: of torch's, Python's and numpy's generators, and of the batches.
+        batch_sizes: cut the data, one batch, into batches of this size, shuffled anew in each pass.
+        optimizers: names in ``torch.optim``, or {name: (parameters, lr=) -> optimizer}.
+        jobs: runs at once, as many as there are cores by default; a ``joblib.parallel_config`` around the call, such
+            as that of a dask cluster, is used. threads: of each run; by default the cores are used once.
+        console: where the table of runs is shown. settings: those of ``eom.track``.
+
+    Returns:
+        The runs in the order of the grid: learning rates falling, then seeds, batch sizes, optimizers. One that failed
+        before its first record is not among them; ``SweepWarning`` says which and why.
+
+    Raises:
+        SettingError: a rate that is no positive number, or twice the same; a setup that cannot be called.
+        FolderInUseError, FolderUsedError, FolderNotWritableError: ``out`` cannot be used.
+    """
+    makers = optimizers if isinstance(optimizers, Mapping) else {name: in_torch(name) for name in optimizers}
+    cells = grid(lrs, steps, time, seeds, batch_sizes, makers)
+    if not callable(setup):
+        raise SettingError(
+            f"setup is a {type(setup).__name__}, expected a function that returns (model, loss_fn, data)"
+        )
+    dtype = torch.get_default_dtype()  # of this process, for the others too
+    with contained(torch.get_num_threads(), dtype):
+        starts = {str(seed): start(make(setup, seed)) for seed in dict.fromkeys(cell.seed for cell in cells)}
+    asked = {"steps": steps, "time": time, "settings": {k: repr(v) for k, v in sorted(settings.items())}}
+    folder = Folder(Path(out).absolute(), asked, starts)
+    jobs = joblib.effective_n_jobs(jobs or -1)
+    threads = threads or max(1, joblib.cpu_count() // min(jobs, len(cells)))
+
+    def work(cell: Cell) -> str:
+        with contained(threads, dtype):
+            return run(setup, cell, makers[cell.optimizer], folder.of(cell), starts[str(cell.seed)], settings)
+
+    with folder.held():
+        over = {cell: why for cell in cells if (why := folder.outcome(cell)) is not None}
+        folders = {cell: folder.of(cell) for cell in cells}
+        shown = Live(get_renderable=lambda: overview(cells, folders, over), console=console, refresh_per_second=2)
+        with shown:
+            for cell, why in parallel(work, [cell for cell in cells if cell not in over], jobs, folder):
+                over[cell] = why
+        folder.write({cell.name: why for cell, why in over.items() if why})
+    if failed := [f"{cell.name}: {why}" for cell, why in over.items() if why]:
+        warn_user(f"{len(failed)} of {len(cells)} runs failed. {'; '.join(failed)}", SweepWarning)
+    return [found for cell in cells if (found := folder.run(cell)) is not None]
+
+
+def in_torch(name: str) -> MakeOptimizer:
+    """The optimizer of this name."""
+    found = getattr(torch.optim, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise SettingError(f"there is no optimizer {name!r} in torch.optim, expected a name like SGD or Adam")
+    return found
+
+
+def parallel(
+    work: Callable[[Cell], str], cells: Sequence[Cell], jobs: int, folder: Folder
+) -> Iterator[tuple[Cell, str]]:
+    """Yield every run that is over, with what went wrong or nothing.
+
+    A process that dies takes its pool with it: the runs that were at work are tried once more, each alone.
+    """
+
+    def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
+        calls = (joblib.delayed(named)(work, cell) for cell in cells)
+        yield from joblib.Parallel(jobs, return_as="generator_unordered")(calls)
+
+    waiting = list(cells)
+    while waiting:
+        try:
+            for cell, why in pool(tuple(waiting), jobs):
+                waiting.remove(cell)
+                yield cell, why
+        except TerminatedWorkerError:
+            for cell in [cell for cell in waiting if folder.of(cell).exists()] or waiting[:1]:
+                try:
+                    found = list(pool([cell], 2))  # of one process the pool would be this one
+                except TerminatedWorkerError:
+                    found = [(cell, DIED)]
+                waiting.remove(cell)
+                yield from found
+
+
+def named(work: Callable[[Cell], str], cell: Cell) -> tuple[Cell, str]:
+    return cell, work(cell)

@@ -1,0 +1,138 @@
+"""One run of a sweep, in whatever process it is given to."""
+
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eom.errors import DataError, LossNotFiniteError, SettingError, TrackingWarning
+from eom.objective.data import Batch, is_one_batch, length, tensors
+from eom.objective.parameters import plain
+from eom.objective.replay import Replay
+from eom.sweeps.folder import DIVERGED
+from eom.sweeps.grid import Cell
+from eom.tracking.description import fingerprint
+from eom.tracking.track import track
+
+Made = tuple[nn.Module, Callable[[nn.Module, Batch], Tensor], Any]
+Setup = Callable[[], Made]
+MakeOptimizer = Callable[..., Optimizer]  # (parameters, lr=)
+
+
+@contextmanager
+def contained(threads: int, dtype: torch.dtype) -> Iterator[None]:
+    """With so many threads and this default dtype; they and the global generators are afterwards as they were."""
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    try:
+        with Replay.capture(nn.Module()).states(outside=True):
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_default_dtype(before[1])
+
+
+def make(setup: Setup, seed: int) -> Made:
+    """(model, loss_fn, data), the global generators seeded before.
+
+    Raises:
+        SettingError: setup returns something else.
+    """
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    made = setup()
+    if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], nn.Module)):
+        raise SettingError(f"setup returned a {type(made).__name__}, expected (model, loss_fn, data)")
+    return made
+
+
+def start(made: Made) -> dict[str, str]:
+    """SHA-256 of what a run begins with: its parameters, its model, its first batch."""
+    model, _, data = made
+    return fingerprint(plain(model), data if is_one_batch(data) else next(iter(data)))
+
+
+def run(
+    setup: Setup,
+    cell: Cell,
+    optimizer: MakeOptimizer,
+    folder: Path,
+    expected: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> str:
+    """Train and track one run in a new folder, in place of an unfinished one; returns what went wrong, or nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        made = make(setup, cell.seed)
+        if changed := [name for name, found in start(made).items() if found != expected[name]]:
+            return (
+                f"setup gave other {' and '.join(changed)} than at first: it is not deterministic, or keeps state from "
+                "run to run, as a model made outside of it does"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrackingWarning)  # they are among the run's events
+            train(made, cell, optimizer, folder, settings)
+    except Exception as failure:  # of the user's own code, or no memory, no disk: a row, and the others go on
+        return f"{type(failure).__name__}: {failure}"
+    return ""
+
+
+def train(made: Made, cell: Cell, optimizer: MakeOptimizer, folder: Path, settings: Mapping[str, Any]) -> None:
+    """The loop that a user would write.
+
+    Raises:
+        LossNotFiniteError: the training diverged.
+    """
+    model, loss_fn, data = made
+    stepper = optimizer(model.parameters(), lr=cell.lr)
+    with track(model, stepper, loss_fn, folder, **settings) as tracker:
+        for step, batch in enumerate(islice(batches(data, cell), cell.steps)):
+            stepper.zero_grad()
+            loss = tracker.loss(batch)
+            if not torch.isfinite(loss):
+                raise LossNotFiniteError(f"the loss is {loss.item()} at step {step}: {DIVERGED}")
+            loss.backward()
+            stepper.step()
+
+
+def batches(data: Any, cell: Cell) -> Iterator[Batch]:
+    """The data again and again; or batches of this size, drawn anew in each pass from the cell's seed.
+
+    Raises:
+        DataError: a batch size is asked for, and the data is no batch to be cut.
+    """
+    if cell.batch_size is None:
+        while True:
+            yield from [data] if is_one_batch(data) else data
+    samples = int(length(data)) if is_one_batch(data) else 0
+    if not all(x.ndim and len(x) == samples for x in tensors(data)) or not samples:
+        raise DataError(
+            "batch sizes are swept, and the data is not one batch of tensors with a row for each sample: leave "
+            "batch_sizes out, or let setup return one such batch"
+        )
+    generator = torch.Generator().manual_seed(cell.seed)
+    while True:
+        for rows in torch.randperm(samples, generator=generator).split(cell.batch_size):
+            yield taken(data, rows)
+
+
+def taken(batch: Batch, rows: Tensor) -> Batch:
+    """These samples of a batch."""
+    if isinstance(batch, Tensor):
+        return batch[rows.to(batch.device)]
+    if isinstance(batch, Mapping):
+        return {name: taken(x, rows) for name, x in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(taken(x, rows) for x in batch)
+    return batch

@@ -1,0 +1,78 @@
+"""Setups for sweeps, in a module so that another process can import them."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KEPT: list[nn.Module] = []
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def batch(samples: int = 60) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
+    return x, torch.randint(3, (samples,), generator=generator)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def plain():
+    return network(), cross_entropy, batch()
+
+
+def batches():
+    x, y = batch()
+    return network(), cross_entropy, [(x[:40], y[:40]), (x[40:], y[40:])]
+
+
+def keeping():
+    """The same model again and again, trained further by each run."""
+    if not KEPT:
+        KEPT.append(network())
+    return KEPT[0], cross_entropy, batch()
+
+
+def drawing():
+    """Other parameters in every call, whatever the seed."""
+    model = network()
+    nn.init.normal_(model[0].weight, generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4))))
+    return model, cross_entropy, batch()
+
+
+def parabola(model: nn.Module, batch: Tensor) -> Tensor:
+    """Diverges above lr = 2, to infinity soon."""
+    return 0.5 * (model.weight * 1.0).square().sum() + 0 * batch.sum()  # type: ignore[operator]
+
+
+def quadratic():
+    model = nn.Linear(2, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    return model, parabola, torch.ones(3, 2, dtype=torch.float64)
+
+
+class Fatal(torch.optim.SGD):
+    """Kills its process at its third step, as the system does where memory ends."""
+
+    def step(self, closure=None):  # type: ignore[override]
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3:
+            os._exit(137)
+        return super().step(closure)
+
+
+class Failing(torch.optim.SGD):
+    """Fails at its third step, while there is a file named broken in the folder."""
+
+    def step(self, closure=None):  # type: ignore[override]
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3 and Path("broken").exists():
+            raise MemoryError("no memory left")
+        return super().step(closure)

@@ -1,0 +1,202 @@
+"""A sweep: the same runs as one after another, whatever happens to some of them."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import setups
+import torch
+from filelock import FileLock
+
+import eom
+from eom.errors import FolderInUseError, FolderUsedError, SettingError, SweepWarning
+from eom.records import Run
+
+LRS = [0.1, 0.4]
+
+
+def swept(out: Path, setup=setups.plain, lrs=LRS, steps: int | None = 12, **others) -> list[Run]:
+    settings = {"jobs": 1, "threads": 1, "every": 3} | others
+    return eom.sweep(setup, lrs, steps, out=out, **settings)
+
+
+def alone(folder: Path, lr: float, seed: int = 0) -> Run:
+    """The loop that a user would write."""
+    torch.manual_seed(seed)
+    model, loss_fn, data = setups.plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with eom.track(model, optimizer, loss_fn, folder, every=3) as tracker:
+        for _ in range(12):
+            optimizer.zero_grad()
+            tracker.loss(data).backward()
+            optimizer.step()
+    return tracker.run
+
+
+def content(run: Run) -> dict:
+    """Table and manifest, without when and how it was made."""
+    manifest = {k: v for k, v in run.manifest.items() if k not in ("created", "finished", "command")}
+    return manifest | {"table": (run.path / "table.csv").read_bytes()}
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_run_is_that_of_the_users_own_loop(tmp_path, one_thread, jobs):
+    runs = swept(tmp_path / "sweep", jobs=jobs)
+    assert [run.path.name for run in runs] == ["lr-0.4", "lr-0.1"]
+    for run in runs:
+        single = content(alone(tmp_path / run.path.name, run.manifest["settings"]["reference_lr"]))
+        if jobs > 1:  # seeded there as well, but initial_seed is of the process
+            assert content(run)["seed"] == single["seed"]
+        assert content(run) == single
+
+
+def test_the_callers_generators_and_threads_are_left_alone(tmp_path):
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_num_threads()  # type: ignore[index]
+    swept(tmp_path / "sweep")
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_num_threads()  # type: ignore[index]
+    assert torch.equal(states[0], after[0])
+    assert states[1:] == after[1:]
+
+
+def test_a_common_time_gives_each_rate_its_own_number_of_steps(tmp_path):
+    runs = swept(tmp_path / "sweep", lrs=[0.1, 0.3], steps=None, time=1.2)
+    assert [run.manifest["steps"] for run in runs] == [4, 12]
+    assert [run.table().time.max() for run in runs] == pytest.approx([0.9, 0.9])
+
+
+def test_seeds_batch_sizes_and_optimizers(tmp_path):
+    runs = swept(tmp_path / "sweep", lrs=[0.1], seeds=[0, 7], batch_sizes=[None, 25], optimizers=["SGD", "Adam"])
+    assert [run.path.name for run in runs] == [
+        *("lr-0.1", "lr-0.1-Adam", "lr-0.1-batch-25", "lr-0.1-Adam-batch-25"),
+        *("lr-0.1-seed-7", "lr-0.1-Adam-seed-7", "lr-0.1-batch-25-seed-7", "lr-0.1-Adam-batch-25-seed-7"),
+    ]
+    starts = [run.manifest["sha256"]["parameters"] for run in runs]
+    assert len(set(starts[:4])) == len(set(starts[4:])) == 1
+    assert starts[0] != starts[4]
+    assert [run.manifest["settings"]["optimizer"] for run in runs[:2]] == ["SGD", "Adam"]
+    assert [run.manifest["data"]["samples"] for run in runs[:3:2]] == [60, 25]
+
+
+def test_batches_are_passed_again_and_again(tmp_path):
+    (run,) = swept(tmp_path / "sweep", setups.batches, [0.1])
+    assert run.manifest["data"]["samples"] == 40
+    assert run.manifest["steps"] == 12
+
+
+def test_data_that_cannot_be_cut_is_refused_in_its_row(tmp_path):
+    with pytest.warns(SweepWarning, match="lr-0.1-batch-5: DataError: batch sizes are swept, and the data is not one"):
+        assert swept(tmp_path / "sweep", setups.batches, [0.1], batch_sizes=[5]) == []
+
+
+def test_finished_runs_are_not_repeated_and_new_rates_are_added(tmp_path):
+    first = swept(tmp_path / "sweep")
+    marks = {run.path: (run.path / "table.csv").stat().st_ino for run in first}
+    again = swept(tmp_path / "sweep", lrs=[0.2, *LRS])
+    assert [run.path.name for run in again] == ["lr-0.4", "lr-0.2", "lr-0.1"]
+    assert {run.path: (run.path / "table.csv").stat().st_ino for run in again if run.path in marks} == marks
+
+
+def test_a_sweep_that_was_killed_goes_on(tmp_path):
+    """The run that was cut off is done anew, the one that was over stays."""
+    call = "eom.sweep(setups.plain, [0.4, 0.1], 3000, out='sweep', jobs=1, threads=1, every=3, order=None)"
+    code = f"import eom, setups, torch\ntorch.set_default_dtype(torch.float64)\n{call}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    victim = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    first, second = (tmp_path / "sweep" / name / "table.csv" for name in ("lr-0.4", "lr-0.1"))
+    while not (second.exists() and second.stat().st_size > 10000):
+        time.sleep(0.01)
+        assert victim.poll() is None
+    victim.kill()
+    victim.wait()
+    inode = first.stat().st_ino
+    assert "finished" not in eom.open_run(second.parent).manifest
+    runs = swept(tmp_path / "sweep", steps=3000, order=None)
+    whole = swept(tmp_path / "whole", steps=3000, order=None)
+    assert first.stat().st_ino == inode
+    assert [content(run)["table"] for run in runs] == [content(run)["table"] for run in whole]
+
+
+def test_a_training_that_diverges_is_a_row_and_is_not_repeated(tmp_path):
+    for _ in range(2):
+        with pytest.warns(SweepWarning, match=r"1 of 2 runs failed. lr-40.0: .*the loss is inf at step 97: the train"):
+            wild, calm = swept(tmp_path / "sweep", setups.quadratic, [0.1, 40.0], 300, order=None)
+        assert "finished" in calm.manifest
+        assert "finished" not in wild.manifest
+        assert wild.events().message.str.contains("the training diverged").any()
+        assert wild.table().step.max() > 50
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("broken").touch()
+    kinds = {"SGD": torch.optim.SGD, "Failing": setups.Failing}
+    with pytest.warns(SweepWarning, match="1 of 2 runs failed. lr-0.4-Failing: MemoryError: no memory left"):
+        runs = swept(tmp_path / "sweep", optimizers=kinds, lrs=[0.4])
+    assert ["finished" in run.manifest for run in runs] == [True, False]
+    Path("broken").unlink()
+    runs = swept(tmp_path / "sweep", optimizers=kinds, lrs=[0.4])
+    assert all("finished" in run.manifest for run in runs)
+
+
+def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path):
+    kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
+    with pytest.warns(SweepWarning, match="2 of 4 runs failed.*-Fatal: its process died; too little memory"):
+        runs = swept(tmp_path / "sweep", optimizers=kinds, jobs=2)
+    assert ["finished" in run.manifest for run in runs] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(("setup", "what"), [(setups.keeping, "parameters"), (setups.drawing, "parameters")])
+def test_a_setup_that_is_not_the_same_in_every_run_is_found_by_its_hash(tmp_path, setup, what):
+    setups.KEPT.clear()
+    with pytest.warns(SweepWarning, match=f"setup gave other {what} than at first: it is not deterministic, or keeps"):
+        swept(tmp_path / "sweep", setup)
+
+
+def test_two_sweeps_in_one_folder(tmp_path):
+    swept(tmp_path / "sweep")
+    with FileLock(tmp_path / "sweep" / ".lock"), pytest.raises(FolderInUseError, match="in use by another sweep"):
+        swept(tmp_path / "sweep")
+    with pytest.raises(FolderUsedError, match="a sweep with other steps and settings, whose runs do not belong"):
+        swept(tmp_path / "sweep", steps=13, order=0)
+    with pytest.raises(FolderUsedError, match="other initial parameters"):
+        swept(tmp_path / "sweep", setups.drawing)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"lrs": []}, "lrs is empty"),
+        ({"lrs": 0.1}, r"lrs is 0.1, expected a list"),
+        ({"lrs": [0.1, 0.0]}, "lrs holds 0.0, expected positive finite numbers"),
+        ({"lrs": [0.1, -1]}, "lrs holds -1, expected positive"),
+        ({"lrs": [float("nan")]}, "lrs holds nan, expected positive"),
+        ({"lrs": ["0.1"]}, "lrs holds '0.1', expected positive"),
+        ({"lrs": [0.1, 0.2, 0.1]}, "lrs holds 0.1 twice"),
+        ({"steps": 0}, "steps holds 0, expected whole numbers, 1 or more"),
+        ({"steps": None}, "steps is None and time None, expected one of them"),
+        ({"time": 2.0}, "steps is 12 and time 2.0, expected one of them"),
+        ({"seeds": [1, 1]}, "seeds holds 1 twice"),
+        ({"seeds": [0.5]}, "seeds holds 0.5, expected whole numbers"),
+        ({"batch_sizes": [0]}, "batch_sizes holds 0, expected whole numbers, 1 or more"),
+        ({"optimizers": ["Sgd"]}, "there is no optimizer 'Sgd' in torch.optim"),
+        ({"setup": 3}, "setup is a int, expected a function"),
+        ({"setup": setups.batch}, "setup returned a tuple"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, complaint):
+    with pytest.raises(SettingError, match=complaint):
+        swept(tmp_path / "sweep", **options)
+    assert not (tmp_path / "sweep").exists()
