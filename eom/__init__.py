@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eom import testing
+    from eom.analysis.compare import compare
     from eom.analysis.report import report
     from eom.dynamics.correction import corrected
     from eom.dynamics.field import decay, gradient_flow, plus, scaled
@@ -42,13 +43,14 @@ _HOME = {
     "open_run": "eom.records.run",
     "Run": "eom.records.run",
     "report": "eom.analysis.report",
+    "compare": "eom.analysis.compare",
     "sweep": "eom.sweeps.sweep",
 }
 
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "Objective", "gradient_flow", "plus", "scaled", "decay", "Euler", "Heun", "RK4", "corrected", "march", "end",
-    "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "sweep",
-    "testing",
+    "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "compare",
+    "sweep", "testing",
 ]  # fmt: skip
 
 

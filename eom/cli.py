@@ -18,6 +18,11 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a reco
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; beside the run by default.")]
 
 
+Target = Annotated[
+    str, typer.Argument(metavar="PACKAGE.MODULE:FUNCTION", help="A function that returns (model, loss_fn, data).")
+]
+
+
 class Format(StrEnum):
     """What a run can be exported to."""
 
@@ -29,11 +34,10 @@ class Format(StrEnum):
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the runs and the report.")] = Path("eom-demo"),
-    small: Annotated[bool, typer.Option(help="A tenth of the digits, fewer steps: 20 seconds.")] = False,
+    small: Annotated[bool, typer.Option(help="A tenth of the digits, fewer steps: 30 seconds.")] = False,
 ) -> None:
-    """Train a small network on real digits at three learning rates, and report what the theory says of it."""
-    # Before torch is loaded: threads that wait by spinning slow it many times where another process wants a core.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    """Train a small network on real digits at four learning rates, and compare theory and runs."""
+    hold_threads_still()
     from eom.demo import run_demo
 
     run_demo(out, small=small)
@@ -68,17 +72,61 @@ def export(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or a folder that holds them.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page to write, or a folder for it.")] = None,
+    wanted: Annotated[float, typer.Option(help="Error, as a share of the rate, to find the largest lr for.")] = 0.01,
+) -> None:
+    """Write one page about runs that differ in their learning rate, and print its summary."""
+    from rich.console import Console
+
+    from eom.sweeping import compare_runs
+
+    compare_runs(runs, out, wanted, Console())
+
+
+@app.command()
+def sweep(
+    target: Target,
+    lr: Annotated[str, typer.Option(help="Learning rates, such as .1,.05,.02.")],
+    steps: Annotated[int | None, typer.Option(help="Of every run; or --time.")] = None,
+    time: Annotated[float | None, typer.Option(help="Sum of learning rates that every run is to reach.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; called again it goes on.")] = Path(
+        "sweep"
+    ),
+    seeds: Annotated[str, typer.Option(help="Of the generators, before the function is called.")] = "0",
+    batch_sizes: Annotated[str, typer.Option(help="Cut the data into shuffled batches of these sizes.")] = "",
+    optimizers: Annotated[str, typer.Option(help="Names in torch.optim.")] = "SGD",
+    jobs: Annotated[int | None, typer.Option(help="Runs at once; as many as there are cores.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of each run; so that the cores are used once.")] = None,
+    every: Annotated[int, typer.Option(help="Steps from one record to the next.")] = 10,
+    order: Annotated[int, typer.Option(help="Highest order predicted.", min=0, max=2)] = 1,
+    sharpness: Annotated[int, typer.Option(help="Records from one sharpness to the next; 0 for never.")] = 5,
+    wanted: Annotated[float, typer.Option(help="Error, as a share of the rate, to find the largest lr for.")] = 0.01,
+) -> None:
+    """Train one model at many learning rates, in parallel, and compare them on one page."""
+    hold_threads_still()
+    from eom.sweeping import run_sweep
+
+    swept = {"seeds": seeds, "batch_sizes": batch_sizes, "optimizers": optimizers}
+    settings = {"jobs": jobs, "threads": threads, "every": every, "order": order, "sharpness": sharpness}
+    run_sweep(target, lr, steps, time, out, wanted, swept, settings)
+
+
+@app.command()
 def check(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="PACKAGE.MODULE:FUNCTION", help="A function that returns (model, loss_fn, data)."),
-    ],
+    target: Target,
     order: Annotated[int, typer.Option(help="2 tests third derivatives as well.", min=1, max=2)] = 2,
 ) -> None:
     """Test the derivatives of your own model; status 1 where a probe failed, whether or not another route is right."""
     from eom.checking import check_target
 
     raise typer.Exit(0 if check_target(target, order) else 1)
+
+
+def hold_threads_still() -> None:
+    """Before torch is loaded: threads that wait by spinning slow it many times where another process wants a core."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def main() -> None:

@@ -1,25 +1,24 @@
-"""`eom demo`: handwritten digits, a small convolutional network, three learning rates, one report."""
+"""`eom demo`: handwritten digits, a small convolutional network, three several learning rates, one comparison."""
 
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eom.errors import FolderUsedError, TrackingWarning
-from eom.records import Run
-from eom.tracking import track
+from eom.errors import FolderUsedError
+from eom.sweeps.sweep import sweep
 
 Batch = tuple[Tensor, Tensor]
 
-RATES = (0.005, 0.02, 0.2)  # the last reaches the edge of stability within the run
+RATES = (0.005, 0.02, 0.05, 0.2)  # the last reaches the edge of stability within the run
 WEIGHT_DECAY = 0.01
+DECAYED = {"SGD": partial(torch.optim.SGD, weight_decay=WEIGHT_DECAY)}
 STEPS = 200
 HORIZON = 10  # steps of the displacement that is compared with the flows, from the middle of the run
 SMALL_SAMPLES, SMALL_STEPS, SMALL_HORIZON = 180, 60, 3
@@ -51,66 +50,41 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(images), labels)
 
 
-def setup() -> tuple[nn.Module, Callable[[nn.Module, Batch], Tensor], Batch]:
-    """The demonstration for `eom check eom.demo:setup`."""
-    return network(), cross_entropy, digits(SMALL_SAMPLES)
-
-
-def train(
-    lr: float,
-    run: Path,
-    *,
-    batch: Batch,
-    steps: int = STEPS,
-    activation: Callable[[], nn.Module] = nn.GELU,
-    horizon: int | None = HORIZON,
-    progress: Callable[[], None] = lambda: None,
-) -> Run:
-    """Full-batch gradient descent with weight decay, tracked."""
-    model = network(activation)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    settings: dict[str, Any] = {"every": 10, "sharpness": 4, "horizon": horizon, "horizons": max(1, steps // 10)}
-    with track(model, optimizer, cross_entropy, run, **settings) as tracker:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            tracker.loss(batch).backward()
-            optimizer.step()
-            progress()
-    return tracker.run
+def setup(samples: int | None = SMALL_SAMPLES) -> tuple[nn.Module, Callable[[nn.Module, Batch], Tensor], Batch]:
+    """The demonstration for `eom check eom.demo:setup`, and all of its digits for ``samples=None``."""
+    return network(), cross_entropy, digits(samples)
 
 
 def run_demo(out: Path, *, small: bool = False) -> Path:
-    """Train at three learning rates, print what was found, and return the path of the report.
+    """Train at some learning rates, print what was found, and return the path of the page that compares them.
 
     Raises:
         FolderUsedError: ``out`` holds something already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderUsedError(f"{out} is not empty: delete it, or choose another folder with --out")
+    from eom.analysis.compare import WANTED, compare
     from eom.analysis.reading import Reading
     from eom.analysis.report import report
     from eom.analysis.show import show
+    from eom.sweeping import tell
 
     console = Console()
-    batch = digits(SMALL_SAMPLES if small else None)
-    steps, horizon = (SMALL_STEPS, SMALL_HORIZON) if small else (STEPS, HORIZON)
+    samples, steps, horizon = (SMALL_SAMPLES, SMALL_STEPS, SMALL_HORIZON) if small else (None, STEPS, HORIZON)
     console.print(
-        f"Full-batch gradient descent on {len(batch[1])} handwritten digits, {steps} steps at each of {len(RATES)} "
+        f"Full-batch gradient descent on {samples or 1797} handwritten digits, {steps} steps at each of {len(RATES)} "
         f"learning rates, weight decay {WEIGHT_DECAY}, float64."
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
-    runs = []
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bar, warnings.catch_warnings():
-        warnings.simplefilter("ignore", TrackingWarning)  # events are shown below
-        for lr in RATES:
-            task = bar.add_task(f"lr {lr:g}", total=steps)
-            settings: dict[str, Any] = {"batch": batch, "steps": steps, "horizon": horizon}
-            runs.append(train(lr, out / f"lr-{lr:g}", **settings, progress=lambda task=task: bar.advance(task)))
-    readings = [Reading.of(run) for run in runs]
-    for lr, reading in zip(RATES, readings, strict=True):
-        console.rule(f"learning rate {lr:g}")
+    settings: dict[str, Any] = {"every": 10, "sharpness": 4, "horizon": horizon, "horizons": max(1, steps // 10)}
+    runs = sweep(partial(setup, samples), RATES, steps, out=out, optimizers=DECAYED, console=console, **settings)
+    readings = [Reading.of(run) for run in reversed(runs)]
+    for reading in readings:
+        console.rule(f"learning rate {reading.settings['reference_lr']:g}")
         show(reading, console)
+    console.rule("compared")
     page = report(readings, out / "report.html")
-    console.rule()
-    console.print(f"report: {page}", soft_wrap=True)
-    return page
+    comparison = compare(readings)
+    compared = comparison.report(out)
+    tell(comparison, compared, WANTED, console)
+    console.print(f"report of each run: {page}", soft_wrap=True)
+    return compared

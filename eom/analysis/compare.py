@@ -1,7 +1,7 @@
 """Several runs of one model beside each other: what the learning rate changes."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eom.analysis.errors import edge, orders
+from eom.analysis.errors import edge
 from eom.analysis.reading import AnyRun, Reading
-from eom.analysis.scaling import Largest, Slope, common_errors, largest, slope, slopes
-from eom.analysis.words import label
+from eom.analysis.scaling import Largest, Slope, common_errors, largest, relative_errors, slope, slopes
+from eom.analysis.words import count, label
 from eom.errors import NotARunError, SettingError
+from eom.records import Run
 from eom.records.manifest import MANIFEST
 
 WANTED = 0.01  # of the rate: the error that the largest learning rates are given for
@@ -22,10 +23,17 @@ SAME = {"model": "another model", "batch": "another first batch", "parameters": 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of one model from the same start, learning rates rising; ``others`` {name: why it stands apart}."""
+    """Runs that begin alike, learning rates rising; ``others`` {name: why it is left out}."""
 
     readings: list[Reading]
     others: dict[str, str]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the runs: their folders, with as much of the path as tells them apart."""
+        paths = [reading.path.resolve() for reading in self.readings]
+        depth = next(d for d in range(1, 99) if len({p.parts[-d:] for p in paths}) == len(set(paths)))
+        return [label("/".join(path.parts[-depth:])) for path in paths]
 
     @cached_property
     def errors(self) -> pd.DataFrame:
@@ -33,15 +41,26 @@ class Comparison:
         return common_errors(self.readings)
 
     @cached_property
+    def shares(self) -> pd.DataFrame:
+        """``relative_errors`` of every run that was predicted, with columns ``run``, ``lr`` and ``source``."""
+        parts = [relative_errors(r).assign(run=k, lr=rate(r)) for k, r in enumerate(self.readings)]
+        return pd.concat(parts).rename_axis("source").reset_index()
+
+    @cached_property
     def orders(self) -> list[str]:
-        return [] if self.errors.empty else orders(self.errors)
+        return sorted(self.shares.source.unique())
+
+    @cached_property
+    def varying(self) -> list[int]:
+        """Places of the runs during which the learning rate changed."""
+        return [k for k, r in enumerate(self.readings) if r.measured("lr").value.nunique() > 1]
 
     def table(self) -> pd.DataFrame:
         """One row for each run.
 
         Columns: ``run``, ``lr``, ``steps``, ``time``; ``loss``, the last recorded; ``order-k``, the error of each
-        order over the size of the rate, the median over layers and common times; ``radius`` and ``edge``, the first
-        recorded steps where lr x sharpness is at least 1 and 2; ``end``, how the run ended.
+        order over the size of the rate, the median over records and layers; ``sharpest``, the largest lr x sharpness;
+        ``radius`` and ``edge``, the first recorded steps where that is at least 1 and 2; ``end``, how the run ended.
         """
         return pd.DataFrame([self._row(k) for k in range(len(self.readings))])
 
@@ -49,10 +68,9 @@ class Comparison:
         """The ``Slope`` of log error over log lr by layer and order, index (group, source); good: k + 1 of order k."""
         return slopes(self.errors)
 
-    def whole(self) -> dict[str, Slope]:
+    def pooled(self) -> dict[str, Slope]:
         """The same over all layers together, by order."""
-        own = self.errors.assign(place=self.errors.place.astype(str) + self.errors.group) if self.orders else None
-        return {source: slope(own.loc[own.source == source]) for source in self.orders}  # type: ignore[union-attr]
+        return {str(source): slope(rows) for source, rows in self.errors.groupby("source")}
 
     def largest(self, wanted: float = WANTED) -> dict[str, Largest]:
         """The largest learning rate that keeps this error over the size of the rate, by order.
@@ -62,54 +80,76 @@ class Comparison:
         """
         if not 0 < wanted < np.inf:
             raise SettingError(f"the wanted error is {wanted!r}, expected a positive share of the rate")
-        return {source: largest(self.errors, source, wanted) for source in self.orders}
+        steady = self.shares.loc[~self.shares.run.isin(self.varying)]
+        return {source: largest(steady, source, wanted) for source in self.orders}
+
+    def report(self, out: str | os.PathLike[str] | None = None, wanted: float = WANTED) -> Path:
+        """Write the comparison as one self-contained page, and return where it is.
+
+        Args:
+            out: the file to write, or a folder for it; by default ``comparison.html`` beside the runs. wanted: the
+                error over the size of the rate that the largest learning rates are given for.
+
+        Raises:
+            SettingError: ``wanted`` is no positive number. FolderNotWritableError: the page cannot be written there.
+        """
+        from eom.analysis.comparison import write  # only a page draws
+
+        return write(self, Path(out) if out is not None else self.readings[0].path.parent, wanted)
 
     def _row(self, place: int) -> dict[str, object]:
         reading = self.readings[place]
-        rows, limits, loss = reading.table(), edge(reading), reading.measured("loss")
-        row: dict[str, object] = {
-            "run": reading.path.name,
+        limits, loss = edge(reading), reading.measured("loss")
+        errors = self.shares.loc[self.shares.run == place].set_index("source").error
+        return {
+            "run": self.names[place],
             "lr": rate(reading),
-            "steps": reading.manifest.get("steps"),
-            "time": float(rows.time.max()) if len(rows) else np.nan,
+            "steps": reading.manifest.get("steps", reading.rows.step.max()),
+            "time": float(reading.rows.time.max()),
             "loss": float(loss.value.iloc[-1]) if len(loss) else np.nan,
+            **{source: float(errors.get(source, np.nan)) for source in self.orders},
+            "sharpest": float(limits.path.value.max()),
+            "radius": limits.radius,
+            "edge": limits.stability,
+            "end": ending(reading),
         }
-        if self.orders:
-            own = self.errors.loc[(self.errors.run == place) & (self.errors.reference > 0)]
-            relative = (own.error / own.reference).groupby(own.source).median()
-            row |= {source: float(relative.get(source, np.nan)) for source in self.orders}
-        return row | {"radius": limits.radius, "edge": limits.stability, "end": ending(reading)}
 
 
-def compare(runs: Iterable[AnyRun]) -> Comparison:
-    """Compare runs of one model that differ in their learning rate; runs of another start stand apart, and say why.
+def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
+    """Compare runs of one model that differ in their learning rate; runs that begin otherwise are left out by name.
 
     Args:
         runs: runs or their folders; a folder of runs, as of a sweep, stands for all of them.
 
     Raises:
         NotARunError, NewerRunError, DamagedRunError: there is no run to compare.
-        SettingError: fewer than two runs are of the same model, data and start.
+        SettingError: fewer than two runs have the same model, data and initial parameters, as their hashes say.
     """
-    given = [runs] if isinstance(runs, str | os.PathLike) else runs
-    readings = [Reading.of(one) for run in given for one in inside(run)]
-    if not readings:
-        raise NotARunError("no run was given, expected two or more")
+    given: list[AnyRun] = [runs] if isinstance(runs, Run | Reading | str | os.PathLike) else list(runs)
+    readings = {r.path.resolve(): r for run in given for r in map(Reading.of, inside(run))}  # each once
     families: dict[str, list[Reading]] = {}
-    for reading in readings:
-        families.setdefault(repr(begins(reading)), []).append(reading)
-    own = max(families.values(), key=len)
-    others = {label(r.path.name): apart(r, own[0]) for r in readings if r not in own}
+    others = {}
+    for reading in readings.values():
+        if reading.rows.empty:
+            others[label(str(reading.path))] = "it holds no record"
+        else:
+            families.setdefault(repr(begins(reading)), []).append(reading)
+    own = max(families.values(), key=len, default=[])
+    for family in families.values():
+        others |= {label(str(r.path)): f"it has {apart(r, own[0])}" for r in family if family is not own}
     if len(own) < 2:
-        said = "; ".join(f"{name} has {why}" for name, why in others.items())
-        raise SettingError(f"no two of these runs begin alike, so that they cannot be compared: {said or 'one run'}")
-    return Comparison(sorted(own, key=rate), others)
+        said = "; ".join(f"{name}: {why}" for name, why in others.items()) or count(len(own), "run")
+        raise SettingError(f"expected two runs or more that begin alike, came {said}")
+    return Comparison(sorted(own, key=lambda r: (rate(r), str(r.path))), others)
 
 
-def inside(run: AnyRun) -> list[AnyRun]:
+def inside(run: AnyRun) -> Sequence[AnyRun]:
     """The runs in a folder of runs; anything else is a run itself."""
     if isinstance(run, str | os.PathLike) and (folder := Path(run)).is_dir() and not (folder / MANIFEST).exists():
-        return [path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+        found = [path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+        if not found:
+            raise NotARunError(f"{folder} holds no run, nor folders of runs")
+        return found
     return [run]
 
 

@@ -1,23 +1,18 @@
 """A run as one HTML file that needs nothing beside it."""
 
 import os
-import re
 import shlex
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
-
 from eom.analysis.conclusion import conclusion
+from eom.analysis.page import fill, save
 from eom.analysis.reading import AnyRun, Reading
 from eom.analysis.self_test import LEGEND, self_test, taken
 from eom.analysis.tables import tables
 from eom.analysis.words import label
-from eom.errors import FolderNotWritableError, NotARunError
-from eom.records.manifest import replace
+from eom.errors import NotARunError
 
 EVENTS = 200  # on the page; events.csv has all
 
@@ -38,24 +33,13 @@ def report(run: AnyRun | Sequence[AnyRun], out: str | os.PathLike[str] | None = 
     if not readings:
         raise NotARunError("no run was given, expected at least one")
     path = readings[0].path if out is None else Path(out)
-    path = path / "report.html" if path.is_dir() else path
-    page = render(readings).encode("utf-8", "backslashreplace")
-    try:
-        replace(path, page)
-    except OSError as error:
-        raise FolderNotWritableError(
-            f"no report can be written to {path} ({error}): choose another place with out="
-        ) from error
-    return path
+    return save(render(readings), path, "report.html")
 
 
 def render(readings: Sequence[Reading]) -> str:
     """The page as text, a section for each run."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["whole"] = whole_numbers
-    template = environment.from_string(files("eom.analysis").joinpath("page.html.j2").read_text("utf-8"))
     runs = [section(reading, f"run{i}-") for i, reading in enumerate(readings)]
-    return template.render(name=", ".join(run["name"] for run in runs), runs=runs, legend=LEGEND)
+    return fill("page.html.j2", name=", ".join(run["name"] for run in runs), runs=runs, legend=LEGEND)
 
 
 def section(reading: Reading, prefix: str) -> dict[str, Any]:
@@ -75,11 +59,6 @@ def section(reading: Reading, prefix: str) -> dict[str, Any]:
         "tables": list(tables(reading)),
         "model": str(reading.manifest.get("model", "")),
     }
-
-
-def whole_numbers(text: str) -> Markup:
-    """``text`` escaped, and no line broken inside a number like 3e-4."""
-    return Markup(re.sub(r"\d\S*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text))))
 
 
 def described(reading: Reading) -> list[tuple[str, str]]:

@@ -11,6 +11,56 @@ from eom.analysis.errors import RATE, edge, orders, prediction_errors
 from eom.analysis.reading import Reading
 
 CONFIDENCE = 0.95
+PLACES = 50  # times at most at which runs are compared
+
+
+def layer_errors(reading: Reading) -> pd.DataFrame:
+    """``prediction_errors`` of the rates in the layers by the orders, with the learning rate ``lr`` of each record.
+
+    ``calm`` says where lr x sharpness is below 1, so that the series behind measurement and prediction converges.
+    """
+    errors = prediction_errors(reading, RATE)
+    errors = errors.loc[errors.source.isin(orders(errors)) & errors.group.isin(reading.layers)]
+    lr = reading.measured("lr").set_index("step").value
+    return errors.assign(lr=lr.reindex(errors.step).to_numpy(), calm=edge(reading).below(errors.step))
+
+
+def common_errors(readings: Sequence[Reading]) -> pd.DataFrame:
+    """Size of the errors of each layer and order at common times, in runs that start alike.
+
+    The times are those at which any run has a record; each other run that was recorded before and after gives its error
+    by interpolation of its logarithm, where it has the same sign at both, is above the measurement's bar, and ``calm``.
+
+    Returns:
+        Columns ``run``, its place in ``readings``; ``time``, ``lr``, ``group``, ``source``; ``error`` > 0.
+    """
+    found = [layer_errors(reading) for reading in readings]
+    times = np.unique(np.concatenate([errors.time for errors in found])) if found else np.array([])
+    times = times[np.linspace(0, len(times) - 1, min(PLACES, len(times))).round().astype(int)]
+    parts = [
+        interpolated(rows, times).assign(run=run, group=str(group), source=str(source))
+        for run, errors in enumerate(found)
+        for (group, source), rows in errors.groupby(["group", "source"], observed=True, sort=False)  # type: ignore[misc]
+    ]
+    columns = ["run", "time", "lr", "group", "source", "error"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def interpolated(rows: pd.DataFrame, times: np.ndarray) -> pd.DataFrame:
+    """time, lr, error of one layer and order at those ``times`` that lie between two records."""
+    rows = rows.sort_values("time")
+    own = rows.time.to_numpy()
+    times = times[(times >= own[0]) & (times <= own[-1])]
+    after = np.searchsorted(own, times)
+    before = np.where(own[after] == times, after, after - 1)
+    error = rows.error.where((rows.resolved == 1) & rows.calm).to_numpy()
+    same = error[before] * error[after] > 0
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.abs(error)), np.log(rows.lr.to_numpy())
+    width = own[after] - own[before]
+    share = np.divide(times - own[before], width, out=np.zeros_like(times), where=width > 0)
+    error, lr = (np.exp((1 - share) * values[before] + share * values[after]) for values in logs)
+    return pd.DataFrame({"time": times, "lr": lr, "error": error}).loc[same & (lr > 0)]
 
 
 class Slope(NamedTuple):
@@ -23,117 +73,95 @@ class Slope(NamedTuple):
     times: int
 
 
-def common_errors(readings: Sequence[Reading]) -> pd.DataFrame:
-    """Errors of the predicted rates of each layer where all runs have a record: at common times.
-
-    The times are those of the run with the fewest records while all runs last; of every other run the nearest record
-    is taken. Left out are records where lr x sharpness is at or above 1, or that are farther than half the distance
-    between two times.
-
-    Returns:
-        Columns ``run``, its place in ``readings``; ``place``, of the common time; ``time``, ``lr``, ``group``,
-        ``source``; ``error`` and ``reference``, their sizes; ``bar``; ``resolved``.
-    """
-    found = [_calm(reading) for reading in readings]
-    if any(errors.empty for errors in found):
-        return pd.DataFrame()
-    clocks = [np.sort(errors.time.unique()) for errors in found]
-    end = min(times[-1] for times in clocks)
-    within = [times[times <= end * (1 + 1e-9)] for times in clocks]
-    common = min(within, key=len)
-    gap = np.diff(common).min() if len(common) > 1 else np.inf
-    parts = []
-    for k, (errors, times) in enumerate(zip(found, clocks, strict=True)):
-        nearest = np.abs(times[:, None] - common[None, :]).argmin(axis=0)
-        near = np.abs(times[nearest] - common) <= gap / 2
-        place = pd.Series(np.flatnonzero(near), index=times[nearest[near]])
-        rows = errors.loc[errors.time.isin(place.index)]
-        parts.append(rows.assign(run=k, place=place.reindex(rows.time).to_numpy()))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _calm(reading: Reading) -> pd.DataFrame:
-    """Errors of the orders in every layer, with the learning rate, where the series behind them converges."""
-    errors = prediction_errors(reading, RATE)
-    errors = errors.loc[errors.source.isin(orders(errors)) & errors.group.isin(reading.layers)]
-    errors = errors.loc[edge(reading).below(errors.step)]
-    lr = reading.measured("lr").set_index("step").value
-    return pd.DataFrame(
-        {
-            "time": errors.time,
-            "lr": lr.reindex(errors.step).to_numpy(),
-            "group": errors.group.astype(str),
-            "source": errors.source.astype(str),
-            "error": errors.error.abs(),
-            "reference": errors.reference.abs(),
-            "bar": errors.bar,
-            "resolved": errors.resolved,
-        }
-    )
-
-
 def slopes(errors: pd.DataFrame) -> pd.DataFrame:
-    """The ``Slope`` of every layer and order, index (group, source)."""
-    if errors.empty:
-        return pd.DataFrame(columns=list(Slope._fields))
+    """The ``Slope`` of every layer and order over ``common_errors``, index (group, source)."""
     found = {key: slope(rows) for key, rows in errors.groupby(["group", "source"], sort=False)}
-    table = pd.DataFrame.from_dict(found, orient="index", columns=list(Slope._fields))
-    return table.set_index(pd.MultiIndex.from_tuples(table.index, names=["group", "source"]))
+    index = pd.MultiIndex.from_tuples(list(found), names=["group", "source"]) if found else None  # type: ignore[arg-type]
+    return pd.DataFrame(list(found.values()), index=index, columns=list(Slope._fields))
 
 
 def slope(errors: pd.DataFrame) -> Slope:
-    """Fit log error = a_j + p log lr over the runs i at the common times j, and say how sure p is.
+    """Fit log error = a_j + p log lr, with a level of its own for each layer and common time j; and how sure p is.
 
-    Errors of one run at several times are not independent, so each run counts once: by its mean over the times at
-    which every run's error is larger than the measurement's bar.
+    Errors of one run at several times are not independent, so the interval is that of a jackknife over runs.
+
+    Source: Efron & Stein, The jackknife estimate of variance, Ann. Stat. 9(3), 1981.
     """
-    own = errors.loc[(errors.resolved == 1) & (errors.error > 0)]
-    runs = own.run.nunique()
-    whole = own.groupby("place").run.transform("nunique") == errors.run.nunique()
-    own = own.loc[whole]
-    nothing = Slope(np.nan, np.nan, np.nan, runs if whole.any() else 0, 0)
-    if own.empty or runs < 2:
-        return nothing
-    logs = pd.DataFrame({"place": own.place, "run": own.run, "x": np.log(own.lr), "y": np.log(own.error)})
-    logs[["x", "y"]] -= logs.groupby("place")[["x", "y"]].transform("mean")
-    means = logs.groupby("run")[["x", "y"]].mean()
-    if float(means.x.abs().max()) < 1e-9:  # all of the same learning rate
-        return nothing
-    times = own.place.nunique()
-    fit = stats.linregress(means.x, means.y)
-    if runs == 2:
-        return Slope(float(fit.slope), np.nan, np.nan, runs, times)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, runs - 2)) * float(fit.stderr)
-    return Slope(float(fit.slope), float(fit.slope) - reach, float(fit.slope) + reach, runs, times)
+    logs = pd.DataFrame({"run": errors.run, "x": np.log(errors.lr), "y": np.log(errors.error)})
+    logs["place"] = errors.groupby(["time", "group"], sort=False).ngroup()
+    logs = logs.loc[logs.groupby("place").run.transform("nunique") > 1]
+    runs, times = logs.run.unique(), errors.time.loc[logs.index].nunique()
+    whole = _fit(logs)
+    if np.isnan(whole) or len(runs) < 3:
+        return Slope(whole, np.nan, np.nan, len(runs), times)
+    without = np.array([_fit(logs.loc[logs.run != run]) for run in runs])
+    g = len(runs)
+    deviation = np.sqrt((g - 1) / g * np.sum((without - without.mean()) ** 2))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, g - 1)) * deviation
+    return Slope(whole, whole - reach, whole + reach, g, times)
+
+
+def _fit(logs: pd.DataFrame) -> float:
+    """The common slope of y over x within the places."""
+    x, y = ((logs[name] - logs.groupby("place")[name].transform("mean")).to_numpy() for name in ("x", "y"))
+    spread = float(x @ x)
+    return float(x @ y) / spread if spread > 1e-12 else np.nan  # all of the same learning rate
+
+
+def relative_errors(reading: Reading) -> pd.DataFrame:
+    """Of each order over all records and layers of a run: medians, as shares, index ``source``.
+
+    ``error``, the error over the size of the rate; ``bar``, what the order's own bar says of it; ``step``, what the
+    next term says of one step, over the length of that step: lr |H g| / (2 |g|) for gradient flow.
+    """
+    errors = layer_errors(reading)
+    size = errors.reference.abs().where(errors.reference != 0)
+    shares = pd.DataFrame({"source": errors.source, "error": errors.error.abs() / size, "bar": errors.bar / size})
+    found = shares.groupby("source", observed=True).median()
+    rows = reading.table()
+    return found.assign(step=rows.loc[rows.quantity == "step_error"].groupby("source", observed=True).value.median())
+
+
+class Rate(NamedTuple):
+    """A learning rate; ``bound`` says that the true one may lie above (">") or below ("<") it."""
+
+    value: float
+    bound: str = ""
 
 
 class Largest(NamedTuple):
-    """The largest learning rate that keeps an error: as seen in the runs, and as their error bars predict it."""
+    """The largest learning rate that keeps an error: ``seen`` in the runs, and by theory.
 
-    seen: float
-    beyond: bool  # every run keeps it, so that the rate may be larger still
-    predicted: float
-
-
-def largest(errors: pd.DataFrame, source: str, wanted: float) -> Largest:
-    """Where the relative error of an order, the median over layers and common times, passes ``wanted``.
-
-    Between two runs log error is taken to be straight over log lr. The prediction takes the bar of each run, which
-    grows as lr^(k + 1), for the error.
+    ``bars``: where the predictions' own bars pass it; ``step``: where one step of the flow passes it, for gradient flow
+    lr < 2 x wanted |g| / |H g|, which is lr < sqrt(2 eps / |H g|) with eps that share of the step lr |g|.
     """
-    own = errors.loc[(errors.source == source) & (errors.reference > 0)]
-    order = int(source.removeprefix("order-"))
-    relative = pd.DataFrame({"error": own.error / own.reference, "bar": own.bar / own.reference, "lr": own.lr})
-    by_run = relative.groupby(own.run).median().sort_values("lr")
-    bars = by_run.loc[by_run.bar > 0]
-    scaled = bars.lr * (wanted / bars.bar) ** (1 / (order + 1))
-    predicted = float(scaled.iloc[0]) if len(scaled) else np.nan  # of the smallest rate, where the bar is truest
-    kept = by_run.error <= wanted
-    if not len(by_run) or not kept.iloc[0]:
-        return Largest(np.nan, False, predicted)
-    if kept.all():
-        return Largest(float(by_run.lr.iloc[-1]), True, predicted)
-    first = int(np.argmin(kept.to_numpy()))
-    (x0, x1), (y0, y1) = (np.log(by_run[name].iloc[first - 1 : first + 1].to_numpy()) for name in ("lr", "error"))
-    share = (np.log(wanted) - y0) / (y1 - y0)
-    return Largest(float(np.exp(x0 + share * (x1 - x0))), False, predicted)
+
+    seen: Rate
+    bars: Rate
+    step: Rate
+
+
+def largest(shares: pd.DataFrame, source: str, wanted: float) -> Largest:
+    """Where the error of an order passes ``wanted``, given ``relative_errors`` with columns ``lr`` and ``source``."""
+    own = shares.loc[shares.source == source].sort_values("lr")
+    step = own.loc[own.step > 0]
+    power = int(source.removeprefix("order-")) + 1
+    # the leading term: a law of its own, which needs no second run; the run nearest to its own answer knows best
+    found = step.lr * (wanted / step.step) ** (1 / power)
+    nearest = found.loc[np.log(found / step.lr).abs().idxmin()] if len(step) else np.nan
+    return Largest(crossing(own, "error", wanted), crossing(own, "bar", wanted), Rate(float(nearest)))
+
+
+def crossing(shares: pd.DataFrame, column: str, wanted: float) -> Rate:
+    """The rate up to which ``column`` is at most ``wanted``; between two runs its log is straight over log lr."""
+    own = shares.loc[np.isfinite(shares[column]) & (shares[column] > 0)]
+    if own.empty:
+        return Rate(np.nan)
+    lr, share = own.lr.to_numpy(), own[column].to_numpy()
+    if (share <= wanted).all():
+        return Rate(float(lr[-1]), ">")
+    first = int(np.argmax(share > wanted))
+    if first == 0:
+        return Rate(float(lr[0]), "<")
+    (x0, x1), (y0, y1) = np.log(lr[first - 1 : first + 1]), np.log(share[first - 1 : first + 1])
+    return Rate(float(np.exp(x0 + (np.log(wanted) - y0) / (y1 - y0) * (x1 - x0))))

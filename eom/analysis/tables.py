@@ -28,6 +28,11 @@ class Table(NamedTuple):
     headers: list[tuple[str, str]]
     rows: list[list[Cell]]
 
+    @property
+    def texts(self) -> int:
+        """How many columns hold text, from the left."""
+        return sum(isinstance(cell.key, str) for cell in self.rows[0]) if self.rows else 0
+
 
 def tables(reading: Reading) -> Iterator[Table]:
     """Of every quantity that was predicted, norms by their squares."""

@@ -56,7 +56,8 @@ def grid(
     drawn = [_whole("seeds", seed, 0) for seed in _several("seeds", seeds)]
     sizes = [b if b is None else _whole("batch_sizes", b, 1) for b in _several("batch_sizes", batch_sizes)]
     rates.sort(reverse=True)
-    return [Cell(lr, lengths[lr], *rest) for lr, *rest in product(rates, drawn, sizes, kinds)]
+    found = product(rates, drawn, sizes, kinds)
+    return [Cell(lr, lengths[lr], seed, size, kind) for lr, seed, size, kind in found]
 
 
 def _several(name: str, values: Iterable[Any]) -> list[Any]:
@@ -71,7 +72,7 @@ def _several(name: str, values: Iterable[Any]) -> list[Any]:
 
 
 def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise SettingError(f"{name} holds {value!r}, expected positive finite numbers")
     return float(value)
 

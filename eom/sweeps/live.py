@@ -19,13 +19,14 @@ def overview(cells: Sequence[Cell], folders: Mapping[Cell, Path], over: Mapping[
 
     ``over`` holds the runs that have ended, with what went wrong or nothing.
     """
-    table = Table(*("run", "recorded", "loss", "state"), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(*("run", "step", "loss", "state"), box=SIMPLE_HEAD, pad_edge=False)
     for cell in cells:
         step, loss = latest(folders[cell])
         if cell in over:
             state = Text(over[cell] or "finished", "red" if over[cell] else "green")
         else:
             state = Text("waiting" if step is None else "at work", "dim" if step is None else "")
+        step = cell.steps if over.get(cell) == "" else step
         done = f"{'–' if step is None else step} of {cell.steps}"
         table.add_row(cell.name, done, "–" if loss is None else number(loss), state)
     return table

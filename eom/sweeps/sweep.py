@@ -70,8 +70,8 @@ def sweep(
         starts = {str(seed): start(make(setup, seed)) for seed in dict.fromkeys(cell.seed for cell in cells)}
     asked = {"steps": steps, "time": time, "settings": {k: repr(v) for k, v in sorted(settings.items())}}
     folder = Folder(Path(out).absolute(), asked, starts)
-    jobs = joblib.effective_n_jobs(jobs or -1)
-    threads = threads or max(1, joblib.cpu_count() // min(jobs, len(cells)))
+    at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment]
+    threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
 
     def work(cell: Cell) -> str:
         with contained(threads, dtype):
@@ -82,7 +82,7 @@ def sweep(
         folders = {cell: folder.of(cell) for cell in cells}
         shown = Live(get_renderable=lambda: overview(cells, folders, over), console=console, refresh_per_second=2)
         with shown:
-            for cell, why in parallel(work, [cell for cell in cells if cell not in over], jobs, folder):
+            for cell, why in parallel(work, [cell for cell in cells if cell not in over], at_once, folder):
                 over[cell] = why
         folder.write({cell.name: why for cell, why in over.items() if why})
     if failed := [f"{cell.name}: {why}" for cell, why in over.items() if why]:
@@ -108,7 +108,7 @@ def parallel(
 
     def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
         calls = (joblib.delayed(named)(work, cell) for cell in cells)
-        yield from joblib.Parallel(jobs, return_as="generator_unordered")(calls)
+        yield from joblib.Parallel(jobs, return_as="generator_unordered")(calls)  # type: ignore[misc]
 
     waiting = list(cells)
     while waiting:

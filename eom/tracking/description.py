@@ -98,6 +98,7 @@ UNITS = {
     "penalty": "loss",
     "gradient_norm": "loss per weight",
     "update_mismatch": "share of the step",
+    "step_error": "share of the step",
     "sharpness": "loss per weight²",
     "lr": "time per step",
 }

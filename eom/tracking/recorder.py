@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -147,14 +148,20 @@ class Recorder:
         window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
         window.rounding = derivative(missed).abs() / descent.lr
         window.exact = theta.dtype != moment.theta.dtype  # a look-ahead in a wider precision has no such rounding
+        found = [row, *self._step_errors(orders, moment)]
         if own:
-            window.own, window.held = orders[0], [row]
+            window.own, window.held = orders[0], found
             window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f
         else:
-            rows.append(row)
+            rows += found
         if self.hessian and self.settings.sharpness and (self.records - 1) % self.settings.sharpness == 0:
             rows.append(self._sharpness(potential, at, moment, theta))
         return rows
+
+    def _step_errors(self, orders: Sequence[Tensor], moment: Moment) -> list[Row]:
+        """How far one step of each order's flow ends from the run's, by the next term, as a share of the step."""
+        sizes = [_relative(after - this, orders[0]) for this, after in pairwise(orders)]
+        return [Row(moment.step, moment.time, "all", "step_error", f"order-{k}", size) for k, size in enumerate(sizes)]
 
     def confirm(self, window: Window, slope: Tensor) -> list[Row]:
         """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""

@@ -9,13 +9,16 @@ point. Records count while lr times sharpness is below 1, and where gradient flo
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
 
+import eom
 from eom.analysis.errors import edge, gain, prediction_errors
-from eom.demo import digits, train
+from eom.demo import DECAYED, Batch, cross_entropy, digits, network
 from eom.records import Run
 
 ACTIVATIONS = {"GELU": nn.GELU, "tanh": nn.Tanh, "ReLU": nn.ReLU}
@@ -30,6 +33,11 @@ def counted(run: Run) -> pd.DataFrame:
     return errors.loc[errors.group.isin(run.manifest["weights"]) & before & errors.source.isin(["order-0", "order-1"])]
 
 
+def made(activation: Callable[[], nn.Module], batch: Batch):
+    """The digits network with an activation, its loss and its data."""
+    return network(activation), cross_entropy, batch
+
+
 def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     """The numbers the study claims; the errors of every record are written to ``out`` as CSV if given."""
     batch, steps = (digits(200), 60) if small else (digits(), 200)
@@ -37,10 +45,8 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     frames = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, activation in ACTIVATIONS.items():
-            runs = [
-                train(lr, Path(folder) / f"{name}-{lr}", batch=batch, steps=steps, activation=activation, horizon=None)
-                for lr in RATES
-            ]
+            setup = partial(made, activation, batch)
+            runs = eom.sweep(setup, RATES, steps, out=Path(folder) / name, optimizers=DECAYED, every=10, sharpness=4)
             frames[name] = errors = pd.concat([counted(run) for run in runs], keys=RATES, names=["lr"]).reset_index(
                 "lr"
             )

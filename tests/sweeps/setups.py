@@ -43,7 +43,7 @@ def keeping():
 def drawing():
     """Other parameters in every call, whatever the seed."""
     model = network()
-    nn.init.normal_(model[0].weight, generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4))))
+    nn.init.normal_(next(model.parameters()), generator=torch.Generator().manual_seed(int.from_bytes(os.urandom(4))))
     return model, cross_entropy, batch()
 
 

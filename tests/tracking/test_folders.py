@@ -94,7 +94,7 @@ def test_an_exception_of_the_users_own_closes_marks_and_leaves_the_run_readable(
         train(tmp_path / "run", model, optimizer, body, count=20)
     assert caught.value is raised
     run = eom.open_run(tmp_path / "run")
-    assert messages(run, "interrupted") == [f"the training ended with {error.__name__} at step 12"]
+    assert messages(run, "interrupted") == [f"the training ended with {error.__name__} at step 12: {raised}"]
     assert run.manifest["steps"] == 12
     assert "finished" not in run.manifest
     assert sources(run, step=10) == {"look-ahead", "order-0", "order-1"}

@@ -1,0 +1,167 @@
+"""The page of a comparison: what it says, shows and tabulates."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from eom.analysis import curves
+from eom.analysis.errors import edge
+from eom.analysis.figures import Figure
+from eom.analysis.page import fill, save
+from eom.analysis.series import PANELS, thin
+from eom.analysis.tables import Cell, Table, amount
+from eom.analysis.verdict import at_rate, verdict
+from eom.analysis.words import count, label, percent, source_name
+
+if TYPE_CHECKING:
+    from eom.analysis.compare import Comparison
+
+WHERE = "common times, where lr × sharpness is below 1 and the error larger than the measurement's bar"
+
+
+def write(comparison: "Comparison", path: Path, wanted: float) -> Path:
+    """Write the page to ``path``, or into that folder."""
+    title = f"{count(len(comparison.readings), 'learning rate')} compared"
+    page = fill(
+        "comparison.html.j2",
+        name=title,
+        sentences=verdict(comparison, wanted),
+        figures=list(figures(comparison)),
+        tables=[runs(comparison), rates(comparison, wanted), layers(comparison)],
+        others=comparison.others,
+    )
+    return save(page, path, "comparison.html")
+
+
+def figures(comparison: "Comparison") -> Iterator[Figure]:
+    """Those for which the runs have numbers."""
+    points = scaled(comparison)
+    if len(points):
+        yield Figure(
+            "Error over learning rate",
+            curves.scaling("scaling", points),
+            f"How far each order is from the measured d|w|²/dt, the mean of its logarithm over {WHERE}; a marker for "
+            "each run, a line for the fitted power of the learning rate. Good: order k falls along a line of slope "
+            "k + 1; the table has the slopes with their intervals.",
+        )
+    courses = over_time(comparison)
+    if len(courses):
+        yield Figure(
+            "The runs on common time",
+            curves.courses("courses", courses, comparison.names),
+            "Loss and norm coincide where gradient flow describes the run, and part where the learning rate matters. "
+            "(lr / 4) |g|² is what the equation of motion of order 1 adds to the loss, the implicit regularisation of "
+            "a finite step. Where lr × sharpness passes 1 the log map need not converge, at 2 gradient descent is at "
+            "the edge of stability.",
+        )
+
+
+def over_time(comparison: "Comparison") -> pd.DataFrame:
+    """panel, unit, run, step, time, value of what is drawn over common time."""
+    parts = []
+    for run, reading in enumerate(comparison.readings):
+        loss, norm, lr, slope = (reading.measured(q) for q in ("loss", "norm_squared", "lr", "gradient_norm"))
+        slope = slope.merge(lr[["step", "value"]], on="step", suffixes=("", "_lr"))
+        slope["value"] = slope.value_lr / 4 * slope.value**2
+        for panel, unit, line in (
+            ("loss", "loss", loss),
+            ("|w|² of all parameters", "weight²", norm),
+            ("lr × sharpness", "largest eigenvalue × lr", edge(reading).path),
+            ("(lr / 4) |g|²", "loss", slope),
+        ):
+            line = line.loc[np.isfinite(line.value), ["step", "time", "value"]]
+            parts.append(thin(line.assign(panel=panel, unit=unit, run=run), ["panel"]))
+    found = pd.concat(parts, ignore_index=True)
+    return found.sort_values(
+        "panel", key=lambda p: p.map({name: k for k, name in enumerate(p.unique())}), kind="stable"
+    )
+
+
+def scaled(comparison: "Comparison") -> pd.DataFrame:
+    """panel, source, lr, error, fitted: of each run the mean error, levels of the common times taken out."""
+    errors, slopes = comparison.errors, comparison.scaling()
+    parts = []
+    for group, source in list(slopes.index)[: PANELS * len(comparison.orders)]:
+        own = errors.loc[(errors.group == group) & (errors.source == source)]
+        own = own.loc[own.groupby("time").run.transform("nunique") > 1]
+        if own.empty:
+            continue
+        x, p = np.log(own.lr), float(slopes.slope[group, source])
+        level = np.log(own.error) - p * x
+        off = (level - level.groupby(own.time).transform("mean")).groupby(own.run).mean()
+        lr = x.groupby(own.run).mean()
+        fitted = level.mean() + p * lr
+        points = pd.DataFrame({"lr": np.exp(lr), "error": np.exp(fitted + off), "fitted": np.exp(fitted)})
+        parts.append(points.sort_values("lr").assign(panel=group, source=source))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def runs(comparison: "Comparison") -> Table:
+    """One row for each run."""
+    names = [source_name(order) for order in comparison.orders]
+    headers = [("run", ""), ("end", ""), ("learning rate", ""), ("steps", ""), ("time", ""), ("loss", "")]
+    headers += [(f"error of {name}", "% of the rate") for name in names]
+    headers += [("largest lr × sharpness", ""), ("first step at 1", ""), ("first step at 2", "")]
+    rows = []
+    for row in comparison.table().to_dict("records"):
+        texts = [Cell(label(str(row[key]), 60), str(row[key])) for key in ("run", "end")]
+        numbers = [amount(number_in(row[key])) for key in ("lr", "steps", "time", "loss")]
+        errors = [amount(100 * number_in(row[order])) for order in comparison.orders]
+        rows.append(texts + numbers + errors + [amount(number_in(row[key])) for key in ("sharpest", "radius", "edge")])
+    note = (
+        "Errors of the predicted d|w|²/dt over its size: medians over a run's own records and layers. Good: small, and "
+        "smaller from order to order. A run whose lr × sharpness stays below 1 has no first step at 1."
+    )
+    return Table("Runs", note, headers, rows)
+
+
+def number_in(value: object) -> float:
+    return float("nan") if value is None else float(value)  # type: ignore[arg-type] - of a table's cell
+
+
+def rates(comparison: "Comparison", wanted: float) -> Table:
+    """The largest learning rate for each order, and an error ten times larger and smaller than wanted."""
+    headers = [
+        ("order", ""),
+        ("wanted error", ""),
+        ("in these runs", "learning rate"),
+        ("by its bars", "learning rate"),
+    ]
+    headers += [("by one step", "learning rate")]
+    rows = []
+    for share in (10 * wanted, wanted, wanted / 10):
+        for source, found in comparison.largest(share).items():
+            cells = [Cell(source_name(source), source), Cell(percent(share), f"{share:.6g}")]
+            rows.append(cells + [Cell(at_rate(rate), rate.value) for rate in found])
+    note = (
+        "The largest learning rate at which the error of d|w|²/dt is at most the wanted share of it, in the median "
+        "over records and layers: as seen; as the predictions' own bars say; and where one step of the order's flow "
+        "misses the run's by that share of the step (for gradient flow lr = 2 × share × |g| / |H g|, all parameters "
+        "together). > and <: every run keeps it, or none does. Good: the theories near what is seen."
+    )
+    return Table("The largest learning rate for a wanted error", note, headers, rows)
+
+
+def layers(comparison: "Comparison") -> Table:
+    """Fitted slopes of every layer."""
+    slopes = comparison.scaling()
+    headers = [("layer", "")]
+    for name in map(source_name, comparison.orders):
+        headers += [(f"slope of {name}", ""), ("95 % from", ""), ("to", ""), ("runs", "")]
+    rows = []
+    for group in slopes.index.unique("group") if len(slopes) else []:
+        found = [
+            slopes.loc[(group, source)] if (group, source) in slopes.index else None for source in comparison.orders
+        ]
+        numbers = [
+            amount(np.nan if s is None else float(s[key])) for s in found for key in ("slope", "low", "high", "runs")
+        ]
+        rows.append([Cell(label(group, 80), label(group)), *numbers])
+    note = (
+        f"Power of the learning rate by which the error grows, at {WHERE}; intervals by a jackknife over the runs, "
+        "from three runs on. Expected: 1 for gradient flow, k + 1 for order k."
+    )
+    return Table("Slopes by layer", note, headers, rows)

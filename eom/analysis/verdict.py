@@ -1,0 +1,152 @@
+"""What a comparison says, in sentences with their numbers."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eom.analysis.scaling import Rate
+from eom.analysis.words import count, label, number, percent, source_name
+
+if TYPE_CHECKING:
+    from eom.analysis.compare import Comparison
+
+FEW = 3  # runs named one by one
+STANDS = 0.5  # share of the rate from which on gradient flow has next to nothing to do with it
+
+
+def verdict(comparison: "Comparison", wanted: float) -> list[str]:
+    """First the answer: up to which learning rate each order holds, and where the edge of stability begins."""
+    return [
+        " ".join([*scope(comparison), *holds(comparison, wanted), *stability(comparison)]),
+        *by_theory(comparison, wanted),
+        *growth(comparison),
+        *unfinished(comparison),
+        *unpredicted(comparison),
+    ]
+
+
+def at_rate(rate: Rate) -> str:
+    return "–" if np.isnan(rate.value) else f"{rate.bound} {number(rate.value)}".strip()
+
+
+def scope(comparison: "Comparison") -> Iterator[str]:
+    table = comparison.table()
+    low, high = (number(x) for x in (table.lr.min(), table.lr.max()))
+    rates = f"at learning rates {low} to {high}" if low != high else f"at learning rate {low}"
+    few, many = int(table.steps.min()), int(table.steps.max())
+    steps = count(many, "step") if few == many else f"{few} to {count(many, 'step')}"
+    yield f"{count(len(table), 'run')} of one model from the same start, {rates}, {steps} each."
+
+
+def holds(comparison: "Comparison", wanted: float) -> Iterator[str]:
+    """Up to which rate each order keeps the wanted error."""
+    for source, found in comparison.largest(wanted).items():
+        name = source_name(source)
+        name = name if source == "order-0" else f"the equation of motion to {name}"
+        own = comparison.shares.loc[comparison.shares.source == source].sort_values("lr")
+        seen = found.seen
+        if np.isnan(seen.value):
+            continue
+        if seen.bound == "<":
+            said = f"at none of these rates: its error is {percent(own.error.iloc[0])} already at the smallest"
+            if source == "order-0" and own.error.iloc[0] > STANDS:
+                said += " (before a normalisation a norm moves only by what gradient flow leaves out, at any rate)"
+        elif seen.bound:
+            said = f"at every one of these rates: its error is {percent(own.error.iloc[-1])} at the largest"
+        else:
+            said = f"up to a learning rate of {number(seen.value)}"
+        text = f"{name} describes how the norms of the layers change to within {percent(wanted)} {said}."
+        yield text[0].upper() + text[1:]
+
+
+def stability(comparison: "Comparison") -> Iterator[str]:
+    """From which rate on lr x sharpness reaches 2, and 1."""
+    table = comparison.table()
+    known = table.loc[table.sharpest.notna()]
+    if known.empty:
+        yield "The sharpness was not recorded, so where the edge of stability begins is not known."
+        return
+    beyond = known.loc[known.edge.notna()]
+    if beyond.empty:
+        top = known.loc[known.sharpest.idxmax()]
+        yield (
+            f"No run was seen at the edge of stability, lr × sharpness = 2: the largest is {number(top.sharpest)}, at "
+            f"{number(top.lr)}."
+        )
+    else:
+        first = beyond.sort_values("lr").iloc[0]
+        yield (
+            f"The edge of stability, lr × sharpness = 2, is reached from a learning rate of {number(first.lr)} on, "
+            f"there first seen at step {int(first.edge)}."
+        )
+    strained = known.loc[known.radius.notna()]
+    if len(strained) and (beyond.empty or strained.lr.min() < beyond.lr.min()):
+        yield (
+            f"From {number(strained.lr.min())} on it passes 1, where the series behind measured rates and high orders "
+            "need not converge any more."
+        )
+
+
+def by_theory(comparison: "Comparison", wanted: float) -> Iterator[str]:
+    """The same rates from what single runs say of themselves."""
+    for source, found in comparison.largest(wanted).items():
+        said = []
+        if not np.isnan(found.bars.value):
+            verb = {"<": "at none of these rates", ">": "at every one of these rates"}
+            said.append(f"its own error bars say {verb.get(found.bars.bound) or 'up to ' + number(found.bars.value)}")
+        if not np.isnan(found.step.value):
+            law = "2 × the share × |g| / |H g|" if source == "order-0" else "by its next term"
+            said.append(
+                f"one step of it stays within that share of the step, all parameters together, up to "
+                f"{number(found.step.value)} ({law})"
+            )
+        if said:
+            yield f"By theory, for {source_name(source)} within {percent(wanted)}: {'; '.join(said)}."
+
+
+def growth(comparison: "Comparison") -> Iterator[str]:
+    """The fitted slopes over all layers."""
+    said = []
+    for source, fit in comparison.pooled().items():
+        if np.isnan(fit.slope):
+            continue
+        sure = "" if np.isnan(fit.low) else f" (95 %: {number(fit.low)} to {number(fit.high)})"
+        expected = int(source.removeprefix("order-")) + 1
+        said.append(
+            f"{source_name(source)}'s as its power {number(fit.slope)}{sure}, expected {expected}, over "
+            f"{count(fit.runs, 'run')} at {count(fit.times, 'common time')}"
+        )
+    if said:
+        yield f"With the learning rate the errors grow: {'; '.join(said)}."
+    else:
+        yield (
+            "How the errors grow with the learning rate is not known: that takes two runs with predictions at two "
+            "rates, recorded over common times, with lr × sharpness below 1 and errors above the measurement's bar."
+        )
+
+
+def unfinished(comparison: "Comparison") -> Iterator[str]:
+    table = comparison.table()
+    left = table.loc[table.end != "finished"]
+    if len(left):
+        named = [f"{run}: {label(end, 200)}" for run, end in zip(left.run, left.end, strict=True)][:FEW]
+        more = f"; and {len(left) - FEW} more, in the table" if len(left) > FEW else ""
+        yield f"{count(len(left), 'run')} did not come to the end. {'; '.join(named)}{more}."
+
+
+def unpredicted(comparison: "Comparison") -> Iterator[str]:
+    """Runs whose errors are not compared, and runs whose rate changed."""
+    known = set(comparison.shares.run)
+    without = [name for k, name in enumerate(comparison.names) if k not in known]
+    if without:
+        yield (
+            f"Without predictions, so compared by what was measured only: {', '.join(without)}; the run's own report "
+            "says why."
+        )
+    changing = [comparison.names[k] for k in comparison.varying]
+    if changing:
+        yield (
+            f"The learning rate changed during {', '.join(changing)}: the errors there count at the rate of their "
+            "record, and not for the largest rate."
+        )
