@@ -3,62 +3,104 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from eom.errors import SettingError
 
+LOST = 0.1  # of a vector's length: left over from an orthogonalisation that has to be done again
+TINY = np.finfo(float).tiny
+ROOM = 40  # basis vectors beyond which the search starts again from the best ones
+
 
 class Spectrum(NamedTuple):
-    """Largest eigenvalues [k], descending; |A v - lambda v| of each [k]; unit eigenvectors [k, n]."""
+    """Largest eigenvalues [k], descending; |A v - lambda v| of each [k]; unit eigenvectors [k, n].
+
+    An eigenvalue lies within the residual r of each; ``errors`` [k] are estimates, min(r, r^2 / gap), where the gap is
+    that to the nearest other Ritz value (Kato & Temple).
+    """
 
     eigenvalues: Tensor
     residuals: Tensor
     vectors: Tensor
+    errors: Tensor
 
 
 def lanczos(
-    product: Callable[[Tensor], Tensor], start: Tensor, k: int = 1, *, rtol: float = 1e-6, steps: int = 100
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    k: int = 1,
+    *,
+    rtol: float = 1e-6,
+    steps: int = 100,
+    room: int = ROOM,
 ) -> Spectrum:
-    """The ``k`` algebraically largest eigenpairs by Lanczos with full reorthogonalisation.
+    """The ``k`` algebraically largest eigenpairs by Lanczos with full reorthogonalisation and thick restarts.
 
-    Stops when every wanted residual is below ``rtol`` times the largest |Ritz value|, or after ``steps``
-    products; the residuals say which. An eigenvector orthogonal to ``start`` is not seen.
+    Stops when every wanted error, as estimated, is below ``rtol`` times the largest |Ritz value|, or after ``steps``
+    products; the errors say which. An eigenvector orthogonal to ``start`` is not seen.
 
     Args:
         product: [n] -> [n], symmetric.
         start: [n] any vector with a part along the wanted eigenvectors.
+        room: vectors [n] held at once, at least k + 2; k + 1 more while it starts again.
 
-    Source: Parlett, The Symmetric Eigenvalue Problem (1998), ch. 13.
+    Source: Parlett, The Symmetric Eigenvalue Problem (1998), ch. 11 and 13; Wu & Simon, Thick-restart Lanczos method,
+    SIAM J. Matrix Anal. Appl. 22(2), 2000.
     """
     n = start.numel()
     if not 1 <= k <= n:
         raise SettingError(f"k is {k}, expected between 1 and the dimension {n}")
-    steps = min(steps, n)
-    basis = torch.empty((steps, n), dtype=start.dtype, device=start.device)
-    alpha: list[float] = []
-    beta: list[float] = []
-    q = start / start.norm()
-    while True:
-        m = len(alpha)
+    if room < k + 2:
+        raise SettingError(f"room is {room}, expected k + 2 = {k + 2} vectors or more")
+    room = min(room, steps, n)
+    basis = start.new_empty((room, n))
+    small = np.zeros((room, room))  # basis A basis^T, exactly tridiagonal until the first restart
+    q, m = start / start.norm(), 0
+    for done in range(1, steps + 1):
         basis[m] = q
-        w = product(q)
-        alpha.append((q @ w).item())
-        for _ in range(2):  # twice is enough (Kahan)
-            w = w - basis[: m + 1].T @ (basis[: m + 1] @ w)
-        beta.append(w.norm().item())
-        values, s = eigh_tridiagonal(alpha, beta[:-1])
-        wanted = range(len(values) - 1, max(len(values) - 1 - k, -1), -1)
-        residuals = [abs(beta[-1] * s[-1, i]) for i in wanted]
-        scale = max(abs(values[0]), abs(values[-1]))
-        exhausted = m + 1 == steps or beta[-1] <= 1e-14 * scale
-        if (m + 1 >= k and max(residuals) <= rtol * scale) or exhausted:
+        m += 1
+        w, along = orthogonal(product(q), basis[:m])
+        small[m - 1, :m] = small[:m, m - 1] = along.double().cpu().numpy()
+        beta = w.norm().item()
+        values, s = (x[..., ::-1] for x in np.linalg.eigh(small[:m, :m]))
+        residuals = np.abs(beta * s[-1])
+        scale = np.abs(values).max()
+        errors = residuals**2 / np.maximum(np.maximum(gaps(values), residuals), TINY)
+        converged = m >= k and errors[:k].max() <= rtol * scale
+        if converged or done == steps or m == n or beta <= 1e-14 * scale:
             break
-        q = w / beta[-1]
-    weights = torch.as_tensor(s[:, list(wanted)].T.copy(), dtype=start.dtype, device=start.device)
+        q = w / beta
+        if m == room:  # the best vectors stay, and the search goes on along their common residual
+            m = min(k + 1, room - 1)
+            basis[:m] = combined(s[:, :m], basis)
+            small[:m, :m] = np.diag(values[:m])
     return Spectrum(
-        torch.tensor([values[i] for i in wanted], dtype=torch.float64),
-        torch.tensor(residuals, dtype=torch.float64),
-        weights @ basis[: m + 1],
+        *(torch.from_numpy(x[:k].copy()) for x in (values, residuals)),
+        vectors=combined(s[:, :k], basis[:m]),
+        errors=torch.from_numpy(errors[:k].copy()),
     )
+
+
+def orthogonal(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """``w`` without its part in the basis [m, n], and that part's coordinates [m]."""
+    along = basis @ w
+    left = torch.addmv(w, basis.T, along, alpha=-1)
+    if left.norm() < LOST * w.norm():  # rounding is most of it; twice is enough (Kahan)
+        more = basis @ left
+        return torch.addmv(left, basis.T, more, alpha=-1), along + more
+    return left, along
+
+
+def gaps(values: np.ndarray) -> np.ndarray:
+    """Distance of each value to the nearest other one; 0 for one alone."""
+    if len(values) == 1:
+        return np.zeros(1)
+    steps = np.abs(np.diff(values))
+    return np.minimum(np.append(steps, np.inf), np.append(np.inf, steps))
+
+
+def combined(weights: np.ndarray, basis: Tensor) -> Tensor:
+    """Unit vectors [k, n] in the basis [m, n], ``weights`` [m, k]."""
+    return torch.as_tensor(weights.T.copy(), dtype=basis.dtype, device=basis.device) @ basis

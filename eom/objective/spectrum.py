@@ -32,7 +32,8 @@ def sharpness(
 
     Args:
         objective: an ``eom.Objective``. theta: [n] the point, the present parameters by default.
-        rtol: residual wanted, relative to the largest eigenvalue found. steps: products allowed.
+        rtol: error wanted, as estimated from residuals and gaps, relative to the largest eigenvalue found.
+        steps: products allowed.
         seed: of the random start vector.
 
     Raises:

@@ -253,7 +253,7 @@ class Recorder:
         if start is None or start.dtype != theta.dtype:
             generator = torch.Generator().manual_seed(0)
             start = torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
-        found = lanczos(lambda v: root * hvp(root * v), start, rtol=1e-2, steps=40)
+        found = lanczos(lambda v: root * hvp(root * v), start, rtol=1e-4, steps=40)
         self.direction = found.vectors[0]
         value, residual = found.eigenvalues[0].item(), found.residuals[0].item()
         return Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual)

@@ -6,7 +6,7 @@ import torch
 from problems import randn, symmetric
 from torch import Tensor
 
-from eom.calculus.spectrum import Spectrum, lanczos
+from eom.calculus.spectrum import Spectrum, lanczos, orthogonal
 from eom.errors import SettingError
 
 SPREAD = [10.0, 9.0, 5.0, 4.9, 1.0, 0.5, 0.1, 0.0, -3.0, -12.0]
@@ -51,7 +51,31 @@ def test_each_eigenvalue_is_within_its_residual_of_a_dense_one(rtol):
     dense = torch.linalg.eigvalsh(matrix)
     distance = (found.eigenvalues[:, None] - dense).abs().min(1).values
     assert (distance <= found.residuals + 1e-12).all()
-    assert (found.residuals <= rtol * dense.abs().max()).all()
+    assert (found.errors <= rtol * dense.abs().max()).all()
+    assert ((found.eigenvalues - largest(matrix, 3)).abs() <= rtol * dense.abs().max()).all()
+
+
+@pytest.mark.parametrize("room", [5, 8, 20])
+def test_with_little_room_the_search_starts_again_from_the_best_vectors_and_finds_the_same(room):
+    a = randn(120, 120, seed=1)
+    matrix = (a + a.T) / 2
+    found = solve(matrix, 3, rtol=1e-10, steps=1000, room=room)
+    torch.testing.assert_close(found.eigenvalues, largest(matrix, 3), rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(found.residuals, true_residuals(matrix, found), rtol=1e-3, atol=1e-10)
+    torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(3), rtol=0.0, atol=1e-12)
+
+
+def test_a_room_without_space_to_search_in_is_refused():
+    with pytest.raises(SettingError, match=r"room is 4, expected k \+ 2 = 5 vectors or more"):
+        solve(symmetric(SPREAD), 3, room=4)
+
+
+def test_a_vector_almost_inside_the_basis_is_orthogonal_to_it_all_the_same():
+    basis = torch.linalg.qr(randn(50, 6)).Q.T.contiguous()
+    inside = basis.T @ randn(6, seed=2)
+    w, along = orthogonal(inside + 1e-9 * randn(50, seed=3), basis)
+    assert (basis @ w).abs().max() < 1e-15 * w.norm() * 50
+    torch.testing.assert_close(basis.T @ along + w, inside + 1e-9 * randn(50, seed=3), rtol=0.0, atol=1e-14)
 
 
 def test_a_budget_of_steps_that_is_too_small_shows_in_the_residuals():

@@ -117,7 +117,7 @@ def test_sharpness_is_the_largest_eigenvalues_of_the_dense_hessian(k):
     dense = torch.linalg.eigvalsh(hessian(lambda y: plain(y) + 0.05 * (y @ y))(objective.theta()))
     found = sharpness(objective, k, rtol=1e-9)
     torch.testing.assert_close(found.eigenvalues, dense.flip(0)[:k], rtol=1e-9, atol=1e-9)
-    assert (found.residuals <= 1e-9 * dense.abs().max()).all()
+    assert (found.residuals <= 1e-9**0.5 * dense.abs().max()).all()  # an error is of second order in it
 
 
 def test_sharpness_may_be_asked_for_elsewhere_and_of_a_plain_function():
