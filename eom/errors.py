@@ -46,6 +46,10 @@ class WrongModelError(EomError, ValueError):
     """The optimizer or the loss belongs to another model than the tracked one."""
 
 
+class RankError(EomError, RuntimeError):
+    """A process of a group was lost, or asks for something else than the others."""
+
+
 class IntegrationError(EomError, RuntimeError):
     """The reference flow could not be followed to the end of its time span."""
 

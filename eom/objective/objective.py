@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from eom.objective.explain import check_callables
 from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
+from eom.objective.shards import Shards
 
+Product = Callable[[Tensor], Tensor]  # v -> H v
 PRODUCTS = ("auto", "double-backward", "difference", "compiled")
 
 
@@ -50,10 +52,12 @@ class Objective:
             faster; compared with double backward whenever it is compiled, so not for losses that draw random numbers).
             The last three are taken untested otherwise.
         replay: the states to evaluate from, if not the present ones.
+        process_group: of torch.distributed. Every rank holds the same parameters and a part of the data, calls the same
+            methods with the same vectors, and gets what one process with all of the data would.
 
     Raises:
         ParametersError, DataError, SettingError: at construction. LossNotScalarError,
-        LossNotDifferentiableError: at the first evaluation.
+        LossNotDifferentiableError: at the first evaluation. RankError: at either, where another rank was lost.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Objective:
         per_batch_statistics: bool = False,
         product: str = "auto",
         replay: Replay | None = None,
+        process_group: Any = None,
     ):
         check_callables(model, loss_fn)
         self.model = plain(model)
@@ -81,12 +86,18 @@ class Objective:
         self._tested: dict[Any, Check] = {}
         if product not in PRODUCTS:
             raise SettingError(f"product is {product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
-        if len(self.batches) > 1 and not per_batch_statistics and _uses_batch_statistics(self.model):
+        if process_group is not None and product == "compiled":
+            raise SettingError('product="compiled" runs in one process: leave product, or process_group, out')
+        parts = len(self.batches) if process_group is None else "a part on every rank"
+        if parts != 1 and not per_batch_statistics and _uses_batch_statistics(self.model):
             raise DataError(
-                f"the model normalises by batch statistics and the data has {len(self.batches)} batches: the mean over "
-                "batches is then not the loss of all samples. Pass one batch, call model.eval(), or ask for this other "
-                "objective by name: eom.Objective(..., per_batch_statistics=True)."
+                f"the model normalises by batch statistics and the data has {parts}{' batches' * isinstance(parts, int)}"
+                ": the mean over them is then not the loss of all samples. Pass one batch, call model.eval(), or ask for "
+                "this other objective by name: eom.Objective(..., per_batch_statistics=True)."
             )
+        self.shards: Shards | None = None
+        if process_group is not None:
+            self.shards = Shards.join(process_group, self.batches.total, len(self.batches), self.theta())
 
     def replaced(
         self,
@@ -141,7 +152,8 @@ class Objective:
         """
         theta = self._require_point(theta)
         v = None if v is None else self._vector("v", v, theta)
-        if self._product(theta) == "double-backward" and (len(self.batches) == 1 or v is not None):
+        at_once = v is not None or (len(self.batches) == 1 and self.shards is None)
+        if self._product(theta) == "double-backward" and at_once:
             along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
             g, hv = self._mean_pair(lambda f: gradient_and_product(f, theta, along))
             g = self._with_decay(g, theta)
@@ -186,14 +198,21 @@ class Objective:
             return Expansion(
                 value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, known)
             )
-        if len(self.batches) == 1:
+        if len(self.batches) == 1 and (self.shards is None or self.shards.single):
             value, g, data = expand(self.first_loss, theta)
+            if self.shards is not None:
+                value, g, data = self._over_ranks(value, g, data)
         else:
             value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
             data = partial(self._data_product, theta)
         return Expansion(
             value + self.penalty(theta), self._with_decay(g, theta), lambda v: self._with_decay(data(v), v)
         )
+
+    def _over_ranks(self, value: Tensor, g: Tensor, hvp: Product) -> tuple[Tensor, Tensor, Product]:
+        shards = cast(Shards, self.shards)
+        value, g = shards.mean((value, g))
+        return value, g, lambda v: shards.mean((hvp(v),))[0]
 
     def _product(self, theta: Tensor) -> str:
         """The route to H v that is to be taken."""
@@ -207,6 +226,8 @@ class Objective:
             raise SettingError(f"{name} is {came}, expected a tensor [{self.layout.n}]")
         if not v.is_floating_point():
             raise SettingError(f"{name} is {v.dtype}, expected real floating-point numbers")
+        if self.shards is not None:
+            self.shards.same(name, v)
         return v.detach().to(theta)
 
     def _require_point(self, theta: Tensor) -> Tensor:
@@ -244,7 +265,12 @@ class Objective:
 
         if type(order) is not int or order not in (1, 2):
             raise SettingError(f"order is {order!r}, expected 1 (what H v needs) or 2 (what T needs too)")
-        return run_checks(self, order, self.theta() if theta is None else self._vector("theta", theta, theta))
+        theta = self.theta() if theta is None else self._vector("theta", theta, theta)
+        if self.shards is None:
+            return run_checks(self, order, theta)
+        alone = self.replaced(product=self.product)
+        alone.shards = None
+        return self.shards.worst(run_checks(alone, order, theta), lambda c: (c.second, c.third, c.jacobian, c.passed))
 
     def _route(self, theta: Tensor, order: int) -> str:
         """The route to H v that the self-test chose; it is run once for each order, and train or eval mode."""
@@ -291,7 +317,7 @@ class Objective:
             parts = of(self._loss_of(batch))
             weighted = parts if w == 1 else tuple(w * x for x in parts)
             total = tuple(a + b for a, b in zip(total, weighted, strict=True)) if total else weighted
-        return total
+        return total if self.shards is None else self.shards.mean(total)
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:

@@ -1,0 +1,137 @@
+"""One objective over many processes: every rank holds a part of the data, and all compute the same derivatives."""
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from eom.errors import ParametersError, RankError, SettingError
+
+ANSWER = timedelta(seconds=5)  # in which a rank that is alive says so, after another was lost
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The ranks of a process group; ``share`` is this one's part of the weight of all data, which sums to 1.
+
+    ``single`` says that every rank holds one batch; ``places`` are host and process of every rank.
+    """
+
+    group: Any
+    share: float
+    single: bool
+    places: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def join(cls, group: Any, weight: float, batches: int, theta: Tensor) -> "Shards":
+        """Meet the other ranks, each with the weight of its data, its number of batches and its parameters.
+
+        Raises:
+            SettingError: there is no such group, or this process is not in it.
+            ParametersError: the ranks hold other parameters.
+            RankError: a rank was lost.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            raise SettingError(
+                "process_group was given, and torch.distributed is not initialized: call "
+                "torch.distributed.init_process_group first, under torchrun"
+            )
+        try:
+            size = dist.get_world_size(group)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise SettingError(f"process_group is {group!r}, expected a torch.distributed group ({error})") from error
+        if dist.get_rank(group) < 0:
+            raise SettingError("this process is not in the process group that was given")
+        met: list[Any] = [None] * size
+        mine = (weight, batches, (socket.gethostname(), os.getpid()), theta.numel(), _mark(theta))
+        cls(group, 1.0, True, ()).together(lambda: dist.all_gather_object(met, mine, group=group))
+        weights, counts, places, lengths, marks = zip(*met, strict=True)
+        if len(set(lengths)) > 1 or len(set(marks)) > 1:
+            others = [r for r in range(size) if (lengths[r], marks[r]) != (lengths[0], marks[0])]
+            raise ParametersError(
+                f"rank {', '.join(map(str, others))} holds other parameters than rank 0: begin from the same ones, as "
+                "DistributedDataParallel does, or torch.distributed.broadcast"
+            )
+        return cls(group, weight / sum(weights), max(counts) == 1, places)
+
+    def mean(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Means over the data of all ranks, from those over the own part."""
+        flat = torch.cat([x.reshape(-1) for x in parts]) * self.share
+        self.together(lambda: dist.all_reduce(flat, group=self.group))
+        return tuple(
+            x.view_as(part) for x, part in zip(flat.split([x.numel() for x in parts]), parts, strict=True)
+        )
+
+    def same(self, name: str, v: Tensor) -> None:
+        """Every rank has to ask for the same.
+
+        Raises:
+            RankError: they do not.
+        """
+        sums = torch.tensor([_mark(v), _mark(v) ** 2], dtype=torch.float64, device=v.device)
+        self.together(lambda: dist.all_reduce(sums, group=self.group))
+        mean, square = (sums / len(self.places)).tolist()
+        if not abs(square - mean**2) <= 1e-14 * square and square == square:
+            raise RankError(
+                f"the ranks ask for derivatives at different {name}: each has to call the same methods with the same "
+                "vectors, only its data is its own"
+            )
+
+    def worst(self, own: T, good: Callable[[T], Any]) -> T:
+        """What all ranks agree on: that of the first of those ranks where ``good`` is smallest."""
+        found: list[Any] = [None] * len(self.places)
+        self.together(lambda: dist.all_gather_object(found, own, group=self.group))
+        return min(found, key=good)
+
+    def together(self, work: Callable[[], Any]) -> None:
+        """Do what takes all ranks.
+
+        Raises:
+            RankError: one was lost, or did not come within the timeout of its group; it is named.
+        """
+        try:
+            work()
+        except RuntimeError as error:
+            raise RankError(f"{self._lost()}. What was recorded so far is kept. ({_line(error)})") from error
+
+    def _lost(self) -> str:
+        """Which ranks answer no more."""
+        store, missing = dist.distributed_c10d._get_default_store(), []
+        ranks = dist.get_process_group_ranks(self.group)
+        for rank in ranks:
+            try:
+                store.set(f"eom/alive/{dist.get_rank()}", "yes")
+                store.wait([f"eom/alive/{rank}"], ANSWER)
+            except RuntimeError:
+                missing.append(rank)
+        if dist.get_rank() in missing:
+            return "a rank was lost, and with it the store of the process group: rank 0, or the launcher, has ended"
+        ended = [rank for rank, place in zip(ranks, self.places, strict=False) if rank in missing and _ended(*place)]
+        if ended or missing:
+            said = "has ended" if ended else "did not answer"
+            return f"rank {', '.join(map(str, ended or missing))} of {len(ranks)} {said}"
+        return "the ranks lost each other, though all are alive"
+
+
+def _mark(v: Tensor) -> float:
+    return v.detach().sum(dtype=torch.float64).item()
+
+
+def _ended(host: str, process: int) -> bool:
+    """Whether a process of this host is known to be no more; a dead one may still wait to be reaped."""
+    if host != socket.gethostname() or not Path("/proc/self").exists():
+        return False
+    status = Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

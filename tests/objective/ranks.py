@@ -1,0 +1,154 @@
+"""What each process of a group does in the tests: imported there anew."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import eom
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3)).double()
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(24, 4, generator=generator, dtype=torch.float64), torch.randint(3, (24,), generator=generator)
+
+
+def shard(rank: int, world: int) -> tuple[Tensor, Tensor]:
+    """Uneven parts of the data."""
+    ends = [0, 5, 24] if world == 2 else [0, 5, 17, 24]
+    return data()[0][ends[rank] : ends[rank + 1]], data()[1][ends[rank] : ends[rank + 1]]
+
+
+def quantities(objective: eom.Objective) -> dict[str, Tensor]:
+    """Everything that an objective gives, at a point that is not the model's own."""
+    theta = objective.theta() + 0.1
+    v = torch.linspace(-1, 1, len(theta), dtype=torch.float64)
+    flow = eom.gradient_flow(objective)
+    kept = objective.expansion(theta)
+    return {
+        "loss": objective.loss(theta),
+        "gradient": objective.gradient(theta),
+        "H v": objective.hvp(theta, v),
+        "H g": objective.gradient_and_hvp(theta)[1],
+        "kept value": kept.value,
+        "kept H v": kept.hvp(v),
+        "T(v, v)": objective.third(theta, v, v),
+        "order 2 by terms": eom.corrected(flow, eom.Euler(), 0.1, 2)(0.0, theta),
+        "order 3 by the log map": eom.corrected(flow, eom.Euler(), 0.1, 3, method="log-map")(0.0, theta),
+        "sharpness": eom.sharpness(objective, 3, theta=theta, rtol=1e-10).eigenvalues,
+        "flow": eom.flow(flow, theta, 0.5, rtol=1e-9, atol=1e-12),
+    }
+
+
+def agree(rank: int, world: int) -> dict[str, float]:
+    """Relative differences between the group and one process, the largest over one batch and several."""
+    alone = quantities(eom.Objective(network(), cross_entropy, data(), decay=0.01))
+    x, y = shard(rank, world)
+    parts = [(x[:2], y[:2]), (x[2:], y[2:])] if rank == 1 else [(x, y)]
+    found: dict[str, float] = {}
+    for own in ((x, y), parts):
+        for product in ("auto", "difference"):
+            group = eom.Objective(network(), cross_entropy, own, decay=0.01, process_group=dist.group.WORLD, product=product)
+            if product == "difference":
+                found["H v by differences"] = error(group.hvp(group.theta(), group.theta()), own_hvp())
+                continue
+            for name, value in quantities(group).items():
+                found[name] = max(found.get(name, 0.0), error(value, alone[name]))
+    return found
+
+
+def own_hvp() -> Tensor:
+    alone = eom.Objective(network(), cross_entropy, data(), decay=0.01, product="double-backward")
+    return alone.hvp(alone.theta(), alone.theta())
+
+
+def error(value: Tensor, expected: Tensor) -> float:
+    return float((value - expected).norm() / expected.norm())
+
+
+def refused(rank: int, world: int) -> dict[str, str]:
+    """Messages of what is refused, on this rank."""
+    own = shard(rank, world)
+    group = eom.Objective(network(), cross_entropy, own, process_group=dist.group.WORLD)
+    normal = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    attempts: dict[str, Callable[[], object]] = {
+        "another start": lambda: eom.Objective(network(rank), cross_entropy, own, process_group=dist.group.WORLD),
+        "another point": lambda: group.gradient(group.theta() + rank),
+        "another direction": lambda: group.hvp(group.theta(), group.theta() * (rank + 1)),
+        "batch statistics": lambda: eom.Objective(normal, cross_entropy, own, process_group=dist.group.WORLD),
+        "compiled": lambda: eom.Objective(network(), cross_entropy, own, process_group=dist.group.WORLD, product="compiled"),
+        "no group": lambda: eom.Objective(network(), cross_entropy, own, process_group=3),
+    }
+    return {name: message(attempt) for name, attempt in attempts.items()}
+
+
+def message(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except eom.errors.EomError as refusal:
+        return f"{type(refusal).__name__}: {refusal}"
+    return ""
+
+
+def dies(rank: int, world: int) -> dict[str, str]:
+    """Rank 1 ends without a word between two evaluations."""
+    group = eom.Objective(network(), cross_entropy, shard(rank, world), process_group=dist.group.WORLD)
+    group.gradient(group.theta())
+    if rank == 1:
+        os._exit(9)
+    return {"gradient": message(lambda: group.gradient(group.theta()))}
+
+
+def tested(rank: int, world: int) -> dict[str, object]:
+    """The derivatives are wrong on the data of the last rank only; all take the same route."""
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[override]
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, g):  # type: ignore[override]
+            return 3 * ctx.saved_tensors[0] ** 2 * g
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        power: Any = Cube.apply if rank == world - 1 else lambda x: x**3
+        return cross_entropy(model, batch) + power(model(batch[0])).mean()
+
+    group = eom.Objective(network(), loss_fn, shard(rank, world), process_group=dist.group.WORLD)
+    check = group.check()
+    return {"product": check.product, "hvp": float(group.hvp(group.theta(), group.theta()).norm())}
+
+
+if __name__ == "__main__":
+    name, rank, world, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/store", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    try:
+        found = globals()[name](rank, world)
+    except Exception:
+        found = {"failed": traceback.format_exc()}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    os._exit(0)  # a lost group cannot be closed in order

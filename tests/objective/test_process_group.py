@@ -1,0 +1,59 @@
+"""One objective over several processes is the one that a single process with all of the data has."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RANKS = Path(__file__).with_name("ranks.py")
+
+
+def together(name: str, world: int, folder: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    """What a function of ``ranks.py`` finds on each rank that is not lost."""
+    processes = [
+        subprocess.Popen([sys.executable, str(RANKS), name, str(rank), str(world), str(folder)])
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.wait(timeout=120)
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world) if rank not in lost]
+    assert not [one["failed"] for one in found if "failed" in one]
+    return found
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_uneven_shards_give_what_one_process_gives(tmp_path, world):
+    """To 1e-12 per evaluation; what chains evaluations, or differences them, to the rounding of its own kind."""
+    loose = {"H v by differences": 1e-6, "flow": 1e-9, "sharpness": 1e-9, "order 3 by the log map": 1e-11}
+    for found in together("agree", world, tmp_path):
+        assert len(found) == 12
+        for name, difference in found.items():
+            assert difference <= loose.get(name, 1e-12), name
+
+
+@pytest.mark.slow
+def test_what_ranks_cannot_do_together_is_refused_on_every_one_of_them(tmp_path):
+    for found in together("refused", 2, tmp_path):
+        assert "ParametersError: rank 1 holds other parameters than rank 0" in found["another start"]
+        assert "RankError: the ranks ask for derivatives at different theta" in found["another point"]
+        assert "RankError: the ranks ask for derivatives at different v" in found["another direction"]
+        assert "the data has a part on every rank" in found["batch statistics"]
+        assert 'product="compiled" runs in one process' in found["compiled"]
+        assert "SettingError: process_group is 3, expected a torch.distributed group" in found["no group"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_where_a_rank_dies_the_others_end_with_an_error_that_names_it(tmp_path, world):
+    for found in together("dies", world, tmp_path, lost=(1,)):
+        assert f"RankError: rank 1 of {world} has ended" in found["gradient"]
+
+
+@pytest.mark.slow
+def test_derivatives_that_are_wrong_on_one_rank_are_taken_by_the_same_route_on_all(tmp_path):
+    found = together("tested", 2, tmp_path)
+    assert [one["product"] for one in found] == ["difference", "difference"]
+    assert found[0]["hvp"] == found[1]["hvp"]
