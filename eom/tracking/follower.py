@@ -1,5 +1,6 @@
 """The follower: the open records of a run, windows and horizons, taken along step by step."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,11 @@ class Follower:
 
     def __bool__(self) -> bool:
         return bool(self._windows or self._horizons)
+
+    @property
+    def oldest(self) -> int:
+        """The first step whose batches an open record needs; beyond all steps where none is open."""
+        return min([*(w.step for w in self._windows), *self._horizons.starts], default=sys.maxsize)
 
     @property
     def busy(self) -> bool:
@@ -89,7 +95,8 @@ class Follower:
         self._horizons.end()
 
     def state_dict(self) -> dict[str, Any]:
-        windows = [w.state_dict(None if w.obstacle() else self._ahead(w)) for w in self._windows]
+        alone = self._recorder.ranks is None  # else a look-ahead takes all ranks, which do not wait now
+        windows = [w.state_dict(self._ahead(w) if alone and not w.obstacle() else None) for w in self._windows]
         return {"windows": windows, "horizons": self._horizons.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -42,6 +42,11 @@ class Horizons:
     def __bool__(self) -> bool:
         return bool(self._open)
 
+    @property
+    def starts(self) -> list[int]:
+        """The steps at which the open displacements began."""
+        return [horizon.step for horizon in self._open]
+
     def open(self, moment: Moment) -> None:
         """Begin a displacement with this step."""
         length = self._recorder.settings.horizon

@@ -1,7 +1,7 @@
 """The recorder: from one step of a training to the rows of its record and the window that completes it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from eom.prediction.rates import TERMS
 from eom.records import Row
 from eom.tracking.moment import Moment, Settings
 from eom.tracking.observables import Observables
+from eom.tracking.ranks import Led, Ranks
 from eom.tracking.snapshot import Pass
 from eom.tracking.window import Window
 from eom.training.descent import Descent
@@ -47,6 +48,7 @@ class Recorder:
     first: Objective | None = None  # of the first batch; the others are made from it
     casts: frozenset[torch.dtype] = frozenset()  # of autocast
     hessian: bool = True  # there is one, of which the sharpness is an eigenvalue
+    ranks: Ranks | None = None  # of a training on several processes
     direction: Tensor | None = None  # where the last sharpness was found, to start the next from
 
     def __post_init__(self) -> None:
@@ -76,12 +78,13 @@ class Recorder:
     def potential(self, passes: Sequence[Pass], descent: Descent, product: str | None = None) -> Potential:
         """The loss of these passes, their mean, with the decay of this step; H v as the self-test chose, or else."""
         product = product or self.product
-        outside = {"autocast": {}} if self.settings.precision else {}  # a precision was asked for
-        parts = tuple(
-            self.potential_of(Batches(p.batch, single=True), descent, product, replace(p.replay, **outside))
-            for p in passes
-        )
+        parts = tuple(self._potential(p, descent, product) for p in passes)
         return parts[0] if len(parts) == 1 else Mean(parts)
+
+    def _potential(self, p: Pass, descent: Descent, product: str) -> Potential:
+        replay = p.replayed(self.settings.precision)
+        own = self.potential_of(Batches(p.batch, single=True), descent, product, replay)
+        return own if self.ranks is None else Led(own, self.ranks, p.place)
 
     def potential_of(self, data: Batches, descent: Descent, product: str, replay: Replay | None = None) -> Objective:
         """The loss of ``data`` with the decay of this step."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Pass:
     contents: list[Any] = field(default_factory=list)
     versions: tuple[int, ...] = ()
     random: bool | None = None  # not known yet
+    place: tuple[int, int] = (0, 0)  # its step, and which forward pass of that step it was
 
     @classmethod
     def take(cls, batch: Batch, model: nn.Module) -> "Pass":
@@ -47,6 +48,10 @@ class Pass:
         """Call after the forward pass: did it draw random numbers?"""
         if self.random is None:
             self.random = bool(self.replay.drawn_from())
+
+    def replayed(self, precision: torch.dtype | None) -> Replay:
+        """The states to evaluate it from; outside of autocast, where a precision was asked for."""
+        return replace(self.replay, autocast={}) if precision else self.replay
 
     @property
     def changed(self) -> bool:

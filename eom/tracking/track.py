@@ -15,6 +15,7 @@ from eom.objective.parameters import Groups
 from eom.records import Run, open_run
 from eom.tracking.moment import Settings
 from eom.tracking.observables import UserObservable
+from eom.tracking.ranks import Helper, check_alone, ranks_of
 from eom.tracking.resume import Resume
 from eom.tracking.schedule import Every
 from eom.tracking.tracker import Tracker
@@ -39,7 +40,7 @@ def track(
     precision: torch.dtype | None = None,
     resume: Resume | None = None,
     disabled: bool = False,
-) -> "Tracker | Untracked":
+) -> "Tracker | Helper | Untracked":
     """Follow a training in the user's own loop: a context manager whose ``loss`` stands for the loss function.
 
         with eom.track(model, optimizer, loss_fn, run="runs/first") as tracker:
@@ -49,7 +50,8 @@ def track(
                 optimizer.step()
 
     The training is the same, bit for bit, as without the tracker. Under ``torch.optim.SGD`` without momentum rates are
-    predicted; under any other optimizer they are measured only.
+    predicted; under any other optimizer they are measured only. A model in DistributedDataParallel is followed on all
+    ranks, each of which opens the tracker; the first one writes.
 
     Args:
         model: any module. loss_fn: (model, batch) -> one real number as a tensor, that depends on these two only: a
@@ -75,14 +77,19 @@ def track(
         EomError: a setting, model, optimizer or folder that cannot be used; at the first ``loss``, a loss that cannot.
             After the first step nothing is raised: the tracker warns, logs an event, and the training goes on.
     """
-    if disabled or _other_rank():
-        return Untracked(model, loss_fn, run)
+    ranks = None if disabled else ranks_of(model)
     settings = Settings(order, product, bars, sharpness, horizon, horizons, precision)
-    return Tracker(model, optimizer, loss_fn, run, every, settings, observables or {}, groups, data, resume)
+    if ranks is not None:
+        check_alone(data=data, resume=resume)
+        if not ranks.first:
+            return Helper(model, optimizer, loss_fn, ranks, settings, lambda: open_run(run))
+    elif disabled or _other_rank():
+        return Untracked(model, loss_fn, run)
+    return Tracker(model, optimizer, loss_fn, run, every, settings, observables or {}, groups, data, resume, ranks)
 
 
 class Untracked:
-    """The tracker of a disabled run, and of every process but the first: it does nothing."""
+    """The tracker of a disabled run, and of processes that share nothing with the first: it does nothing."""
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction, run: str | Path):
         self._model, self._loss_fn, self._path = model, loss_fn, run

@@ -1,7 +1,7 @@
 """The tracker: follows a running training from its optimizer's step hooks, and writes what it finds."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -27,6 +27,7 @@ from eom.tracking.horizons import Horizons
 from eom.tracking.log import Log
 from eom.tracking.moment import Settings
 from eom.tracking.observables import Observables, UserObservable, check_names
+from eom.tracking.ranks import Ranks
 from eom.tracking.reader import Forward, Reader
 from eom.tracking.recorder import Recorder
 from eom.tracking.resume import Resume, changed_settings, check_resume, reopen
@@ -54,6 +55,7 @@ class Tracker:
         groups: Groups,
         data: Any,
         resume: Resume | None,
+        ranks: Ranks | None = None,
     ):
         check_settings(settings)
         check_callables(model, loss_fn)
@@ -68,13 +70,16 @@ class Tracker:
             batches = whole_data(data)
         self._log = Log()
         self._observables = Observables(self._layout, members, own, self._log.event)
-        self._recorder = Recorder(settings, self._observables, self._log.event)
+        self._recorder = Recorder(settings, self._observables, self._log.event, ranks=ranks)
+        self._ranks = ranks
+        self._seen = 0  # forward passes of the step under way
         predicts = settings.order is not None
         self._reader = Reader(self._model, optimizer, self._layout, self._observables, predicts=predicts)
         self._watch = Watch(self._model, optimizer)
         changed = self._watch.parameters
         horizons = Horizons(self._recorder, self._observables, batches, self._log, changed)
         self._follower = Follower(self._recorder, self._observables, horizons, self._log, changed)
+        self._closing = False  # no step comes any more
         self._tested = self._over = False  # the loss has been tested; the parameters changed, or the training ended
         self._first: tuple[Pass, Replay, Tensor] | None = None  # the first loss, the states before it and after
         self._handles: list[Any] = []
@@ -112,7 +117,7 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         refused = kind is not None and not self._log.begun and not self._resumed
-        self._log.begun = True  # nothing is raised from here
+        self._log.begun = self._closing = True  # nothing is raised from here
         for handle in self._handles:
             handle.remove()
         if kind is not None:
@@ -120,7 +125,7 @@ class Tracker:
                 f": {error}" if str(error) else ""
             )
             self._log.event("interrupted", why, warn=False)
-        with kept_generators(self._generators):
+        with self._asking(kind is None), kept_generators(self._generators):
             self._follower.end()
         finished = {"finished": now()} if kind is None else {}
         self._log.describe(steps=self._log.step, records=self._recorder.records, **finished)
@@ -165,6 +170,9 @@ class Tracker:
             self._test(batch)
         with self._log.guard("remembering a batch"):
             forward = self._reader.observe(batch, due=self._due, followed=self._follows, used=used)
+            if forward.remembered is not None:
+                forward.remembered.place = self._log.step, self._seen
+            self._seen += 1
             if self._reader.strays == STRAYS:
                 self._log.event(
                     "no_steps",
@@ -210,10 +218,11 @@ class Tracker:
 
         with self._log.guard("the test of the loss", withhold), kept_generators(self._generators):
             check_batch(batch)
-            batches = Batches(batch, single=True)
-            objective = Objective(
-                self._model, self._loss_fn, batches, groups=self._groups, product=self._settings.product
-            )
+            asked: dict[str, Any] = {"groups": self._groups, "product": self._settings.product}
+            if self._ranks is None:
+                objective = Objective(self._model, self._loss_fn, Batches(batch, single=True), **asked)
+            else:
+                objective = self._ranks.objective(self._model, self._loss_fn, batch, **asked)
             self._recorder.first = objective
             self._observables.check(objective.theta())
             entries: dict[str, Any] = {} if self._resumed else describe_objective(objective, batch)
@@ -238,6 +247,27 @@ class Tracker:
                 self._first = None
 
     def _after_step(self, *_: object) -> None:
+        with self._asking():
+            self._step_taken()
+        self._seen = 0
+
+    @contextmanager
+    def _asking(self, listening: bool = True) -> Iterator[None]:
+        """The other ranks, where there are any, wait in the same hook, and do what they are asked."""
+        if self._ranks is None:
+            yield
+            return
+        self._ranks.listening = listening
+        try:
+            yield
+        finally:
+            with self._log.guard("the other ranks"):
+                if self._over or self._closing:
+                    self._ranks.end()
+                else:
+                    self._ranks.over(self._follows, self._follower.oldest)
+
+    def _step_taken(self) -> None:
         lr = 0.0
         with self._log.guard("a step", self._follower.drop), torch.no_grad():
             if self._reader.skipped:
@@ -264,7 +294,11 @@ class Tracker:
             return
         self._look_at_optimizer()
         with kept_generators(self._generators) if self._settings.order is not None else nullcontext():
-            self._follower.step(self._reader.moment(self._log.step, self._log.time), self._due)
+            moment = self._reader.moment(self._log.step, self._log.time)
+            if self._ranks is not None and self._due and moment.loss is not None:
+                self._ranks.ask("losses")
+                moment.loss = self._ranks.mean(moment.loss)
+            self._follower.step(moment, self._due)
 
     def _look_at_losses(self) -> None:
         if not self._recorder.withheld and not all(

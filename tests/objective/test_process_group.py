@@ -1,28 +1,7 @@
 """One objective over several processes is the one that a single process with all of the data has."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 import pytest
-
-RANKS = Path(__file__).with_name("ranks.py")
-
-
-def together(name: str, world: int, folder: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-    """What a function of ``ranks.py`` finds on each rank that is not lost."""
-    processes = [
-        subprocess.Popen([sys.executable, str(RANKS), name, str(rank), str(world), str(folder)])
-        for rank in range(world)
-    ]
-    for process in processes:
-        process.wait(timeout=120)
-    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world) if rank not in lost]
-    assert not [one["failed"] for one in found if "failed" in one]
-    return found
-
+from ranks import together
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_uneven_shards_give_what_one_process_gives(tmp_path, world):

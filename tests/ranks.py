@@ -1,7 +1,8 @@
-"""What each process of a group does in the tests: imported there anew."""
+"""Processes of a group in the tests: what is done on each rank, and how they are started."""
 
 import json
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,13 +14,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 import eom
 
 
+def together(name: str, world: int, folder: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    """What a function of this file finds on each rank that is not lost."""
+    processes = [
+        subprocess.Popen([sys.executable, __file__, name, str(rank), str(world), str(folder)])
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.wait(timeout=120)
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world) if rank not in lost]
+    assert not [one["failed"] for one in found if "failed" in one]
+    return found
+
+
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3)).double()
+    kind = torch.float64  # drawn in it, whatever the default is
+    return nn.Sequential(
+        nn.Linear(4, 6, dtype=kind), nn.Tanh(), nn.LayerNorm(6, dtype=kind), nn.Linear(6, 3, dtype=kind)
+    )
 
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -58,7 +76,7 @@ def quantities(objective: eom.Objective) -> dict[str, Tensor]:
     }
 
 
-def agree(rank: int, world: int) -> dict[str, float]:
+def agree(rank: int, world: int, folder: Path) -> dict[str, float]:
     """Relative differences between the group and one process, the largest over one batch and several."""
     alone = quantities(eom.Objective(network(), cross_entropy, data(), decay=0.01))
     x, y = shard(rank, world)
@@ -84,7 +102,7 @@ def error(value: Tensor, expected: Tensor) -> float:
     return float((value - expected).norm() / expected.norm())
 
 
-def refused(rank: int, world: int) -> dict[str, str]:
+def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
     """Messages of what is refused, on this rank."""
     own = shard(rank, world)
     group = eom.Objective(network(), cross_entropy, own, process_group=dist.group.WORLD)
@@ -108,7 +126,7 @@ def message(attempt: Callable[[], object]) -> str:
     return ""
 
 
-def dies(rank: int, world: int) -> dict[str, str]:
+def dies(rank: int, world: int, folder: Path) -> dict[str, str]:
     """Rank 1 ends without a word between two evaluations."""
     group = eom.Objective(network(), cross_entropy, shard(rank, world), process_group=dist.group.WORLD)
     group.gradient(group.theta())
@@ -117,7 +135,7 @@ def dies(rank: int, world: int) -> dict[str, str]:
     return {"gradient": message(lambda: group.gradient(group.theta()))}
 
 
-def tested(rank: int, world: int) -> dict[str, object]:
+def tested(rank: int, world: int, folder: Path) -> dict[str, object]:
     """The derivatives are wrong on the data of the last rank only; all take the same route."""
 
     class Cube(torch.autograd.Function):
@@ -140,6 +158,60 @@ def tested(rank: int, world: int) -> dict[str, object]:
     return {"product": check.product, "hvp": float(group.hvp(group.theta(), group.theta()).norm())}
 
 
+def trained(rank: int, world: int, folder: Path, tracked: bool = True) -> list[float]:
+    """Parameters after a training in DistributedDataParallel, with and without the tracker."""
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    batch = shard(rank, world)
+    settings = {"every": 3, "sharpness": 2, "horizon": 4, "horizons": 2, "disabled": not tracked}
+    with eom.track(model, optimizer, cross_entropy, folder / "run", **settings) as tracker:
+        for _ in range(20):
+            optimizer.zero_grad()
+            tracker.loss(batch).backward()
+            optimizer.step()
+    return nn.utils.parameters_to_vector(model.parameters()).tolist()
+
+
+def tracked(rank: int, world: int, folder: Path) -> dict[str, object]:
+    return {"with": trained(rank, world, folder), "without": trained(rank, world, folder, tracked=False)}
+
+
+def alone(world: int, folder: Path) -> eom.Run:
+    """The same training in one process: what the ranks descend is the mean of their losses, each as heavy."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    batch = [x for rank in range(world) for x in shard(rank, world)]
+
+    def mean(model: nn.Module, batch: list[Tensor]) -> Tensor:
+        return sum(cross_entropy(model, pair) for pair in zip(batch[::2], batch[1::2], strict=True)) / world  # type: ignore[return-value]
+
+    settings = {"every": 3, "sharpness": 2, "horizon": 4, "horizons": 2}
+    with eom.track(model, optimizer, mean, folder / "alone", **settings) as tracker:
+        for _ in range(20):
+            optimizer.zero_grad()
+            tracker.loss(batch).backward()
+            optimizer.step()
+    return tracker.run
+
+
+def dies_in_training(rank: int, world: int, folder: Path) -> dict[str, str]:
+    """Rank 1 ends without a word in the middle of a tracked training."""
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = shard(rank, world)
+    try:
+        with eom.track(model, optimizer, cross_entropy, folder / "run", every=3) as tracker:
+            for step in range(60):
+                if rank == 1 and step == 40:
+                    os._exit(9)
+                optimizer.zero_grad()
+                tracker.loss(batch).backward()
+                optimizer.step()
+    except RuntimeError as error:
+        return {"error": str(error)}
+    return {"error": ""}
+
+
 if __name__ == "__main__":
     name, rank, world, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
@@ -147,7 +219,7 @@ if __name__ == "__main__":
         "gloo", f"file://{folder}/store", rank=rank, world_size=world, timeout=timedelta(seconds=60)
     )
     try:
-        found = globals()[name](rank, world)
+        found = globals()[name](rank, world, folder)
     except Exception:
         found = {"failed": traceback.format_exc()}
     (folder / f"{rank}.json").write_text(json.dumps(found))
