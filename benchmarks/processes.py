@@ -2,8 +2,8 @@
 
     python benchmarks/processes.py [--rounds 9] [--samples 16384] [--csv FILE]
 
-The benchmark's perceptron on a batch of which either one process has all, or each of the two its half; both are timed by
-the clock in the same job, in turn. Values are medians of the ratios.
+The benchmark's perceptron on a batch of which either one process has all, or each of the two its half; both are timed
+by the clock in the same job, in turn. Values are medians of the ratios.
 """
 
 import os
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import table
 
@@ -40,7 +41,7 @@ def measure(rounds: int, samples: int) -> list[dict[str, object]]:
     torch.manual_seed(1)
     x, y = torch.randn(samples, 784), torch.randint(10, (samples,))
     half = slice(rank * samples // 2, (rank + 1) * samples // 2)
-    settings = {"product": "double-backward"}
+    settings: dict[str, Any] = {"product": "double-backward"}
     alone = eom.Objective(model, cross_entropy, (x, y), **settings)
     shared = eom.Objective(model, cross_entropy, (x[half], y[half]), process_group=dist.group.WORLD, **settings)
     theta, v = shared.theta(), torch.randn(shared.layout.n)

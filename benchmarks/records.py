@@ -28,11 +28,11 @@ print(time.perf_counter() - start, time.process_time(), peak, path.stat().st_siz
 """
 
 
-def rows_at(step: int, noise: np.random.Generator) -> Iterator[Row]:
+def rows_at(step: int, noise: np.random.Generator, lr: float = 0.01) -> Iterator[Row]:
     """One record: values, rates and displacements of every layer."""
-    time_, groups = 0.01 * step, [*LAYERS, "all"]
+    time_, groups = lr * step, [*LAYERS, "all"]
     numbers = iter(noise.standard_normal(20 * len(groups)).tolist())
-    for quantity, value in {"loss": 2 / (1 + time_), "lr": 0.01, "gradient_norm": 1 / (1 + time_)}.items():
+    for quantity, value in {"loss": 2 / (1 + time_), "lr": lr, "gradient_norm": 1 / (1 + time_)}.items():
         yield Row(step, time_, "all", quantity, "measured", value)
     if step % 100 == 0:
         yield Row(step, time_, "all", "sharpness", "measured", step / 300, 1e-6)
@@ -46,13 +46,13 @@ def rows_at(step: int, noise: np.random.Generator) -> Iterator[Row]:
             yield Row(step, time_, group, "position_error", source, abs(next(numbers)), abs(next(numbers)))
 
 
-def write_run(path: Path, rows: int) -> int:
+def write_run(path: Path, rows: int, lr: float = 0.01) -> int:
     """A run of at least ``rows`` rows at ``path``; returns how many."""
     noise, written, step = np.random.default_rng(0), 0, 0
-    manifest = {"groups": [*LAYERS, "all"], "weights": LAYERS, "settings": {"horizon": 20, "reference_lr": 0.01}}
+    manifest = {"groups": [*LAYERS, "all"], "weights": LAYERS, "settings": {"horizon": 20, "reference_lr": lr}}
     with RunWriter.create(path, manifest) as writer:
         while written < rows:
-            record = list(rows_at(step, noise))
+            record = list(rows_at(step, noise, lr))
             writer.append(record)
             written, step = written + len(record), step + 1
     return written

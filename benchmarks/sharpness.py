@@ -38,7 +38,8 @@ def scipys(objective: Any, theta: Any) -> Any:
     n = len(theta)
     operator = LinearOperator((n, n), matvec=product, dtype=np.float32)  # type: ignore[call-overload]
     start = torch.randn(n, generator=torch.Generator().manual_seed(0)).numpy()
-    return eigsh(operator, k=K, which="LA", tol=RTOL, v0=start, return_eigenvectors=False)[::-1]
+    settings: dict[str, Any] = {"which": "LA", "tol": RTOL, "v0": start}
+    return eigsh(operator, k=K, return_eigenvectors=False, **settings)[::-1]
 
 
 def pyhessians(model: Any, batch: Any) -> Any:

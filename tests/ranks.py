@@ -22,8 +22,7 @@ import eom
 def together(name: str, world: int, folder: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """What a function of this file finds on each rank that is not lost."""
     processes = [
-        subprocess.Popen([sys.executable, __file__, name, str(rank), str(world), str(folder)])
-        for rank in range(world)
+        subprocess.Popen([sys.executable, __file__, name, str(rank), str(world), str(folder)]) for rank in range(world)
     ]
     for process in processes:
         process.wait(timeout=120)
@@ -84,7 +83,9 @@ def agree(rank: int, world: int, folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for own in ((x, y), parts):
         for product in ("auto", "difference"):
-            group = eom.Objective(network(), cross_entropy, own, decay=0.01, process_group=dist.group.WORLD, product=product)
+            group = eom.Objective(
+                network(), cross_entropy, own, decay=0.01, process_group=dist.group.WORLD, product=product
+            )
             if product == "difference":
                 found["H v by differences"] = error(group.hvp(group.theta(), group.theta()), own_hvp())
                 continue
@@ -112,7 +113,9 @@ def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
         "another point": lambda: group.gradient(group.theta() + rank),
         "another direction": lambda: group.hvp(group.theta(), group.theta() * (rank + 1)),
         "batch statistics": lambda: eom.Objective(normal, cross_entropy, own, process_group=dist.group.WORLD),
-        "compiled": lambda: eom.Objective(network(), cross_entropy, own, process_group=dist.group.WORLD, product="compiled"),
+        "compiled": lambda: eom.Objective(
+            network(), cross_entropy, own, process_group=dist.group.WORLD, product="compiled"
+        ),
         "no group": lambda: eom.Objective(network(), cross_entropy, own, process_group=3),
     }
     return {name: message(attempt) for name, attempt in attempts.items()}
@@ -163,7 +166,7 @@ def trained(rank: int, world: int, folder: Path, tracked: bool = True) -> list[f
     model = DistributedDataParallel(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
     batch = shard(rank, world)
-    settings = {"every": 3, "sharpness": 2, "horizon": 4, "horizons": 2, "disabled": not tracked}
+    settings: dict[str, Any] = {"every": 3, "sharpness": 2, "horizon": 4, "horizons": 2, "disabled": not tracked}
     with eom.track(model, optimizer, cross_entropy, folder / "run", **settings) as tracker:
         for _ in range(20):
             optimizer.zero_grad()
@@ -185,7 +188,7 @@ def alone(world: int, folder: Path) -> eom.Run:
     def mean(model: nn.Module, batch: list[Tensor]) -> Tensor:
         return sum(cross_entropy(model, pair) for pair in zip(batch[::2], batch[1::2], strict=True)) / world  # type: ignore[return-value]
 
-    settings = {"every": 3, "sharpness": 2, "horizon": 4, "horizons": 2}
+    settings: dict[str, Any] = {"every": 3, "sharpness": 2, "horizon": 4, "horizons": 2}
     with eom.track(model, optimizer, mean, folder / "alone", **settings) as tracker:
         for _ in range(20):
             optimizer.zero_grad()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from eom.analysis.errors import edge
 from eom.analysis.reading import AnyRun, Reading
-from eom.analysis.scaling import Largest, Slope, common_errors, largest, relative_errors, slope, slopes
+from eom.analysis.scaling import Largest, Slope, common_errors, largest, layer_errors, relative_errors, slope, slopes
 from eom.analysis.words import count, label
 from eom.errors import NotARunError, SettingError
 from eom.records import Run
@@ -36,14 +36,20 @@ class Comparison:
         return [label("/".join(path.parts[-depth:])) for path in paths]
 
     @cached_property
+    def layer_errors(self) -> list[pd.DataFrame]:
+        """Of each run, see ``layer_errors``."""
+        return [layer_errors(reading) for reading in self.readings]
+
+    @cached_property
     def errors(self) -> pd.DataFrame:
         """Of the predicted rates at common times, see ``common_errors``."""
-        return common_errors(self.readings)
+        return common_errors(self.layer_errors)
 
     @cached_property
     def shares(self) -> pd.DataFrame:
         """``relative_errors`` of every run that was predicted, with columns ``run``, ``lr`` and ``source``."""
-        parts = [relative_errors(r).assign(run=k, lr=rate(r)) for k, r in enumerate(self.readings)]
+        both = zip(self.readings, self.layer_errors, strict=True)
+        parts = [relative_errors(r, errors).assign(run=k, lr=rate(r)) for k, (r, errors) in enumerate(both)]
         return pd.concat(parts).rename_axis("source").reset_index()
 
     @cached_property
@@ -62,10 +68,18 @@ class Comparison:
         order over the size of the rate, the median over records and layers; ``sharpest``, the largest lr x sharpness;
         ``radius`` and ``edge``, the first recorded steps where that is at least 1 and 2; ``end``, how the run ended.
         """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
         return pd.DataFrame([self._row(k) for k in range(len(self.readings))])
 
     def scaling(self) -> pd.DataFrame:
         """The ``Slope`` of log error over log lr by layer and order, index (group, source); good: k + 1 of order k."""
+        return self._scaling.copy()
+
+    @cached_property
+    def _scaling(self) -> pd.DataFrame:
         return slopes(self.errors)
 
     def pooled(self) -> dict[str, Slope]:

@@ -17,50 +17,57 @@ PLACES = 50  # times at most at which runs are compared
 def layer_errors(reading: Reading) -> pd.DataFrame:
     """``prediction_errors`` of the rates in the layers by the orders, with the learning rate ``lr`` of each record.
 
-    ``calm`` says where lr x sharpness is below 1, so that the series behind measurement and prediction converges.
+    ``counts`` says where lr x sharpness is below 1, so that the series behind measurement and prediction converges, and
+    the error is above the measurement's bar.
     """
     errors = prediction_errors(reading, RATE)
     errors = errors.loc[errors.source.isin(orders(errors)) & errors.group.isin(reading.layers)]
     lr = reading.measured("lr").set_index("step").value
-    return errors.assign(lr=lr.reindex(errors.step).to_numpy(), calm=edge(reading).below(errors.step))
+    counts = edge(reading).below(errors.step) & (errors.resolved == 1)
+    return errors.assign(lr=lr.reindex(errors.step).to_numpy(), counts=counts)
 
 
-def common_errors(readings: Sequence[Reading]) -> pd.DataFrame:
-    """Size of the errors of each layer and order at common times, in runs that start alike.
+def common_errors(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Size of the errors of each layer and order at common times, given the ``layer_errors`` of runs that start alike.
 
     The times are those at which any run has a record; each other run that was recorded before and after gives its error
-    by interpolation of its logarithm, where it has the same sign at both, is above the measurement's bar, and ``calm``.
+    by interpolation of its logarithm, where it has the same sign at both and ``counts``.
 
     Returns:
-        Columns ``run``, its place in ``readings``; ``time``, ``lr``, ``group``, ``source``; ``error`` > 0.
+        Columns ``run``, its place in ``runs``; ``time``, ``lr``, ``group``, ``source``; ``error`` > 0.
     """
-    found = [layer_errors(reading) for reading in readings]
-    times = np.unique(np.concatenate([errors.time for errors in found])) if found else np.array([])
+    times = np.unique(np.concatenate([errors.time for errors in runs])) if runs else np.array([])
     times = times[np.linspace(0, len(times) - 1, min(PLACES, len(times))).round().astype(int)]
-    parts = [
-        interpolated(rows, times).assign(run=run, group=str(group), source=str(source))
-        for run, errors in enumerate(found)
-        for (group, source), rows in errors.groupby(["group", "source"], observed=True, sort=False)  # type: ignore[misc]
-    ]
-    columns = ["run", "time", "lr", "group", "source", "error"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    parts = []
+    for run, errors in enumerate(runs):
+        for (group, source), rows in errors.groupby(["group", "source"], observed=True, sort=False):  # type: ignore[misc]
+            at, lr, error = interpolated(rows, times)
+            parts.append({"run": run, "time": at, "lr": lr, "group": str(group), "source": str(source), "error": error})
+    sizes = [len(part["time"]) for part in parts]
+    names = ("run", "time", "lr", "group", "source", "error")
+    if not parts:
+        return pd.DataFrame(columns=list(names))
+    whole = {
+        name: np.concatenate([np.broadcast_to(p[name], n) for p, n in zip(parts, sizes, strict=True)]) for name in names
+    }
+    return pd.DataFrame(whole)
 
 
-def interpolated(rows: pd.DataFrame, times: np.ndarray) -> pd.DataFrame:
-    """time, lr, error of one layer and order at those ``times`` that lie between two records."""
-    rows = rows.sort_values("time")
-    own = rows.time.to_numpy()
+def interpolated(rows: pd.DataFrame, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Time, lr and error of one layer and order at those ``times`` that lie between two records."""
+    own, lr, error, counts = (rows[name].to_numpy() for name in ("time", "lr", "error", "counts"))
+    order = np.argsort(own, kind="stable")
+    own, lr, error = own[order], lr[order], np.where(counts, error, np.nan)[order]
     times = times[(times >= own[0]) & (times <= own[-1])]
     after = np.searchsorted(own, times)
     before = np.where(own[after] == times, after, after - 1)
-    error = rows.error.where((rows.resolved == 1) & rows.calm).to_numpy()
-    same = error[before] * error[after] > 0
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.abs(error)), np.log(rows.lr.to_numpy())
     width = own[after] - own[before]
     share = np.divide(times - own[before], width, out=np.zeros_like(times), where=width > 0)
-    error, lr = (np.exp((1 - share) * values[before] + share * values[after]) for values in logs)
-    return pd.DataFrame({"time": times, "lr": lr, "error": error}).loc[same & (lr > 0)]
+    same = (error[before] * error[after] > 0) & (lr[before] * lr[after] > 0)
+    with np.errstate(divide="ignore"):
+        logs = np.log(lr), np.log(np.abs(error))
+    at_lr, at_error = (np.exp((1 - share) * values[before] + share * values[after]) for values in logs)
+    return times[same], at_lr[same], at_error[same]
 
 
 class Slope(NamedTuple):
@@ -87,34 +94,36 @@ def slope(errors: pd.DataFrame) -> Slope:
 
     Source: Efron & Stein, The jackknife estimate of variance, Ann. Stat. 9(3), 1981.
     """
-    logs = pd.DataFrame({"run": errors.run, "x": np.log(errors.lr), "y": np.log(errors.error)})
-    logs["place"] = errors.groupby(["time", "group"], sort=False).ngroup()
-    logs = logs.loc[logs.groupby("place").run.transform("nunique") > 1]
-    runs, times = logs.run.unique(), errors.time.loc[logs.index].nunique()
-    whole = _fit(logs)
-    if np.isnan(whole) or len(runs) < 3:
-        return Slope(whole, np.nan, np.nan, len(runs), times)
-    without = np.array([_fit(logs.loc[logs.run != run]) for run in runs])
-    g = len(runs)
+    place = errors.groupby(["time", "group"], sort=False).ngroup().to_numpy()
+    run, x, y = errors.run.to_numpy(), np.log(errors.lr.to_numpy()), np.log(errors.error.to_numpy())
+    shared = pd.Series(run).groupby(place).transform("nunique").to_numpy() > 1
+    place, run, x, y = place[shared], run[shared], x[shared], y[shared]
+    runs, times = np.unique(run), errors.time[shared].nunique()
+    whole, g = _fit(place, x, y), len(runs)
+    if np.isnan(whole) or g < 3:
+        return Slope(whole, np.nan, np.nan, g, times)
+    without = np.array([_fit(*(z[run != one] for z in (place, x, y))) for one in runs])
     deviation = np.sqrt((g - 1) / g * np.sum((without - without.mean()) ** 2))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, g - 1)) * deviation
     return Slope(whole, whole - reach, whole + reach, g, times)
 
 
-def _fit(logs: pd.DataFrame) -> float:
+def _fit(place: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     """The common slope of y over x within the places."""
-    x, y = ((logs[name] - logs.groupby("place")[name].transform("mean")).to_numpy() for name in ("x", "y"))
+    if not len(place):
+        return np.nan
+    count = np.maximum(np.bincount(place), 1)
+    x, y = (z - (np.bincount(place, z) / count)[place] for z in (x, y))
     spread = float(x @ x)
     return float(x @ y) / spread if spread > 1e-12 else np.nan  # all of the same learning rate
 
 
-def relative_errors(reading: Reading) -> pd.DataFrame:
-    """Of each order over all records and layers of a run: medians, as shares, index ``source``.
+def relative_errors(reading: Reading, errors: pd.DataFrame) -> pd.DataFrame:
+    """Of each order over all records and layers of a run, given its ``layer_errors``: medians, index ``source``.
 
     ``error``, the error over the size of the rate; ``bar``, what the order's own bar says of it; ``step``, what the
     next term says of one step, over the length of that step: lr |H g| / (2 |g|) for gradient flow.
     """
-    errors = layer_errors(reading)
     size = errors.reference.abs().where(errors.reference != 0)
     shares = pd.DataFrame({"source": errors.source, "error": errors.error.abs() / size, "bar": errors.bar / size})
     found = shares.groupby("source", observed=True).median()

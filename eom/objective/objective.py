@@ -88,12 +88,13 @@ class Objective:
             raise SettingError(f"product is {product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
         if process_group is not None and product == "compiled":
             raise SettingError('product="compiled" runs in one process: leave product, or process_group, out')
-        parts = len(self.batches) if process_group is None else "a part on every rank"
-        if parts != 1 and not per_batch_statistics and _uses_batch_statistics(self.model):
+        alone = process_group is None
+        if not (alone and len(self.batches) == 1) and not per_batch_statistics and _uses_batch_statistics(self.model):
             raise DataError(
-                f"the model normalises by batch statistics and the data has {parts}{' batches' * isinstance(parts, int)}"
-                ": the mean over them is then not the loss of all samples. Pass one batch, call model.eval(), or ask for "
-                "this other objective by name: eom.Objective(..., per_batch_statistics=True)."
+                "the model normalises by batch statistics and the data has "
+                f"{f'{len(self.batches)} batches' if alone else 'a part on every rank'}: the mean over them is then not "
+                "the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective by "
+                "name: eom.Objective(..., per_batch_statistics=True)."
             )
         self.shards: Shards | None = None
         if process_group is not None:

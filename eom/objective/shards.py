@@ -66,9 +66,7 @@ class Shards:
         """Means over the data of all ranks, from those over the own part."""
         flat = torch.cat([x.reshape(-1) for x in parts]) * self.share
         self.together(lambda: dist.all_reduce(flat, group=self.group))
-        return tuple(
-            x.view_as(part) for x, part in zip(flat.split([x.numel() for x in parts]), parts, strict=True)
-        )
+        return tuple(x.view_as(part) for x, part in zip(flat.split([x.numel() for x in parts]), parts, strict=True))
 
     def same(self, name: str, v: Tensor) -> None:
         """Every rank has to ask for the same.

@@ -92,10 +92,15 @@ class Folder:
     def outcome(self, cell: Cell) -> str | None:
         """Of a run that came to its end nothing, of one that diverged, as it would again, the message; else None."""
         run = self.run(cell)
-        if run is None or "finished" in run.manifest:
+        if run is None or whole(run):
             return None if run is None else ""
         messages = run.events().message
         return next((m for m in messages if m.endswith(DIVERGED)), None)
 
     def _not_writable(self, error: Exception) -> FolderNotWritableError:
         return FolderNotWritableError(f"no sweep can be written to {self.path} ({error}): choose another folder")
+
+
+def whole(run: Run) -> bool:
+    """Whether a run came to its end, and all of its records are on the disk."""
+    return "finished" in run.manifest and run.table().step.nunique() == run.manifest["records"]

@@ -10,7 +10,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 from rich.live import Live
 
-from eom.errors import SettingError, SweepWarning, warn_user
+from eom.errors import FolderNotWritableError, SettingError, SweepWarning, warn_user
 from eom.records import Run
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell, grid
@@ -56,7 +56,8 @@ def sweep(
         before its first record is not among them; ``SweepWarning`` says which and why.
 
     Raises:
-        SettingError: a rate that is no positive number, or twice the same; a setup that cannot be called.
+        SettingError: a rate that is no positive number, or twice the same; a setup that cannot be called, or not be
+            imported in another process.
         FolderInUseError, FolderUsedError, FolderNotWritableError: ``out`` cannot be used.
     """
     makers = optimizers if isinstance(optimizers, Mapping) else {name: in_torch(name) for name in optimizers}
@@ -72,6 +73,7 @@ def sweep(
     folder = Folder(Path(out).absolute(), asked, starts)
     at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment]
     threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
+    check_sent(setup, makers, at_once)
 
     def work(cell: Cell) -> str:
         with contained(threads, dtype):
@@ -84,7 +86,10 @@ def sweep(
         with shown:
             for cell, why in parallel(work, [cell for cell in cells if cell not in over], at_once, folder):
                 over[cell] = why
-        folder.write({cell.name: why for cell, why in over.items() if why})
+        try:
+            folder.write({cell.name: why for cell, why in over.items() if why})
+        except FolderNotWritableError as full:  # now that all is trained
+            warn_user(str(full), SweepWarning)
     if failed := [f"{cell.name}: {why}" for cell, why in over.items() if why]:
         warn_user(f"{len(failed)} of {len(cells)} runs failed. {'; '.join(failed)}", SweepWarning)
     return [found for cell in cells if (found := folder.run(cell)) is not None]
@@ -96,6 +101,17 @@ def in_torch(name: str) -> MakeOptimizer:
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise SettingError(f"there is no optimizer {name!r} in torch.optim, expected a name like SGD or Adam")
     return found
+
+
+def check_sent(setup: Setup, makers: Mapping[str, MakeOptimizer], jobs: int) -> None:
+    """Raise unless another process can be given the setup and the optimizers."""
+    try:
+        joblib.Parallel(jobs)(joblib.delayed(callable)(x) for x in (setup, *makers.values()))
+    except Exception as error:  # as many kinds as there are ways to fail, in pickle, loky and dask
+        raise SettingError(
+            f"setup or an optimizer cannot be sent to another process ({type(error).__name__}: {error}): put it into a "
+            "module that can be imported there, without locks and open files, or pass jobs=1"
+        ) from error
 
 
 def parallel(

@@ -18,7 +18,8 @@ from eom.errors import DataError, LossNotFiniteError, SettingError, TrackingWarn
 from eom.objective.data import Batch, is_one_batch, length, tensors
 from eom.objective.parameters import plain
 from eom.objective.replay import Replay
-from eom.sweeps.folder import DIVERGED
+from eom.records import open_run
+from eom.sweeps.folder import DIVERGED, whole
 from eom.sweeps.grid import Cell
 from eom.tracking.description import fingerprint
 from eom.tracking.track import track
@@ -83,9 +84,9 @@ def run(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TrackingWarning)  # they are among the run's events
             train(made, cell, optimizer, folder, settings)
+        return "" if whole(open_run(folder)) else "not all of it could be written: the disk may be full"
     except Exception as failure:  # of the user's own code, or no memory, no disk: a row, and the others go on
         return f"{type(failure).__name__}: {failure}"
-    return ""
 
 
 def train(made: Made, cell: Cell, optimizer: MakeOptimizer, folder: Path, settings: Mapping[str, Any]) -> None:

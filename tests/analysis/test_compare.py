@@ -234,14 +234,13 @@ def test_two_runs_have_a_slope_without_an_interval_and_one_rate_has_none():
 
 
 def test_errors_between_records_of_other_sign_or_below_the_bar_do_not_count():
-    rows = pd.DataFrame({"time": [0.0, 1.0, 2.0, 3.0], "lr": 0.1, "error": [1.0, 2.0, -1.0, -3.0], "resolved": 1.0})
+    rows = pd.DataFrame({"time": [0.0, 1.0, 2.0, 3.0], "lr": 0.1, "error": [1.0, 2.0, -1.0, -3.0]})
     at = np.array([0.5, 1.5, 2.5, 3.0])
-    found = interpolated(rows.assign(calm=True), at)
-    assert found[["time", "error"]].to_numpy().tolist() == [
-        pytest.approx(x) for x in ([0.5, 2**0.5], [2.5, 3**0.5], [3.0, 3.0])
-    ]
-    assert interpolated(rows.assign(calm=[True, False, True, True]), at).time.tolist() == [2.5, 3.0]
-    assert interpolated(rows.assign(calm=True, resolved=[0.0, 1, 1, 1]), at).time.tolist() == [2.5, 3.0]
+    times, lr, error = interpolated(rows.assign(counts=True), at)
+    assert times.tolist() == [0.5, 2.5, 3.0]
+    assert error.tolist() == pytest.approx([2**0.5, 3**0.5, 3.0])
+    assert lr.tolist() == pytest.approx([0.1] * 3)
+    assert interpolated(rows.assign(counts=[True, False, True, True]), at)[0].tolist() == [2.5, 3.0]
 
 
 def test_one_step_of_gradient_flow_stays_within_an_error_up_to_the_rate_of_theory(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 from ranks import together
 
+
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_uneven_shards_give_what_one_process_gives(tmp_path, world):
     """To 1e-12 per evaluation; what chains evaluations, or differences them, to the rounding of its own kind."""

@@ -4,7 +4,9 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,15 @@ import torch
 from filelock import FileLock
 
 import eom
-from eom.errors import FolderInUseError, FolderUsedError, SettingError, SweepWarning
-from eom.records import Run
+from eom.errors import (
+    FolderInUseError,
+    FolderNotWritableError,
+    FolderUsedError,
+    RecordsNotWritten,
+    SettingError,
+    SweepWarning,
+)
+from eom.records import Run, RunWriter
 
 LRS = [0.1, 0.4]
 
@@ -53,7 +62,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_run_is_that_of_the_users_own_loop(tmp_path, one_thread, jobs):
     runs = swept(tmp_path / "sweep", jobs=jobs)
     assert [run.path.name for run in runs] == ["lr-0.4", "lr-0.1"]
@@ -110,6 +119,7 @@ def test_finished_runs_are_not_repeated_and_new_rates_are_added(tmp_path):
     assert {run.path: (run.path / "table.csv").stat().st_ino for run in again if run.path in marks} == marks
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on(tmp_path):
     """The run that was cut off is done anew, the one that was over stays."""
     call = "eom.sweep(setups.plain, [0.4, 0.1], 3000, out='sweep', jobs=1, threads=1, every=3, order=None)"
@@ -152,6 +162,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, 
     assert all("finished" in run.manifest for run in runs)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path):
     kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
     with pytest.warns(SweepWarning, match="2 of 4 runs failed.*-Fatal: its process died; too little memory"):
@@ -174,6 +185,52 @@ def test_two_sweeps_in_one_folder(tmp_path):
         swept(tmp_path / "sweep", steps=13, order=0)
     with pytest.raises(FolderUsedError, match="other initial parameters"):
         swept(tmp_path / "sweep", setups.drawing)
+
+
+@pytest.mark.slow
+def test_a_setup_that_another_process_cannot_have_is_refused_before_anything_is_written(tmp_path):
+    here = types.ModuleType("only_here")
+    exec(Path(setups.__file__).read_text(), vars(here))
+    sys.modules["only_here"] = here
+    here.plain.__module__ = "only_here"
+    lock = threading.Lock()
+
+    def locked():
+        with lock:
+            return setups.plain()
+
+    try:
+        for setup in (here.plain, locked):
+            with pytest.raises(SettingError, match="setup or an optimizer cannot be sent to another process"):
+                swept(tmp_path / "sweep", setup, jobs=2)
+    finally:
+        del sys.modules["only_here"]
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_disk_that_is_full_fails_its_runs_and_stops_nothing(tmp_path, monkeypatch):
+    """From the second run on the table takes no row; with space again, that run is done anew."""
+    folder = tmp_path / "sweep"
+    swept(folder, lrs=[0.4])
+    append = RunWriter.append
+    monkeypatch.setattr(RunWriter, "append", full)
+    with pytest.warns(SweepWarning, match="lr-0.1: not all of it could be written"):
+        first, second = swept(folder, lrs=[0.4, 0.1])
+    monkeypatch.setattr(RunWriter, "append", append)
+    assert len(first.table()) > 0
+    assert second.table().empty
+    assert "not_written" in set(second.events().kind)
+    assert all(len(run.table()) for run in swept(folder, lrs=[0.4, 0.1]))
+
+
+def full(writer: RunWriter, rows: object) -> None:
+    raise RecordsNotWritten("no space left on device", 1)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderNotWritableError, match="no sweep can be written to"):
+        swept(tmp_path / "file" / "sweep")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""A sweep on a dask cluster of the user's own."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import joblib
+import pytest
+import setups
+from test_sweep import content
+
+import eom
+
+LRS = [0.05, 0.1, 0.2, 0.4]
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_worker_that_is_killed_are_done_again(tmp_path):
+    """On two worker processes, of which one is killed while it trains."""
+    distributed = pytest.importorskip("distributed")
+    settings = {"steps": 4000, "every": 5, "order": None, "threads": 1}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.upload_file(setups.__file__)
+        workers = dict(client.run(os.getpid))
+        killed = threading.Thread(target=kill_one_at_work, args=(tmp_path / "sweep", list(workers.values())))
+        killed.start()
+        with joblib.parallel_config(backend="dask"):
+            runs = eom.sweep(setups.plain, LRS, out=tmp_path / "sweep", **settings)
+        killed.join()
+        assert set(dict(client.run(os.getpid)).values()) != set(workers.values())
+    assert all("finished" in run.manifest for run in runs)
+    own = eom.sweep(setups.plain, LRS, out=tmp_path / "own", jobs=1, **settings)
+    assert [content(run)["table"] for run in runs] == [content(run)["table"] for run in own]
+
+
+def kill_one_at_work(folder: Path, workers: list[int]) -> None:
+    """Wait until two runs have records, and kill one of the two processes behind them."""
+    while sum(table.stat().st_size > 20_000 for table in folder.glob("*/table.csv")) < 2:
+        time.sleep(0.02)
+    os.kill(workers[0], signal.SIGKILL)
