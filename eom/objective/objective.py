@@ -92,8 +92,8 @@ class Objective:
         if not (alone and len(self.batches) == 1) and not per_batch_statistics and _uses_batch_statistics(self.model):
             raise DataError(
                 "the model normalises by batch statistics and the data has "
-                f"{f'{len(self.batches)} batches' if alone else 'a part on every rank'}: the mean over them is then not "
-                "the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective by "
+                f"{f'{len(self.batches)} batches' if alone else 'a part on every rank'}: the mean over them is then "
+                "not the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective by "
                 "name: eom.Objective(..., per_batch_statistics=True)."
             )
         self.shards: Shards | None = None
