@@ -1,7 +1,7 @@
 """Numbers read off a state, and how fast a field changes them."""
 
 from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import torch
@@ -10,12 +10,41 @@ from torch.func import jvp
 
 from eom.dynamics.field import State, VectorField
 
+Run = tuple[int, int]  # [start, stop)
+PIECES = 64  # runs of adjacent indices up to which a group counts as a union of pieces
+LONG = 1 << 21  # entries of a vector that are made float64 at once
+
 Observable = Callable[[State], Tensor]  # [n] -> [], or [g] with one number per group
 
 
 def rate(observable: Observable, field: VectorField) -> Callable[[float, State], Tensor]:
     """d/dt of ``observable`` along ``field``: (t, [n]) -> grad q . f, one directional derivative."""
     return lambda t, y: jvp(observable, (y,), (field(t, y),))[1]
+
+
+class IndexSets(Mapping[str, Tensor]):
+    """Named sets of indices into [n], each given as runs [start, stop) of adjacent ones, or as they are [m].
+
+    Runs become indices when they are asked for, as those of a large network would fill the memory.
+    """
+
+    def __init__(self, members: Mapping[str, list[Run] | Tensor]):
+        self._members = dict(members)
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._members[name]
+        return found if isinstance(found, Tensor) else torch.cat([torch.arange(a, b) for a, b in found])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def runs(self, name: str) -> list[Run]:
+        """Runs of adjacent indices, in order and joined where they touch."""
+        found = self._members[name]
+        return _runs(found) if isinstance(found, Tensor) else joined(found)
 
 
 class GroupSum:
@@ -30,7 +59,8 @@ class GroupSum:
     """
 
     def __init__(self, groups: Mapping[str, Tensor], sizes: Sequence[int] = ()):
-        runs = [_runs(indices) for indices in groups.values()]
+        groups = groups if isinstance(groups, IndexSets) else IndexSets(groups)
+        runs = [groups.runs(name) for name in groups]
         unions = [r if len(r) <= PIECES else [] for r in runs]
         borders = list(accumulate(sizes, initial=0))
         cuts = sorted({end for union in unions for run in union for end in run} | set(borders))
@@ -38,7 +68,7 @@ class GroupSum:
         member = [[any(a <= start and stop <= b for a, b in union) for start, stop in pieces] for union in unions]
         scattered = [i for i, r in enumerate(runs) if len(r) > PIECES]
         parts: list[slice | Tensor] = [slice(a, b) for a, b in pieces]
-        self._parts = parts + [indices for i, indices in enumerate(groups.values()) if i in scattered]
+        self._parts = parts + [groups[name] for i, name in enumerate(groups) if i in scattered]
         self._member = torch.tensor(
             [row + [i == j for j in scattered] for i, row in enumerate(member)], dtype=torch.float64
         )
@@ -48,22 +78,34 @@ class GroupSum:
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """sum_{i in g} x_i y_i of each group, [n], [n] -> [g]."""
-        x, y = x.double(), y.double()
-        return self._collect([torch.dot(x[part], y[part]) for part in self._parts])
+        return self._collect([dot(x[part], y[part]) for part in self._parts])
 
     def inner_of(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
-        """The same for vectors given as their tensors, each flat and in float64."""
-        return self._collect([torch.dot(xs[k][part], ys[k][part]) for k, part in self._within])
+        """The same for vectors given as their tensors, each flat."""
+        return self._collect([dot(xs[k][part], ys[k][part]) for k, part in self._within])
 
     def _collect(self, sums: list[Tensor]) -> Tensor:
         return self._member.to(sums[0].device) @ torch.stack(sums)
 
 
-PIECES = 64  # runs of adjacent indices up to which a group counts as a union of pieces
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """sum_i x_i y_i in float64, [m], [m] -> []; of a long vector in parts, as copies in float64 would fill the memory."""
+    parts = [torch.dot(a.double(), b.double()) for a, b in zip(x.split(LONG), y.split(LONG), strict=True)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
-def _runs(indices: Tensor) -> list[tuple[int, int]]:
-    """Runs [start, stop) of adjacent indices, in order."""
+def joined(runs: Iterable[Run]) -> list[Run]:
+    """The same indices in runs that do not touch, in order."""
+    found: list[Run] = []
+    for start, stop in sorted(runs):
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+    return found
+
+
+def _runs(indices: Tensor) -> list[Run]:
     indices = indices.sort().values
     breaks = ((indices.diff() != 1).nonzero().flatten() + 1).tolist()
     return [(int(indices[a]), int(indices[b - 1]) + 1) for a, b in pairwise([0, *breaks, len(indices)])]

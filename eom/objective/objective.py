@@ -122,7 +122,7 @@ class Objective:
         return self.layout.flatten(trainable(self.model).values())
 
     @cached_property
-    def groups(self) -> dict[str, Tensor]:
+    def groups(self) -> Mapping[str, Tensor]:
         """{name: indices into theta}; the last one, "all", is every parameter."""
         return make_groups(self.layout, self._groups)
 

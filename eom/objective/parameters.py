@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from eom.dynamics.observable import IndexSets, Run
 from eom.errors import ParametersError, SettingError
 
 Groups = str | Mapping[str, Sequence[str] | Tensor]
@@ -39,11 +40,11 @@ class Layout:
         parts = theta.split(self.sizes)
         return {k: x.view(shape) for k, x, shape in zip(self.names, parts, self.shapes, strict=True)}
 
-    def indices(self, name: str) -> Tensor:
-        """Where the tensor ``name`` stands in the flat vector."""
+    def run(self, name: str) -> Run:
+        """Where the tensor ``name`` stands in the flat vector, [start, stop)."""
         at = self.names.index(name)
         start = sum(self.sizes[:at])
-        return torch.arange(start, start + self.sizes[at])
+        return start, start + self.sizes[at]
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -100,7 +101,7 @@ def layout_of(model: nn.Module) -> Layout:
     return Layout(tuple(parameters), tuple(p.shape for p in parameters.values()), first.dtype)
 
 
-def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:
+def make_groups(layout: Layout, groups: Groups) -> IndexSets:
     """Named sets of indices into the flat vector, ending with "all".
 
     Args:
@@ -126,10 +127,10 @@ def make_groups(layout: Layout, groups: Groups) -> dict[str, Tensor]:
     if len({str(group) for group in wanted}) < len(wanted):
         raise SettingError(f"two groups have the same name: {sorted(map(str, wanted))}; give each its own")
     found = {str(group): _members(layout, str(group), members) for group, members in wanted.items()}
-    return found | {"all": torch.arange(layout.n)}
+    return IndexSets(found | {"all": [(0, layout.n)]})
 
 
-def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> Tensor:
+def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> list[Run] | Tensor:
     if isinstance(members, str) or not hasattr(members, "__len__") or not len(members):
         raise SettingError(f"group {group!r} is {members!r}, expected a non-empty list of parameter names or indices")
     if not isinstance(members, Tensor) and any(isinstance(m, str) for m in members):
@@ -137,9 +138,10 @@ def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> Ten
         if unknown:
             known = ", ".join(layout.names[:8])
             raise SettingError(f"group {group!r} names {unknown[0]!r}, which is no trainable parameter ({known}, ...)")
-        indices = torch.cat([layout.indices(m) for m in members])
-    else:
-        indices = torch.as_tensor(members)
+        if len(set(members)) < len(members):
+            raise SettingError(f"group {group!r} holds an index twice, by a parameter named twice: each entry counts once")
+        return [layout.run(m) for m in members]  # type: ignore[arg-type] - names
+    indices = torch.as_tensor(members)
     whole = indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1
     if not whole or int(indices.min()) < 0 or int(indices.max()) >= layout.n:
         raise SettingError(f"group {group!r} holds other things than whole indices from 0 to {layout.n - 1}")

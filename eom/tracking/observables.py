@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eom.dynamics.observable import GroupSum
+from eom.dynamics.observable import GroupSum, IndexSets
 from eom.errors import SettingError
 from eom.objective.data import digest
 from eom.objective.parameters import Layout
 from eom.tracking.snapshot import kept_generators
 
 UserObservable = Callable[[dict[str, Tensor]], Tensor]
+HELD = 1 << 22  # parameters up to which a copy in float64 is held along a record, which spares making it again
 DERIVED = ("_rate", "_displacement")
 
 
@@ -27,7 +28,7 @@ class Observables:
     def __init__(
         self,
         layout: Layout,
-        groups: Mapping[str, Tensor],
+        groups: IndexSets,
         own: Mapping[str, UserObservable],
         notice: Callable[[str, str], None],
     ):
@@ -36,17 +37,16 @@ class Observables:
         self._notice = notice
         self.own = dict(own)
         self.lost: set[str] = set()
-        self.identity = {g: digest([indices]) for g, indices in groups.items()} | dict.fromkeys(own, "")
+        self.identity = {g: digest([torch.tensor(groups.runs(g))]) for g in groups} | dict.fromkeys(own, "")
         self.labels = [(q, g) for q in ("norm_squared", "norm") for g in groups]
         self.labels += [(name, "all") for name in own]
 
     def values(self, theta: Tensor) -> Tensor:
         """[q] at theta [n]."""
-        theta = theta.double()
         squares = self.sum.inner(theta, theta)
         if not self.own:
             return torch.cat([squares, squares.sqrt()]).cpu()
-        named = self._layout.unflatten(theta)
+        named = self._layout.unflatten(theta.double())
         own = [self._try(name, lambda f=f: float(f(named)), torch.nan) for name, f in self.own.items()]
         return torch.cat([squares, squares.sqrt(), squares.new_tensor(own)]).cpu()
 
@@ -54,8 +54,8 @@ class Observables:
         """[q] at the parameters themselves; they are put together only where they must be."""
         if not self.by_tensor:
             return self.values(self._layout.flatten(parameters))
-        wide = flat_float64(parameters)
-        squares = self.sum.inner_of(wide, wide)
+        flat = [p.detach().reshape(-1) for p in parameters]
+        squares = self.sum.inner_of(flat, flat)
         return torch.cat([squares, squares.sqrt()]).cpu()
 
     @property
@@ -65,7 +65,7 @@ class Observables:
 
     def derivative(self, theta: Tensor) -> "Derivative":
         """grad q at theta [n]."""
-        wide = theta.double()
+        wide = theta.double() if self.own or theta.numel() <= HELD else theta
         nothing = torch.tensor([torch.nan], dtype=torch.float64, device=theta.device).expand(theta.numel())
         gradients = [
             self._try(name, lambda name=name, f=f: self._gradient(name, f, wide), nothing)
@@ -138,12 +138,7 @@ class Derivative:
 
     def half_along(self, tensors: Sequence[Tensor]) -> Tensor:
         """[g] <theta_g, v_g> for v given as its tensors."""
-        return self.sum.inner_of(self._theta.split(self._sizes), flat_float64(tensors))
-
-
-def flat_float64(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each tensor flat, in float64."""
-    return [x.detach().reshape(-1).double() for x in tensors]
+        return self.sum.inner_of(self._theta.split(self._sizes), [x.detach().reshape(-1) for x in tensors])
 
 
 def check_names(own: Mapping[str, UserObservable], taken: Sequence[str]) -> None:

@@ -21,9 +21,9 @@ def test_groups_by_module_join_the_tensors_that_a_module_owns():
         "(model)", "embed", "norm1", "norm2", "norm3", "qkv", "out", "up", "down", "head", "all",
     ]  # fmt: skip
     layout = objective.layout
-    both = torch.cat([layout.indices("qkv.weight"), layout.indices("qkv.bias")])
+    both = torch.cat([torch.arange(*layout.run("qkv.weight")), torch.arange(*layout.run("qkv.bias"))])
     assert torch.equal(objective.groups["qkv"], both)
-    assert torch.equal(objective.groups["(model)"], layout.indices("position"))
+    assert torch.equal(objective.groups["(model)"], torch.arange(*layout.run("position")))
 
 
 def test_groups_of_ones_own_may_overlap_and_mix_names_with_indices():
@@ -31,8 +31,8 @@ def test_groups_of_ones_own_may_overlap_and_mix_names_with_indices():
     objective = network("mlp", groups=groups)
     layout = objective.layout
     assert list(objective.groups) == ["matrices", "first", "some", "all"]
-    assert torch.equal(objective.groups["first"], layout.indices("first.weight"))
-    assert torch.equal(objective.groups["matrices"][-15:], layout.indices("head.weight"))
+    assert torch.equal(objective.groups["first"], torch.arange(*layout.run("first.weight")))
+    assert torch.equal(objective.groups["matrices"][-15:], torch.arange(*layout.run("head.weight")))
     assert objective.groups["some"].tolist() == [5, 0, 80]
 
 

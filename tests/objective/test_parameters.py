@@ -47,7 +47,7 @@ def test_the_flat_vector_and_the_named_parameters_are_each_others_inverse():
     assert list(named) == [k for k, _ in objective.model.named_parameters()]
     for k, p in objective.model.named_parameters():
         assert torch.equal(named[k], p)
-        assert torch.equal(theta[layout.indices(k)], p.detach().flatten())
+        assert torch.equal(theta[torch.arange(*layout.run(k))], p.detach().flatten())
     assert torch.equal(layout.flatten(named.values()), theta)
     assert layout == layout_of(objective.model)
 
@@ -75,8 +75,8 @@ def test_decay_of_one_number_is_half_its_square_norm():
 def test_decay_by_name_and_by_vector_are_the_same():
     by_name = network("mlp", decay={"first.weight": 0.3, "head.bias": 0.1})
     vector = torch.zeros(by_name.layout.n)
-    vector[by_name.layout.indices("first.weight")] = 0.3
-    vector[by_name.layout.indices("head.bias")] = 0.1
+    vector[torch.arange(*by_name.layout.run("first.weight"))] = 0.3
+    vector[torch.arange(*by_name.layout.run("head.bias"))] = 0.1
     by_vector = network("mlp", decay=vector)
     theta, v = by_name.theta(), randn(by_name.layout.n)
     assert torch.equal(by_name.loss(theta), by_vector.loss(theta))

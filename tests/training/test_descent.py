@@ -108,7 +108,7 @@ def test_the_step_solved_backwards_gives_the_parameters_before_it(name, unused):
 
 def test_a_parameter_without_a_gradient_is_not_decayed():
     step = Step(OPTIMIZERS["decay"], unused=True)
-    at = layout_of(step.model).indices("unused")
+    at = torch.arange(*layout_of(step.model).run("unused"))
     assert not step.descent.scale[at].any()
     assert torch.equal(step.after[at], step.before[at])
 
