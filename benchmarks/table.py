@@ -15,9 +15,12 @@ MALLOC = {  # or page faults would drown the convolutions
 }
 
 
-def hold_still(**others: str) -> None:
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # freed tensors go back to the system at once, where it is asked
+
+
+def hold_still(malloc: Mapping[str, str] = MALLOC, **others: str) -> None:
     """Start this process anew where glibc's malloc was not told to keep freed memory, or ``others`` are not set."""
-    wanted = MALLOC | others
+    wanted = {**malloc, **others}
     if any(os.environ.get(k) != v for k, v in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
 

@@ -33,7 +33,7 @@ def direction(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     least = float(y.norm()) / y.numel() ** 0.5 / 10 or 1.0
     for part, block in zip(v.split(list(sizes)), y.split(list(sizes)), strict=True):
         part *= (block.norm() / max(block.numel(), 1) ** 0.5).clamp(min=least)
-    return v / v.norm()
+    return v.div_(v.norm())
 
 
 def scale(y: Tensor) -> float:
@@ -43,7 +43,7 @@ def scale(y: Tensor) -> float:
 
 def beside(y: Tensor, sizes: Sequence[int], share: float) -> Tensor:
     """A point [n] away from ``y`` [n] by this share of it: not at zeros of an initialisation, kinks or minima."""
-    return y + share * scale(y) * direction(y, sizes, 2)
+    return torch.add(y, direction(y, sizes, 2), alpha=share * scale(y))
 
 
 def central(f: VectorFunction, y: Tensor, v: Tensor, e: float) -> Tensor:
@@ -93,16 +93,19 @@ def agreements(
     parts = derivative.split(blocks)
 
     def sides(e: float) -> tuple[float, Tensor, Tensor]:
-        ahead, behind = (f(y + sign * e * v) for sign in (1, -1))
-        outside = bool(at.isfinite().all()) and not bool((ahead + behind).isfinite().all())
-        # as beside the zero of a logarithm; a shorter step yet would be lost in the rounding of y
-        return sides(e / 100) if outside and e > 1e6 * eps * scale(y) else (e, ahead, behind)
+        while True:
+            ahead, behind = (f(torch.add(y, v, alpha=sign * e)) for sign in (1, -1))
+            outside = bool(at.isfinite().all()) and not bool((ahead + behind).isfinite().all())
+            # as beside the zero of a logarithm; a shorter step yet would be lost in the rounding of y
+            if not (outside and e > 1e6 * eps * scale(y)):
+                return e, ahead, behind
+            e /= 100
 
     def differences(power: float) -> list[_Difference]:
         e, ahead, behind = sides(scale(y) * eps**power)
         noise = rounding(float(at.norm()) / e + float(derivative.norm()), eps) + own
-        pairs = ((ahead - behind) / (2 * e), (ahead + behind - 2 * at) / e)
-        return [_Difference(d, _size(gap), noise) for d, gap in zip(*(x.split(blocks) for x in pairs), strict=True)]
+        three = zip(*(x.split(blocks) for x in (ahead, behind, at)), strict=True)  # by block, which takes less memory
+        return [_Difference((a - b) / (2 * e), _size((a + b - 2 * c) / e), noise) for a, b, c in three]
 
     def each(of: list[_Difference]) -> list[Agreement]:
         return [d.agreement(x, limit) for d, x in zip(of, parts, strict=True)]

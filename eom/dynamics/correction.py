@@ -91,12 +91,12 @@ class ByTerms:
             return [self.field(t, y)] * (self.order + 1)
         f, jacobian = self.field.linearize(t, y)
         jf = jacobian(f)
-        found = [f, f + self.h * d * jf]
+        found = [f, torch.add(f, jf, alpha=self.h * d)]
         if self.order == 2:
             f3 = straight * jacobian(jf)
             if bent:
                 f3 = f3 + bent * self.field.second_derivative(t, y, f, f)
-            found.append(found[1] + self.h**2 * f3)
+            found.append(torch.add(found[1], f3, alpha=self.h**2))
         return found
 
 

@@ -85,8 +85,11 @@ def _near(objective: "Objective", theta: Tensor, kept: int, casts: bool) -> tupl
     eps = torch.finfo(theta.dtype).eps
     narrow = Point(objective, near, at, eps)
     wider = 8 / theta.element_size()
-    if wider == 1 or wider * memory.needed(kept, near) > memory.available(near.device):
+    if wider == 1:
         return near, narrow, []
+    if wider * memory.tested(kept, near) > memory.available(near.device):
+        said = note("there is no memory for a test in float64", "it is probed in its own precision, which tells less")
+        return near, narrow, [said]
     wide = value(near.double())
     rounding = 5e-2 if casts else max(1e-3, 10 * eps)  # of bfloat16: some of its eps of 8e-3; of sums in single
     if wide is None or not abs(float(wide) - float(at)) <= rounding * abs(float(at)):

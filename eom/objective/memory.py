@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+VECTORS = 13  # [n] that the self-test holds at once
 FACTOR = 5.0  # peak of a double backward over the below; 1.1, 3.6 and 4.7 on the networks of the benchmarks
 
 
@@ -47,6 +48,11 @@ def kept_by(gradient: Callable[[], Tensor]) -> tuple[int, Tensor]:
 def needed(kept: int, theta: Tensor) -> float:
     """Estimated peak, in bytes, of g and H v where one backward pass keeps ``kept``."""
     return FACTOR * (kept + 2 * theta.numel() * theta.element_size())
+
+
+def tested(kept: int, theta: Tensor) -> float:
+    """Estimated peak, in bytes, of the self-test at ``theta`` [n] where one backward pass in its dtype keeps ``kept``."""
+    return FACTOR * kept + VECTORS * theta.numel() * theta.element_size()
 
 
 def available(device: torch.device) -> float:

@@ -139,7 +139,9 @@ def _members(layout: Layout, group: str, members: Sequence[str] | Tensor) -> lis
             known = ", ".join(layout.names[:8])
             raise SettingError(f"group {group!r} names {unknown[0]!r}, which is no trainable parameter ({known}, ...)")
         if len(set(members)) < len(members):
-            raise SettingError(f"group {group!r} holds an index twice, by a parameter named twice: each entry counts once")
+            raise SettingError(
+                f"group {group!r} holds an index twice, by a parameter named twice: each entry counts once"
+            )
         return [layout.run(m) for m in members]  # type: ignore[arg-type] - names
     indices = torch.as_tensor(members)
     whole = indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1

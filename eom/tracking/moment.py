@@ -59,12 +59,12 @@ class Moment:
         """The run's own gradient, by tensor."""
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
-    @cached_property
+    @property
     def gradient(self) -> Tensor:
         """[n] the run's own gradient."""
         return self.layout.flatten(self.gradients)
 
-    @cached_property
+    @property
     def after(self) -> Tensor:
         """[n] theta after the step."""
         return self.layout.flatten(self.parameters)
@@ -74,7 +74,7 @@ class Moment:
         """[n] theta before the step; where it was not kept, the step solved backwards."""
         return self.descent.before(self.after, self.gradient) if self.kept is None else self.kept
 
-    @cached_property
+    @property
     def slope(self) -> Tensor:
         """[n] the run's own slope, of the loss with its penalty."""
         whole = torch.addcmul(self.gradient, self.descent.decay.to(self.theta), self.theta)

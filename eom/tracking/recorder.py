@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,14 @@ from eom.objective.replay import Replay
 from eom.prediction.rates import TERMS
 from eom.records import Row
 from eom.tracking.moment import Moment, Settings
-from eom.tracking.observables import Observables
+from eom.tracking.observables import Derivative, Observables
 from eom.tracking.ranks import Led, Ranks
 from eom.tracking.snapshot import Pass
 from eom.tracking.window import Window
 from eom.training.descent import Descent
 
 ROUNDED = 0.05  # share of a step that rounding may take where gradient descent is still to be predicted
+LENT = 4 * 10**8  # numbers that a search for the sharpness may hold
 PROOF = 10  # records of order 0 from one whose gradient is computed again to the next
 
 
@@ -129,14 +130,9 @@ class Recorder:
         own = self._own_will_do(moment, theta)
         at = self._expand(potential, theta, moment, own)
         rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
-        slope = -descent.scale.to(theta) * at.gradient
-        step, rounding = descent.lr * slope, self._rounding
-        missed = moment.after.to(theta) - theta - step
-        size, limit = _relative(missed, step), rounding + _adding(moment.theta, step)
+        derivative, rounding = self.observables.derivative(theta), self._rounding
+        size, limit, turned, lost = self._missed(moment, at.gradient, derivative, own)
         row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
-        turned = 0.0
-        if limit > 10 * rounding and not own:  # so small a step that rounding hides much: ask the gradient
-            turned = _relative(moment.slope - slope, slope)
         if not (size == 0 or size <= limit) or turned > rounding:
             self._withhold(max(size, turned))
             return [*rows, row]
@@ -146,10 +142,9 @@ class Recorder:
         self.trusted = True
         flow = descent.field(Pinned(potential, at))
         orders = ByTerms(flow, Euler(), descent.lr, self.order or 0).orders(0.0, theta)
-        derivative = self.observables.derivative(theta)
         window.predicted, window.derivative = [derivative(f) for f in orders], derivative
         window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
-        window.rounding = derivative(missed).abs() / descent.lr
+        window.rounding = lost
         window.exact = theta.dtype != moment.theta.dtype  # a look-ahead in a wider precision has no such rounding
         found = [row, *self._step_errors(orders, moment)]
         if own:
@@ -157,20 +152,42 @@ class Recorder:
             window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f
         else:
             rows += found
-        if self.hessian and self.settings.sharpness and (self.records - 1) % self.settings.sharpness == 0:
+        if self._sharpness_due:
             rows.append(self._sharpness(potential, at, moment, theta))
         return rows
+
+    def _missed(
+        self, moment: Moment, gradient: Tensor, derivative: Derivative, own: bool
+    ) -> tuple[float, float, float, Tensor]:
+        """How far the step was from gradient descent.
+
+        As a share of the step, which share rounding explains, as a share of the gradient where the step is so small
+        that rounding hides much, and in the observables per unit time [q].
+        """
+        descent, theta, scale = moment.descent, moment.theta.to(gradient), moment.descent.scale.to(gradient)
+        missed = moment.after.to(gradient).sub_(theta).addcmul_(scale, gradient, value=descent.lr)  # in little memory
+        slope = float((scale * gradient if scale.ndim else gradient).norm()) * (1.0 if scale.ndim else float(scale))
+        step = descent.lr * slope
+        limit = self._rounding + _adding(moment.theta, step)
+        asked = limit > 10 * self._rounding and not own
+        turned = _share(float(moment.slope.to(gradient).addcmul_(scale, gradient).norm()), slope) if asked else 0.0
+        return _share(float(missed.norm()), step), limit, turned, derivative(missed).abs() / descent.lr
 
     def _step_errors(self, orders: Sequence[Tensor], moment: Moment) -> list[Row]:
         """How far one step of each order's flow ends from the run's, by the next term, as a share of the step."""
         sizes = [_relative(after - this, orders[0]) for this, after in pairwise(orders)]
         return [Row(moment.step, moment.time, "all", "step_error", f"order-{k}", size) for k, size in enumerate(sizes)]
 
+    @property
+    def _sharpness_due(self) -> bool:
+        every = self.settings.sharpness
+        return bool(self.hessian and every and (self.records - 1) % every == 0)
+
     def confirm(self, window: Window, slope: Tensor) -> list[Row]:
         """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""
         assert window.own is not None
         size, lr = _relative(window.own - slope, slope), window.descent.lr
-        if size <= self._rounding + _adding(window.theta, lr * slope):
+        if size <= self._rounding + _adding(window.theta, lr * float(slope.norm())):
             window.own = None
             return []
         self._withhold(size)
@@ -225,13 +242,18 @@ class Recorder:
         if not self.order and self.records % PROOF == 1:
             return False
         cheap = not self.order or self.product == "difference"
-        same = moment.untouched and len(moment.passes) == 1 and theta.dtype == moment.gradient.dtype
+        same = moment.untouched and len(moment.passes) == 1 and theta.dtype == moment.layout.dtype
         return cheap and same and self.trusted
 
     def _expand(self, potential: Potential, theta: Tensor, moment: Moment, own: bool) -> Expansion:
         """Value, gradient and H v on the remembered batch, or around the run's own gradient."""
         if self.order and self.product != "difference":
-            return potential.expansion(theta)
+            plain = moment.descent.uniform and float(moment.descent.scale) == 1 and isinstance(potential, Objective)
+            if self.order > 1 or self._sharpness_due or not plain:
+                return potential.expansion(theta)
+            g, hg = cast(Objective, potential).gradient_and_hvp(theta)
+            along = hg.neg_()
+            return Expansion(torch.tensor(torch.nan), g, lambda v: along)  # asked along -g only; keeps no graph
         g = moment.gradient + moment.descent.decay.to(theta) * theta if own else potential.gradient(theta)
         value = torch.tensor(torch.nan)  # not needed
         return Expansion(value, g, lambda v: forward_difference(potential.gradient, theta, v, g))
@@ -256,7 +278,9 @@ class Recorder:
         if start is None or start.dtype != theta.dtype:
             generator = torch.Generator().manual_seed(0)
             start = torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
-        found = lanczos(lambda v: root * hvp(root * v), start, rtol=1e-4, steps=40)
+        found = lanczos(
+            lambda v: root * hvp(root * v), start, rtol=1e-4, steps=40, room=max(3, min(40, LENT // theta.numel()))
+        )
         self.direction = found.vectors[0]
         value, residual = found.eigenvalues[0].item(), found.residuals[0].item()
         return Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual)
@@ -264,10 +288,13 @@ class Recorder:
 
 def _relative(difference: Tensor, step: Tensor) -> float:
     """Size of a difference, as a share of the step."""
-    size, error = float(step.norm()), float(difference.norm())
+    return _share(float(difference.norm()), float(step.norm()))
+
+
+def _share(error: float, size: float) -> float:
     return error / size if size else (0.0 if error == 0 else torch.inf)
 
 
-def _adding(theta: Tensor, step: Tensor) -> float:
-    """Largest relative mismatch of a small step that rounding explains, as it is added to theta."""
-    return 4 * torch.finfo(theta.dtype).eps * float(theta.norm() / step.norm().clamp(min=1e-300))
+def _adding(theta: Tensor, step: float) -> float:
+    """Largest relative mismatch of a step of this length that rounding explains, as it is added to theta."""
+    return 4 * torch.finfo(theta.dtype).eps * float(theta.norm()) / max(step, 1e-300)

@@ -101,10 +101,14 @@ class Window:
         """A march of a copy from theta_n on its own objective, in place of the run's further steps; its first slope."""
         assert self.potential is not None  # else there is an obstacle
         flow = self.descent.field(self.potential)
-        march = list(islice(slopes(flow, Euler(), 0.0, self.descent.lr, self.theta), self.length))
-        ends = [observables.values(theta + self.descent.lr * slope) for theta, slope in march]
-        along = [self.derivative(slope) for _, slope in march] if bars and self.derivative else []
-        return march[0][1], ([observables.values(self.theta), *ends], along)
+        values, along, first = [observables.values(self.theta)], [], None
+        for theta, slope in islice(slopes(flow, Euler(), 0.0, self.descent.lr, self.theta), self.length):
+            first = slope if first is None else first
+            values.append(observables.values(torch.add(theta, slope, alpha=self.descent.lr)))
+            if bars and self.derivative:
+                along.append(self.derivative(slope))
+        assert first is not None  # the length is positive
+        return first, (values, along)
 
     def take(self, ahead: Ahead) -> None:
         """Complete the record by a look-ahead."""

@@ -1,0 +1,91 @@
+"""Up to which learning rate does each order describe the training of three networks on digits, and how do errors grow?
+
+A perceptron, the demonstration's convolutional network with BatchNorm, and a transformer block over the rows of the image,
+in float64 under full-batch gradient descent, at twelve learning rates each from the same start, on common time.
+"""
+
+import argparse
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import eom
+from eom.demo import cross_entropy, digits, network
+
+RATES = np.geomspace(0.005, 0.5, 12).round(4).tolist()
+SMALL_RATES = [0.01, 0.03, 0.1]
+
+
+class Transformer(nn.Module):
+    """One pre-norm block over the eight rows of an image [b, 1, 8, 8], to logits [b, 10]."""
+
+    def __init__(self, width: int = 16, heads: int = 2):
+        super().__init__()
+        self.embed, self.position = nn.Linear(8, width), nn.Parameter(0.02 * torch.randn(8, width))
+        self.block = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.embed(images.squeeze(1)) + self.position
+        return self.head(self.norm(self.block(rows)).mean(1))
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "perceptron": perceptron,
+    "BN-CNN": network,
+    "transformer": Transformer,
+}
+
+
+def setup(name: str, samples: int | None) -> tuple[nn.Module, Any, Any]:
+    """A network in float64, its loss and the digits."""
+    torch.manual_seed(0)
+    return NETWORKS[name]().double(), cross_entropy, digits(samples)
+
+
+def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
+    """The numbers the study claims; runs and pages are kept in ``out`` if given."""
+    rates, time, samples = (SMALL_RATES, 1.0, 100) if small else (RATES, 5.0, None)
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NETWORKS:
+            place = (out or Path(folder)) / name
+            how: dict[str, Any] = {"every": 5, "sharpness": 4, "console": Console(file=io.StringIO())}
+            if small:
+                how |= {"jobs": 1, "threads": 1}
+            comparison = eom.compare(eom.sweep(partial(setup, name, samples), rates, time=time, out=place, **how))
+            if out:
+                print(comparison.report(place))
+            table = comparison.table()
+            found[f"{name}: largest lr x sharpness at the largest rate"] = float(table.sharpest.iloc[-1])
+            for source, fit in comparison.pooled().items():
+                found[f"{name}: slope of {source}"] = fit.slope
+                found[f"{name}: half the interval of the slope of {source}"] = (fit.high - fit.low) / 2
+            for source, rate in comparison.largest(0.1).items():
+                found[f"{name}: largest rate for 10 %, {source}, seen"] = rate.seen.value
+                found[f"{name}: largest rate for 10 %, {source}, by bars"] = rate.bars.value
+                found[f"{name}: largest rate for 10 %, {source}, by one step"] = rate.step.value
+    return {name: value for name, value in found.items() if not np.isnan(value)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    print(json.dumps(main(small=options.small, out=options.out), indent=2))
