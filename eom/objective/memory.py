@@ -51,7 +51,7 @@ def needed(kept: int, theta: Tensor) -> float:
 
 
 def tested(kept: int, theta: Tensor) -> float:
-    """Estimated peak, in bytes, of the self-test at ``theta`` [n] where one backward pass in its dtype keeps ``kept``."""
+    """Estimated peak, in bytes, of the self-test at ``theta`` [n] where one backward pass keeps ``kept``."""
     return FACTOR * kept + VECTORS * theta.numel() * theta.element_size()
 
 

@@ -1,8 +1,8 @@
 """How does the cost of one record grow with parameters, layers, batch, order and groups?
 
-Perceptrons of equal layers, float32, on the CPU, one thread. A record is what the tracker does at a step that is recorded
-and the six after it; its cost is the time of eight such steps less that of eight bare ones, in CPU time, medians of paired
-rounds. The exponent is the slope of log cost over log size.
+Perceptrons of equal layers, float32, on the CPU, one thread. A record is what the tracker does at a step that is
+recorded and the six after it; its cost is the time of eight such steps less that of eight bare ones, in CPU time,
+medians of paired rounds. The exponent is the slope of log cost over log size.
 """
 
 import argparse
@@ -45,7 +45,9 @@ def seconds_of(width: int, layers: int, batch: int, rounds: int, **settings: Any
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with eom.track(model, optimizer, loss_fn, Path(folder) / "run", every=EVERY, sharpness=0, **settings) as tracker:
+        with eom.track(
+            model, optimizer, loss_fn, Path(folder) / "run", every=EVERY, sharpness=0, **settings
+        ) as tracker:
             steps(tracker.loss)  # with the self-test
             pairs = [(steps(tracker.loss), steps(lambda x: loss_fn(model, x))) for _ in range(rounds)]
     return statistics.median(a - b for a, b in pairs), statistics.median(b for _, b in pairs) / EVERY
