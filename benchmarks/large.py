@@ -2,9 +2,9 @@
 
     python benchmarks/large.py [--model gpt2 | mlp] [--tokens 128] [--csv FILE]
 
-gpt2 is GPT-2 small (124 million parameters) built from its configuration, with random weights, on one sequence; mlp has
-1e8 parameters in eight layers. Memory is the highest resident set of the process beyond that of bare training steps, over
-the size of the parameters in float32; time by the clock over that of one gradient, all threads.
+gpt2 is GPT-2 small (124 million parameters) built from its configuration, with random weights, on one sequence; mlp
+has 1e8 parameters in eight layers. Memory is the highest resident set of the process beyond that of bare training
+steps, over the size of the parameters in float32; time by the clock over that of one gradient, all threads.
 """
 
 import argparse

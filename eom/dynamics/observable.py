@@ -89,7 +89,7 @@ class GroupSum:
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
-    """sum_i x_i y_i in float64, [m], [m] -> []; of a long vector in parts, as copies in float64 would fill the memory."""
+    """sum_i x_i y_i in float64, [m], [m] -> []; of long vectors in parts, to spare the memory of copies."""
     parts = [torch.dot(a.double(), b.double()) for a, b in zip(x.split(LONG), y.split(LONG), strict=True)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
