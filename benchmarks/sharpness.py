@@ -36,7 +36,7 @@ def scipys(objective: Any, theta: Any) -> Any:
         return at.hvp(torch.from_numpy(v.astype(np.float32)).ravel()).numpy()
 
     n = len(theta)
-    operator = LinearOperator((n, n), matvec=product, dtype=np.float32)  # type: ignore[call-overload]
+    operator = LinearOperator((n, n), matvec=product, dtype=np.float32)  # type: ignore[call-overload] - its stub wants no matvec
     start = torch.randn(n, generator=torch.Generator().manual_seed(0)).numpy()
     settings: dict[str, Any] = {"which": "LA", "tol": RTOL, "v0": start}
     return eigsh(operator, k=K, return_eigenvectors=False, **settings)[::-1]
@@ -44,7 +44,7 @@ def scipys(objective: Any, theta: Any) -> Any:
 
 def pyhessians(model: Any, batch: Any) -> Any:
     import torch
-    from pyhessian import hessian  # type: ignore[import-not-found]
+    from pyhessian import hessian  # type: ignore[import-not-found] - measured where it is installed
 
     torch.manual_seed(0)
     found = hessian(model, torch.nn.functional.cross_entropy, data=batch, cuda=False)
@@ -78,7 +78,7 @@ def main() -> None:
             with contextlib.suppress(RuntimeWarning):
                 taken, found = seconds(solve)
             ratios.append(taken / gradient)
-        error = float((torch.as_tensor(list(found)).double() / exact - 1).abs().max())  # type: ignore[arg-type]
+        error = float((torch.as_tensor(list(found)).double() / exact - 1).abs().max())  # type: ignore[arg-type] - found, as there is a round
         rows.append({"solver": name, "gradients": statistics.median(ratios), "error": error})
         print(f"{name:16s} {rows[-1]['gradients']:7.0f} gradients   error {error:.1e}", flush=True)
     print(f"wanted: at most {WANTED} gradients, error 1e-3")

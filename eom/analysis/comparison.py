@@ -24,7 +24,7 @@ WHERE = "common times, where lr × sharpness is below 1 and the error larger tha
 
 def write(comparison: "Comparison", path: Path, wanted: float) -> Path:
     """Write the page to ``path``, or into that folder."""
-    title = f"{count(len(comparison.readings), 'learning rate')} compared"
+    title = f"{count(len(comparison.readings), 'run')} compared"
     page = fill(
         "comparison.html.j2",
         name=title,

@@ -40,7 +40,7 @@ def common_errors(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     times = times[np.linspace(0, len(times) - 1, min(PLACES, len(times))).round().astype(int)]
     parts = []
     for run, errors in enumerate(runs):
-        for (group, source), rows in errors.groupby(["group", "source"], observed=True, sort=False):  # type: ignore[misc]
+        for (group, source), rows in errors.groupby(["group", "source"], observed=True, sort=False):  # type: ignore[misc] - pandas types keys as hashables
             at, lr, error = interpolated(rows, times)
             parts.append({"run": run, "time": at, "lr": lr, "group": str(group), "source": str(source), "error": error})
     sizes = [len(part["time"]) for part in parts]
@@ -83,7 +83,8 @@ class Slope(NamedTuple):
 def slopes(errors: pd.DataFrame) -> pd.DataFrame:
     """The ``Slope`` of every layer and order over ``common_errors``, index (group, source)."""
     found = {key: slope(rows) for key, rows in errors.groupby(["group", "source"], sort=False)}
-    index = pd.MultiIndex.from_tuples(list(found), names=["group", "source"]) if found else None  # type: ignore[arg-type]
+    groups, sources = zip(*found, strict=True) if found else ((), ())  # type: ignore[misc] - pandas types keys as hashables
+    index = pd.MultiIndex.from_arrays([groups, sources], names=["group", "source"])
     return pd.DataFrame(list(found.values()), index=index, columns=list(Slope._fields))
 
 

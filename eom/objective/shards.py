@@ -98,7 +98,7 @@ class Shards:
         try:
             work()
         except RuntimeError as error:
-            raise RankError(f"{self._lost()}. What was recorded so far is kept. ({_line(error)})") from error
+            raise RankError(f"{self._lost()} ({_line(error)})") from error
 
     def _lost(self) -> str:
         """Which ranks answer no more."""

@@ -16,7 +16,6 @@ from eom.calculus.products import Expansion
 from eom.errors import RankError, SettingError
 from eom.objective import Objective
 from eom.objective.data import Batch, Batches
-from eom.objective.explain import check_scalar
 from eom.objective.loss import LossFunction
 from eom.objective.parameters import plain
 from eom.tracking.moment import Settings
@@ -179,7 +178,6 @@ class Helper:
             return self._loss_fn(self._called, batch)
         self.observe(batch)
         value = self._loss_fn(self._called, batch)
-        check_scalar(value)
         self._losses.append(value.detach())
         return value
 

@@ -15,8 +15,10 @@ import pytest
 import setups
 import torch
 from filelock import FileLock
+from typer.testing import CliRunner
 
 import eom
+from eom.cli import app
 from eom.errors import (
     FolderInUseError,
     FolderNotWritableError,
@@ -258,3 +260,18 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, comp
     with pytest.raises(SettingError, match=complaint):
         swept(tmp_path / "sweep", **options)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_command_sweeps_and_compares(tmp_path):
+    out = tmp_path / "sweep"
+    given = ["--lr", ".4,.1", "--steps", "12", "--every", "3", "--jobs", "1", "--threads", "1", "--out", str(out)]
+    done = CliRunner().invoke(app, ["sweep", "setups:plain", *given])
+    assert done.exit_code == 0, done.output
+    assert "2 runs of one model from the same start" in done.output
+    assert "Runs" in (out / "comparison.html").read_text("utf-8")
+    one = CliRunner().invoke(app, ["sweep", "setups:plain", *given, "--lr", ".4"])
+    assert "1 run in" in one.output
+    for lr in ("x", "0.1,,0.2"):
+        wrong = CliRunner().invoke(app, ["sweep", "setups:plain", "--lr", lr, "--steps", "5"])
+        assert isinstance(wrong.exception, SettingError)
+        assert "expected values with commas between them" in str(wrong.exception)
