@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eom.errors import SettingError
-from eom.records import RunWriter, open_run
+from eom.records import Row, RunWriter, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Resume = int | Mapping[str, Any]
-RATES, DISPLACEMENTS = ("_rate", "update_mismatch"), ("_displacement", "position_error")
+DISPLACEMENTS = ("_displacement", "position_error")
 
 
 def check_resume(resume: Any, observables: Mapping[str, str], parameters: int) -> None:
@@ -50,8 +50,7 @@ def reopen(path: Path, resume: Resume, manifest: dict[str, Any], parameters: int
     table = run.table()
     again: dict[int, tuple[str, ...]] = {}
     for window in state.get("windows", ()):
-        endings = RATES if window["held"] else RATES[:1]
-        again[window["step"]] = endings
+        again[window["step"]] = "_rate", *(Row(*row).quantity for row in window["held"])
     for horizon in state.get("horizons", ()):
         again[horizon["step"]] = again.get(horizon["step"], ()) + DISPLACEMENTS
     writer = RunWriter.resume(path, step, manifest, again)

@@ -25,7 +25,7 @@ def test_the_runs_of_a_worker_that_is_killed_are_done_again(tmp_path):
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        client.upload_file(setups.__file__)
+        client.upload_file(setups.__file__, load=False)  # this process has it, and is to keep its own
         workers = dict(client.run(os.getpid))
         killed = threading.Thread(target=kill_one_at_work, args=(tmp_path / "sweep", list(workers.values())))
         killed.start()
