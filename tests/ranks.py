@@ -215,6 +215,32 @@ def dies_in_training(rank: int, world: int, folder: Path) -> dict[str, str]:
     return {"error": ""}
 
 
+def fails_in_training(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """The last batches of rank 1 cannot be remembered; the parameters with the tracker, and without."""
+
+    class Strange(tuple):
+        """A batch that cannot be taken apart any more."""
+
+        def __iter__(self):
+            raise ValueError("taken apart")
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    found = {}
+    for name in ("with", "without"):
+        model = DistributedDataParallel(network())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batch = shard(rank, world)
+        with eom.track(model, optimizer, loss_fn, folder / "run", every=3, disabled=name == "without") as tracker:
+            for step in range(30):
+                optimizer.zero_grad()
+                tracker.loss(Strange(batch) if rank == 1 and step > 20 else batch).backward()
+                optimizer.step()
+        found[name] = nn.utils.parameters_to_vector(model.parameters()).tolist()
+    return found
+
+
 if __name__ == "__main__":
     name, rank, world, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)

@@ -11,6 +11,8 @@ from eom.analysis import curves
 from eom.analysis.errors import edge
 from eom.analysis.figures import Figure
 from eom.analysis.page import fill, save
+from eom.analysis.reading import Reading
+from eom.analysis.scaling import run_means
 from eom.analysis.series import PANELS, thin
 from eom.analysis.tables import Cell, Table, amount
 from eom.analysis.verdict import at_rate, verdict
@@ -62,40 +64,32 @@ def figures(comparison: "Comparison") -> Iterator[Figure]:
 def over_time(comparison: "Comparison") -> pd.DataFrame:
     """panel, unit, run, step, time, value of what is drawn over common time."""
     parts = []
-    for run, reading in enumerate(comparison.readings):
-        loss, norm, lr, slope = (reading.measured(q) for q in ("loss", "norm_squared", "lr", "gradient_norm"))
-        slope = slope.merge(lr[["step", "value"]], on="step", suffixes=("", "_lr"))
-        slope["value"] = slope.value_lr / 4 * slope.value**2
-        for panel, unit, line in (
-            ("loss", "loss", loss),
-            ("|w|² of all parameters", "weight²", norm),
-            ("lr × sharpness", "largest eigenvalue × lr", edge(reading).path),
-            ("(lr / 4) |g|²", "loss", slope),
-        ):
+    for panel, unit, line_of in (
+        ("loss", "loss", lambda reading: reading.measured("loss")),
+        ("|w|² of all parameters", "weight²", lambda reading: reading.measured("norm_squared")),
+        ("lr × sharpness", "largest eigenvalue × lr", lambda reading: edge(reading).path),
+        ("(lr / 4) |g|²", "loss", regularisation),
+    ):
+        for run, line in enumerate(map(line_of, comparison.readings)):
             line = line.loc[np.isfinite(line.value), ["step", "time", "value"]]
             parts.append(thin(line.assign(panel=panel, unit=unit, run=run), ["panel"]))
-    found = pd.concat(parts, ignore_index=True)
-    return found.sort_values(
-        "panel", key=lambda p: p.map({name: k for k, name in enumerate(p.unique())}), kind="stable"
-    )
+    return pd.concat(parts, ignore_index=True)
+
+
+def regularisation(reading: Reading) -> pd.DataFrame:
+    """(lr / 4) |g|^2 along a run, what order 1 adds to the loss."""
+    both = reading.measured("gradient_norm").merge(reading.measured("lr"), on="step", suffixes=("", "_lr"))
+    return both.assign(value=both.value_lr / 4 * both.value**2)
 
 
 def scaled(comparison: "Comparison") -> pd.DataFrame:
-    """panel, source, lr, error, fitted: of each run the mean error, levels of the common times taken out."""
+    """panel, source, lr, error, fitted, see ``run_means``."""
     errors, slopes = comparison.errors, comparison.scaling()
     parts = []
     for group, source in list(slopes.index)[: PANELS * len(comparison.orders)]:
         own = errors.loc[(errors.group == group) & (errors.source == source)]
-        own = own.loc[own.groupby("time").run.transform("nunique") > 1]
-        if own.empty:
-            continue
-        x, p = np.log(own.lr), float(slopes.slope[group, source])
-        level = np.log(own.error) - p * x
-        off = (level - level.groupby(own.time).transform("mean")).groupby(own.run).mean()
-        lr = x.groupby(own.run).mean()
-        fitted = level.mean() + p * lr
-        points = pd.DataFrame({"lr": np.exp(lr), "error": np.exp(fitted + off), "fitted": np.exp(fitted)})
-        parts.append(points.sort_values("lr").assign(panel=group, source=source))
+        points = run_means(own, float(slopes.slope[group, source]))
+        parts.append(points.assign(panel=group, source=source))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

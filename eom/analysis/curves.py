@@ -27,7 +27,7 @@ def courses(name: str, frame: pd.DataFrame, runs: list[str]) -> str:
             if title == "lr × sharpness":
                 edges(ax, panel.value.max())
             elif panel.value.min() > 0 and panel.value.max() > 10 * panel.value.min():
-                logarithmic(ax)
+                logarithmic(ax.yaxis)
             titled(ax, title, "time (sum of learning rates)", panel.unit.iloc[0])
         named: list[int] = np.linspace(0, len(runs) - 1, min(NAMED, len(runs))).round().astype(int).tolist()
         legend(figure, [line(colours[k], runs[k]) for k in named])
@@ -48,8 +48,8 @@ def scaling(name: str, points: pd.DataFrame) -> str:
                 colour = colours[source_name(str(source))]
                 ax.plot(rows.lr, rows.error, "o", color=colour, markersize=4)
                 ax.plot(rows.lr, rows.fitted, color=colour, linewidth=1)
-            logarithmic(ax)
-            logarithmic(ax, across=True)
+            logarithmic(ax.xaxis)
+            logarithmic(ax.yaxis)
             titled(ax, title, "learning rate", "error, weight² per unit time")
         legend(figure, [line(c, source, marker="o", markersize=4) for source, c in colours.items()])
         return inline(figure, name)

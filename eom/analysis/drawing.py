@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -95,11 +96,10 @@ def titled(ax: Axes, title: str, across: str, up: str) -> None:
     ax.set_ylabel(label(up) if up else "", parse_math=False)
 
 
-def logarithmic(ax: Axes, across: bool = False) -> None:
-    """A logarithmic axis, up, or else across."""
+def logarithmic(axis: XAxis | YAxis) -> None:
+    """Powers of ten at equal distances."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     # matplotlib's own labels set exponents in smaller type than a phone can show
-    (ax.set_xscale if across else ax.set_yscale)("log")
-    axis = ax.xaxis if across else ax.yaxis
     axis.set_major_locator(LogLocator(numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_locator(NullLocator())

@@ -45,7 +45,7 @@ def panels(name: str, frame: pd.DataFrame, limits: Edge, *, log: bool) -> str:
                         marker=MARKERS[kind] if marked else "", markersize=4,
                     )  # fmt: skip
             if log:
-                logarithmic(ax)
+                logarithmic(ax.yaxis)
             else:
                 keep_measured_in_view(ax, panel)
             mark(ax, limits)
@@ -60,7 +60,7 @@ def course(name: str, loss: pd.DataFrame, limits: Edge) -> str:
         figure, axes = grid(1 if limits.path.empty else 2, across=2, width=4.0, height=1.8, head=0.3)
         axes[0].plot(loss.step, loss.value, color=PALETTE["order 1"], marker="o" if len(loss) == 1 else "")
         if loss.value.min() > 0 and loss.value.max() > 10 * loss.value.min():
-            logarithmic(axes[0])
+            logarithmic(axes[0].yaxis)
         mark(axes[0], limits)
         titled(axes[0], "loss", "step", "loss")
         for ax in axes[1:]:

@@ -95,11 +95,10 @@ def slope(errors: pd.DataFrame) -> Slope:
 
     Source: Efron & Stein, The jackknife estimate of variance, Ann. Stat. 9(3), 1981.
     """
-    place = errors.groupby(["time", "group"], sort=False).ngroup().to_numpy()
-    run, x, y = errors.run.to_numpy(), np.log(errors.lr.to_numpy()), np.log(errors.error.to_numpy())
-    shared = pd.Series(run).groupby(place).transform("nunique").to_numpy() > 1
-    place, run, x, y = place[shared], run[shared], x[shared], y[shared]
-    runs, times = np.unique(run), errors.time[shared].nunique()
+    errors = shared(errors)
+    run, place = errors.run.to_numpy(), places(errors)
+    x, y = np.log(errors.lr.to_numpy()), np.log(errors.error.to_numpy())
+    runs, times = np.unique(run), errors.time.nunique()
     whole, g = _fit(place, x, y), len(runs)
     if np.isnan(whole) or g < 3:
         return Slope(whole, np.nan, np.nan, g, times)
@@ -111,12 +110,35 @@ def slope(errors: pd.DataFrame) -> Slope:
 
 def _fit(place: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     """The common slope of y over x within the places."""
-    if not len(place):
-        return np.nan
-    count = np.maximum(np.bincount(place), 1)
-    x, y = (z - (np.bincount(place, z) / count)[place] for z in (x, y))
+    x, y = levelled(x, place), levelled(y, place)
     spread = float(x @ x)
-    return float(x @ y) / spread if spread > 1e-12 else np.nan  # all of the same learning rate
+    return float(x @ y) / spread if spread > 1e-12 else np.nan  # no two of them at different learning rates
+
+
+def run_means(errors: pd.DataFrame, slope: float) -> pd.DataFrame:
+    """``lr``, ``error`` and ``fitted`` of every run: the means of its logarithms, the levels of the fit taken out."""
+    errors = shared(errors)
+    x = np.log(errors.lr)
+    level = np.log(errors.error) - slope * x
+    off = pd.Series(levelled(level.to_numpy(), places(errors)), errors.index).groupby(errors.run).mean()
+    lr = x.groupby(errors.run).mean().sort_values()
+    fitted = level.mean() + slope * lr
+    return pd.DataFrame({"lr": np.exp(lr), "error": np.exp(fitted + off), "fitted": np.exp(fitted)}, lr.index)
+
+
+def shared(errors: pd.DataFrame) -> pd.DataFrame:
+    """Those of the ``common_errors`` that have another run beside them."""
+    return errors.loc[errors.groupby(["time", "group"], sort=False).run.transform("nunique") > 1]
+
+
+def places(errors: pd.DataFrame) -> np.ndarray:
+    """A number for each layer and common time, which have a level of their own in a fit."""
+    return errors.groupby(["time", "group"], sort=False).ngroup().to_numpy()
+
+
+def levelled(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """``values`` less the mean of their place."""
+    return values - (np.bincount(place, values) / np.maximum(np.bincount(place), 1))[place]
 
 
 def relative_errors(reading: Reading, errors: pd.DataFrame) -> pd.DataFrame:

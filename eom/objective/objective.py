@@ -271,7 +271,7 @@ class Objective:
             return run_checks(self, order, theta)
         alone = self.replaced(product=self.product)
         alone.shards = None
-        return self.shards.worst(run_checks(alone, order, theta), lambda c: (c.second, c.third, c.jacobian, c.passed))
+        return self.shards.agreed(run_checks(alone, order, theta), lambda c: (c.second, c.third, c.jacobian, c.passed))
 
     def _route(self, theta: Tensor, order: int) -> str:
         """The route to H v that the self-test chose; it is run once for each order, and train or eval mode."""

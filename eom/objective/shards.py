@@ -83,8 +83,8 @@ class Shards:
                 "vectors, only its data is its own"
             )
 
-    def worst(self, own: T, good: Callable[[T], Any]) -> T:
-        """What all ranks agree on: that of the first of those ranks where ``good`` is smallest."""
+    def agreed(self, own: T, good: Callable[[T], Any]) -> T:
+        """The finding that all ranks go by: the one that is least ``good``, of the first rank that has it."""
         found: list[Any] = [None] * len(self.places)
         self.together(lambda: dist.all_gather_object(found, own, group=self.group))
         return min(found, key=good)
@@ -98,25 +98,28 @@ class Shards:
         try:
             work()
         except RuntimeError as error:
-            raise RankError(f"{self._lost()} ({_line(error)})") from error
+            raise lost(error, self.group, self.places) from error
 
-    def _lost(self) -> str:
-        """Which ranks answer no more."""
-        store, missing = dist.distributed_c10d._get_default_store(), []
-        ranks = dist.get_process_group_ranks(self.group)
-        for rank in ranks:
-            try:
-                store.set(f"eom/alive/{dist.get_rank()}", "yes")
-                store.wait([f"eom/alive/{rank}"], ANSWER)
-            except RuntimeError:
-                missing.append(rank)
-        if dist.get_rank() in missing:
-            return "a rank was lost, and with it the store of the process group: rank 0, or the launcher, has ended"
-        ended = [rank for rank, place in zip(ranks, self.places, strict=False) if rank in missing and _ended(*place)]
-        if ended or missing:
-            said = "has ended" if ended else "did not answer"
-            return f"rank {', '.join(map(str, ended or missing))} of {len(ranks)} {said}"
-        return "the ranks lost each other, though all are alive"
+
+def lost(error: RuntimeError, group: Any, places: tuple[tuple[str, int], ...] = ()) -> RankError:
+    """What an error of torch.distributed means: which ranks answer no more, and which of them have ended."""
+    store, missing = dist.distributed_c10d._get_default_store(), []
+    ranks = dist.get_process_group_ranks(group)
+    for rank in ranks:
+        try:
+            store.set(f"eom/alive/{dist.get_rank()}", "yes")
+            store.wait([f"eom/alive/{rank}"], ANSWER)
+        except RuntimeError:
+            missing.append(rank)
+    ended = [rank for rank, place in zip(ranks, places, strict=False) if rank in missing and _ended(*place)]
+    if dist.get_rank() in missing:
+        said = "a rank was lost, and with it the store of the process group: rank 0, or the launcher, has ended"
+    elif missing:
+        said = f"rank {', '.join(map(str, ended or missing))} of {len(ranks)} "
+        said += "has ended" if ended else "did not answer"
+    else:
+        said = "the ranks lost each other, though all are alive"
+    return RankError(f"{said} ({str(error).partition(chr(10))[0][:200]})")
 
 
 def _mark(v: Tensor) -> float:
@@ -129,7 +132,3 @@ def _ended(host: str, process: int) -> bool:
         return False
     status = Path(f"/proc/{process}/stat")
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

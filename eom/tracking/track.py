@@ -13,9 +13,10 @@ from eom.objective.data import Batch
 from eom.objective.loss import LossFunction
 from eom.objective.parameters import Groups
 from eom.records import Run, open_run
+from eom.tracking.helper import Helper
 from eom.tracking.moment import Settings
 from eom.tracking.observables import UserObservable
-from eom.tracking.ranks import Helper, check_alone, ranks_of
+from eom.tracking.ranks import check_alone, ranks_of
 from eom.tracking.resume import Resume
 from eom.tracking.schedule import Every
 from eom.tracking.tracker import Tracker
@@ -82,7 +83,7 @@ def track(
     if ranks is not None:
         check_alone(data=data, resume=resume)
         if not ranks.first:
-            return Helper(model, optimizer, loss_fn, ranks, settings, lambda: open_run(run))
+            return Helper(model, optimizer, loss_fn, ranks, settings, run)
     elif disabled or _other_rank():
         return Untracked(model, loss_fn, run)
     return Tracker(model, optimizer, loss_fn, run, every, settings, observables or {}, groups, data, resume, ranks)

@@ -49,6 +49,15 @@ def test_where_a_rank_dies_the_run_is_kept_and_the_training_ends_with_an_error(t
     assert run.events().kind.iloc[-1] in ("interrupted", "failed")
 
 
+@pytest.mark.slow
+def test_a_rank_whose_batch_cannot_be_remembered_leaves_the_training_as_it_is(tmp_path):
+    for found in together("fails_in_training", 2, tmp_path):
+        assert found["with"] == found["without"]
+    run = eom.open_run(tmp_path / "run")
+    assert run.table().step.max() >= 18
+    assert run.events().message.str.contains("rank 1 of 2 did not answer").any()
+
+
 def test_one_rank_alone_is_followed_as_ever(tmp_path):
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
