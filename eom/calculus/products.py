@@ -52,6 +52,12 @@ class Expansion(NamedTuple):
     hvp: Callable[[Tensor], Tensor]
 
 
+def downhill(g: Tensor, hg: Tensor) -> Expansion:
+    """Of a function whose H g [n] is known beside its gradient g [n]: H v along v = -g only, without a graph."""
+    along = hg.neg_()  # in its own memory
+    return Expansion(torch.tensor(torch.nan), g, lambda v: along)
+
+
 def value_and_gradient(f: ScalarFunction | InParts, y: Tensor) -> tuple[Tensor, Tensor]:
     """Value [] and gradient [n] of ``f`` at ``y`` [n]."""
     f = _in_parts(f)

@@ -27,7 +27,7 @@ def run_checks(objective: "Objective", order: int, theta: Tensor) -> Check:
 
     In float64 where the model can be evaluated in it and the memory allows.
     """
-    loss = objective.first_loss
+    loss = objective.mean_loss.first
     casts: dict[str, torch.dtype] = {}
     with blame.noting_casts(loss, casts):
         value, notes = value_and_notes(loss, theta, casts)

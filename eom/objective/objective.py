@@ -2,31 +2,24 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eom.calculus.products import (
-    Expansion,
-    expand,
-    forward_difference,
-    gradient_and_product,
-    third_derivative,
-    value_and_gradient,
-)
+from eom.calculus.products import Expansion, forward_difference
 from eom.errors import DataError, EomWarning, LossNotDifferentiableError, ParametersError, SettingError, warn_user
 from eom.objective.check import LOG_MAP, Check
 from eom.objective.compiled import Compiled
 from eom.objective.data import Batch, Batches, length
 from eom.objective.explain import check_callables
 from eom.objective.loss import Around, BatchLoss, LossFunction
+from eom.objective.mean_loss import MeanLoss
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
 from eom.objective.shards import Shards
 
-Product = Callable[[Tensor], Tensor]  # v -> H v
 PRODUCTS = ("auto", "double-backward", "difference", "compiled")
 
 
@@ -129,7 +122,7 @@ class Objective:
     def loss(self, theta: Tensor) -> Tensor:
         """[] L(theta), penalty included."""
         theta = self._vector("theta", theta, theta)
-        return self._mean(lambda f: f(theta).detach()) + self.penalty(theta)
+        return self.mean_loss.value(theta) + self.penalty(theta)
 
     def penalty(self, theta: Tensor) -> Tensor:
         """[] sum_j decay_j theta_j^2 / 2."""
@@ -140,7 +133,7 @@ class Objective:
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
         theta = self._vector("theta", theta, theta)
-        return self._with_decay(self._mean(lambda f: value_and_gradient(f, theta)[1]), theta)
+        return self._with_decay(self.mean_loss.gradient(theta), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """[n] H(theta) v."""
@@ -153,10 +146,10 @@ class Objective:
         """
         theta = self._require_point(theta)
         v = None if v is None else self._vector("v", v, theta)
-        at_once = v is not None or (len(self.batches) == 1 and self.shards is None)
-        if self._product(theta) == "double-backward" and at_once:
-            along = (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
-            g, hv = self._mean_pair(lambda f: gradient_and_product(f, theta, along))
+        if self._product(theta) == "double-backward" and (v is not None or self.mean_loss.at_once):
+            g, hv = self.mean_loss.gradient_and_product(
+                theta, (lambda g: self._with_decay(g, theta)) if v is None else (lambda g: v)
+            )
             g = self._with_decay(g, theta)
             return g, self._with_decay(hv, g if v is None else v)
         at = self.expansion(theta)
@@ -175,7 +168,7 @@ class Objective:
             raise LossNotDifferentiableError(f'product="difference" gives H v, but no T. {LOG_MAP}')
         if self.product == "auto":
             self._route(theta, 2)
-        return self._mean(lambda f: third_derivative(f, theta, u, v))
+        return self.mean_loss.third(theta, u, v)
 
     def expansion(self, theta: Tensor) -> Expansion:
         """L, its gradient and H's product at ``theta`` [n]; one batch keeps its graph for further products.
@@ -193,27 +186,15 @@ class Objective:
             parts = [(w, self._loss_of(batch)) for w, batch in self.batches]
             return self._compiled.expansion(theta, self._decay(theta), parts)
         if route == "difference":
-            value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
-            g = self._with_decay(g, theta)
-            known = g.clone()
+            value, g = self.mean_loss.value_and_gradient(theta)
+            known = self._with_decay(g, theta)
             return Expansion(
-                value + self.penalty(theta), g, lambda v: forward_difference(self.gradient, theta, v, known)
+                value + self.penalty(theta),
+                known.clone(),
+                lambda v: forward_difference(self.gradient, theta, v, known),
             )
-        if len(self.batches) == 1 and (self.shards is None or self.shards.single):
-            value, g, data = expand(self.first_loss, theta)
-            if self.shards is not None:
-                value, g, data = self._over_ranks(value, g, data)
-        else:
-            value, g = self._mean_pair(lambda f: value_and_gradient(f, theta))
-            data = partial(self._data_product, theta)
-        return Expansion(
-            value + self.penalty(theta), self._with_decay(g, theta), lambda v: self._with_decay(data(v), v)
-        )
-
-    def _over_ranks(self, value: Tensor, g: Tensor, hvp: Product) -> tuple[Tensor, Tensor, Product]:
-        shards = cast(Shards, self.shards)
-        value, g = shards.mean((value, g))
-        return value, g, lambda v: shards.mean((hvp(v),))[0]
+        value, g, hvp = self.mean_loss.expansion(theta)
+        return Expansion(value + self.penalty(theta), self._with_decay(g, theta), lambda v: self._with_decay(hvp(v), v))
 
     def _product(self, theta: Tensor) -> str:
         """The route to H v that is to be taken."""
@@ -300,25 +281,9 @@ class Objective:
         return BatchLoss(self._around, self._loss_fn, self.layout, self.replay, batch)
 
     @property
-    def first_loss(self) -> BatchLoss:
-        """The loss of the first batch."""
-        return self._loss_of(self.batches.first)
-
-    def _data_product(self, theta: Tensor, v: Tensor) -> Tensor:
-        """H v of the data's loss, batch by batch, in the memory of one."""
-        return self._mean(lambda f: gradient_and_product(f, theta, lambda g: v)[1])
-
-    def _mean(self, of: Callable[[BatchLoss], Tensor]) -> Tensor:
-        return self._mean_pair(lambda f: (of(f),))[0]
-
-    def _mean_pair(self, of: Callable[[BatchLoss], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Weighted mean over the batches of what ``of`` makes of each batch's loss; memory of one batch."""
-        total: tuple[Tensor, ...] = ()
-        for w, batch in self.batches:
-            parts = of(self._loss_of(batch))
-            weighted = parts if w == 1 else tuple(w * x for x in parts)
-            total = tuple(a + b for a, b in zip(total, weighted, strict=True)) if total else weighted
-        return total if self.shards is None else self.shards.mean(total)
+    def mean_loss(self) -> MeanLoss:
+        """The loss without the penalty."""
+        return MeanLoss(self._loss_of, self.batches, self.shards)
 
 
 def _uses_batch_statistics(model: nn.Module) -> bool:

@@ -55,7 +55,7 @@ class Point:
 
     def blame(self, wrong: blame.Wrong) -> str:
         """Which modules are to blame, as a part of a sentence."""
-        found = blame.modules_to_blame(self.objective.first_loss, self.theta, wrong)
+        found = blame.modules_to_blame(self.objective.mean_loss.first, self.theta, wrong)
         return (
             f"; to blame: {', '.join(found)}" if found else "; no module is wrong alone, so look at the loss function"
         )

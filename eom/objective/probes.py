@@ -83,7 +83,7 @@ def _wrong_slopes(point: Point, names: Sequence[str]) -> list[str]:
 
 
 def _not_the_slope(point: Point, names: Sequence[str]) -> str:
-    if rounded := blame.halves(point.objective.first_loss, point.theta):
+    if rounded := blame.halves(point.objective.mean_loss.first, point.theta):
         return f"the loss is rounded to {' and '.join(rounded)} inside, {HALVES}. {JACOBIAN}"
     why = FUSED if _fused_is_wrong(point, names) else f"{point.blame(slope_is_wrong)}; {USUAL}. {JACOBIAN}"
     along = ", ".join(map(repr, names)) or "the parameters together"

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eom.calculus.potentials import Mean, Pinned, Potential
-from eom.calculus.products import Expansion, forward_difference
-from eom.calculus.spectrum import lanczos
+from eom.calculus.products import Expansion, downhill, forward_difference
 from eom.dynamics.correction import ByTerms
 from eom.dynamics.runge_kutta import Euler
 from eom.objective import Objective
@@ -19,15 +18,16 @@ from eom.objective.data import Batches
 from eom.objective.replay import Replay
 from eom.prediction.rates import TERMS
 from eom.records import Row
+from eom.tracking.mismatch import Mismatch, adding, relative
 from eom.tracking.moment import Moment, Settings
-from eom.tracking.observables import Derivative, Observables
+from eom.tracking.observables import Observables
 from eom.tracking.ranks import Led, Ranks
+from eom.tracking.sharpness import Sharpness
 from eom.tracking.snapshot import Pass
 from eom.tracking.window import Window
 from eom.training.descent import Descent
 
 ROUNDED = 0.05  # share of a step that rounding may take where gradient descent is still to be predicted
-LENT = 4 * 10**8  # numbers that a search for the sharpness may hold
 PROOF = 10  # records of order 0 from one whose gradient is computed again to the next
 
 
@@ -50,10 +50,10 @@ class Recorder:
     casts: frozenset[torch.dtype] = frozenset()  # of autocast
     hessian: bool = True  # there is one, of which the sharpness is an eigenvalue
     ranks: Ranks | None = None  # of a training on several processes
-    direction: Tensor | None = None  # where the last sharpness was found, to start the next from
 
     def __post_init__(self) -> None:
         self.order, self.product = self.settings.order, self.settings.product
+        self.sharpness = Sharpness(self.settings.sharpness)
 
     @property
     def objective(self) -> Objective:
@@ -131,20 +131,20 @@ class Recorder:
         at = self._expand(potential, theta, moment, own)
         rows = [] if moment.loss is not None else [self._loss(potential, theta, moment)]
         derivative, rounding = self.observables.derivative(theta), self._rounding
-        size, limit, turned, lost = self._missed(moment, at.gradient, derivative, own)
-        row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", size)
-        if not (size == 0 or size <= limit) or turned > rounding:
-            self._withhold(max(size, turned))
+        missed = Mismatch.of(moment, at.gradient, derivative, rounding, own=own)
+        row = Row(moment.step, moment.time, "all", "update_mismatch", "measured", missed.size)
+        if not missed.size <= missed.limit or missed.turned > rounding:
+            self._withhold(max(missed.size, missed.turned))
             return [*rows, row]
-        if size > max(ROUNDED, rounding):  # more than autocast explains
-            self._withhold_rounded(size, moment.theta.dtype)
+        if missed.size > max(ROUNDED, rounding):  # more than autocast explains
+            self._withhold_rounded(missed.size, moment.theta.dtype)
             return [*rows, row]
         self.trusted = True
         flow = descent.field(Pinned(potential, at))
         orders = ByTerms(flow, Euler(), descent.lr, self.order or 0).orders(0.0, theta)
         window.predicted, window.derivative = [derivative(f) for f in orders], derivative
         window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
-        window.rounding = lost
+        window.rounding = missed.rates
         window.exact = theta.dtype != moment.theta.dtype  # a look-ahead in a wider precision has no such rounding
         found = [row, *self._step_errors(orders, moment)]
         if own:
@@ -153,41 +153,25 @@ class Recorder:
         else:
             rows += found
         if self._sharpness_due:
-            rows.append(self._sharpness(potential, at, moment, theta))
+            hvp = at.hvp if self.order else potential.expansion(theta).hvp
+            value, residual = self.sharpness.find(hvp, descent.scale, theta)
+            rows.append(Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual))
         return rows
-
-    def _missed(
-        self, moment: Moment, gradient: Tensor, derivative: Derivative, own: bool
-    ) -> tuple[float, float, float, Tensor]:
-        """How far the step was from gradient descent.
-
-        As a share of the step, which share rounding explains, as a share of the gradient where the step is so small
-        that rounding hides much, and in the observables per unit time [q].
-        """
-        descent, theta, scale = moment.descent, moment.theta.to(gradient), moment.descent.scale.to(gradient)
-        missed = moment.after.to(gradient).sub_(theta).addcmul_(scale, gradient, value=descent.lr)  # in little memory
-        slope = float((scale * gradient if scale.ndim else gradient).norm()) * (1.0 if scale.ndim else float(scale))
-        step = descent.lr * slope
-        limit = self._rounding + _adding(moment.theta, step)
-        asked = limit > 10 * self._rounding and not own
-        turned = _share(float(moment.slope.to(gradient).addcmul_(scale, gradient).norm()), slope) if asked else 0.0
-        return _share(float(missed.norm()), step), limit, turned, derivative(missed).abs() / descent.lr
 
     def _step_errors(self, orders: Sequence[Tensor], moment: Moment) -> list[Row]:
         """How far one step of each order's flow ends from the run's, by the next term, as a share of the step."""
-        sizes = [_relative(after - this, orders[0]) for this, after in pairwise(orders)]
+        sizes = [relative(after - this, orders[0]) for this, after in pairwise(orders)]
         return [Row(moment.step, moment.time, "all", "step_error", f"order-{k}", size) for k, size in enumerate(sizes)]
 
     @property
     def _sharpness_due(self) -> bool:
-        every = self.settings.sharpness
-        return bool(self.hessian and every and (self.records - 1) % every == 0)
+        return self.hessian and self.sharpness.due(self.records)
 
     def confirm(self, window: Window, slope: Tensor) -> list[Row]:
         """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""
         assert window.own is not None
-        size, lr = _relative(window.own - slope, slope), window.descent.lr
-        if size <= self._rounding + _adding(window.theta, lr * float(slope.norm())):
+        size, lr = relative(window.own - slope, slope), window.descent.lr
+        if size <= self._rounding + adding(window.theta, lr * float(slope.norm())):
             window.own = None
             return []
         self._withhold(size)
@@ -196,12 +180,13 @@ class Recorder:
         return [Row(window.step, window.time, "all", "update_mismatch", "measured", size)]
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("withheld", "records", "trusted", "direction")  # order and product are tested anew
-        return {name: getattr(self, name) for name in kept}
+        kept = ("withheld", "records", "trusted")  # order and product are tested anew
+        return {name: getattr(self, name) for name in kept} | {"direction": self.sharpness.direction}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.sharpness.direction = state.get("direction")
+        for name in state.keys() - {"direction"}:
+            setattr(self, name, state[name])
 
     @property
     def precision(self) -> torch.dtype:
@@ -251,9 +236,7 @@ class Recorder:
             plain = moment.descent.uniform and float(moment.descent.scale) == 1 and isinstance(potential, Objective)
             if self.order > 1 or self._sharpness_due or not plain:
                 return potential.expansion(theta)
-            g, hg = cast(Objective, potential).gradient_and_hvp(theta)
-            along = hg.neg_()
-            return Expansion(torch.tensor(torch.nan), g, lambda v: along)  # asked along -g only; keeps no graph
+            return downhill(*cast(Objective, potential).gradient_and_hvp(theta))  # the flow's own direction is -g
         g = moment.gradient + moment.descent.decay.to(theta) * theta if own else potential.gradient(theta)
         value = torch.tensor(torch.nan)  # not needed
         return Expansion(value, g, lambda v: forward_difference(potential.gradient, theta, v, g))
@@ -269,32 +252,3 @@ class Recorder:
         """The loss of a batch that was only observed, without the penalty."""
         penalty = self._penalty(self.observables.values(theta), moment)
         return Row(moment.step, moment.time, "all", "loss", "measured", float(potential.loss(theta)) - penalty)
-
-    def _sharpness(self, potential: Potential, at: Expansion, moment: Moment, theta: Tensor) -> Row:
-        """The largest eigenvalue of the Hessian, preconditioned to the reference learning rate."""
-        root = moment.descent.scale.to(theta).sqrt()
-        hvp = at.hvp if self.order else potential.expansion(theta).hvp
-        start = self.direction
-        if start is None or start.dtype != theta.dtype:
-            generator = torch.Generator().manual_seed(0)
-            start = torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
-        found = lanczos(
-            lambda v: root * hvp(root * v), start, rtol=1e-4, steps=40, room=max(3, min(40, LENT // theta.numel()))
-        )
-        self.direction = found.vectors[0]
-        value, residual = found.eigenvalues[0].item(), found.residuals[0].item()
-        return Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual)
-
-
-def _relative(difference: Tensor, step: Tensor) -> float:
-    """Size of a difference, as a share of the step."""
-    return _share(float(difference.norm()), float(step.norm()))
-
-
-def _share(error: float, size: float) -> float:
-    return error / size if size else (0.0 if error == 0 else torch.inf)
-
-
-def _adding(theta: Tensor, step: float) -> float:
-    """Largest relative mismatch of a step of this length that rounding explains, as it is added to theta."""
-    return 4 * torch.finfo(theta.dtype).eps * float(theta.norm()) / max(step, 1e-300)

@@ -73,7 +73,7 @@ def test_both_counter_terms_are_right_through_fused_norms(norm):
     theta, lrs = objective.theta(), [LRS[-1] / 2, LRS[-1] / 4, LRS[-1] / 8]  # the curvature of such nets is large
     slope = measured_order(gradient_flow(objective), Euler(), theta, 2, "terms", None, lrs)
     assert slope == pytest.approx(4, abs=0.05)
-    plain = Fused(lambda y: objective._mean(lambda f: f(y)))
+    plain = Fused(lambda y: objective.mean_loss.over(lambda f: (f(y),))[0])
     slope = measured_order(GradientFlow(plain), Euler(), theta, 2, "terms", None, lrs)
     assert slope == pytest.approx(3, abs=0.05)
 
