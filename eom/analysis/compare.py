@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,10 +23,15 @@ SAME = {"model": "another model", "batch": "another first batch", "parameters": 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that begin alike, learning rates rising; ``others`` {name: why it is left out}."""
+    """Runs that begin alike, learning rates rising.
+
+    ``others`` {name: why it is left out}; ``repeats`` are the comparisons of those of them that begin alike among
+    themselves, such as from another seed.
+    """
 
     readings: list[Reading]
     others: dict[str, str]
+    repeats: list["Comparison"] = field(default_factory=list)
 
     @cached_property
     def names(self) -> list[str]:
@@ -60,6 +65,16 @@ class Comparison:
     def varying(self) -> list[int]:
         """Places of the runs during which the learning rate changed."""
         return [k for k, r in enumerate(self.readings) if r.measured("lr").value.nunique() > 1]
+
+    @cached_property
+    def differing(self) -> dict[str, list[str]]:
+        """{setting of the optimizer: its values}, for those other than the learning rate that are not all the same."""
+        found: dict[str, list[str]] = {}
+        for reading in self.readings:
+            own = {"optimizer": reading.settings.get("optimizer"), **(reading.settings.get("optimizer_settings") or {})}
+            for name in own.keys() - {"lr", "initial_lr"}:
+                found.setdefault(name, []).append(str(own[name]))
+        return {name: values for name, values in sorted(found.items()) if len(set(values)) > 1}
 
     def table(self) -> pd.DataFrame:
         """One row for each run.
@@ -148,13 +163,19 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
             others[label(str(reading.path))] = "it holds no record"
         else:
             families.setdefault(repr(begins(reading)), []).append(reading)
-    own = max(families.values(), key=len, default=[])
-    for family in families.values():
-        others |= {label(str(r.path)): f"it has {apart(r, own[0])}" for r in family if family is not own}
+    alike = sorted(families.values(), key=len, reverse=True)
+    own = alike[0] if alike else []
+    for family in alike[1:]:
+        others |= {label(str(r.path)): f"it has {apart(r, own[0])}" for r in family}
     if len(own) < 2:
         said = "; ".join(f"{name}: {why}" for name, why in others.items()) or count(len(own), "run")
         raise SettingError(f"expected two runs or more that begin alike, came {said}")
-    return Comparison(sorted(own, key=lambda r: (rate(r), str(r.path))), others)
+    return Comparison(rising(own), others, [Comparison(rising(family), {}) for family in alike[1:] if len(family) > 1])
+
+
+def rising(family: list[Reading]) -> list[Reading]:
+    """Runs by their learning rate."""
+    return sorted(family, key=lambda r: (rate(r), str(r.path)))
 
 
 def inside(run: AnyRun) -> Sequence[AnyRun]:

@@ -2,29 +2,26 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from eom.analysis import curves
+from eom.analysis.compare import Comparison, apart
 from eom.analysis.errors import edge
 from eom.analysis.figures import Figure
 from eom.analysis.page import fill, save
 from eom.analysis.reading import Reading
-from eom.analysis.scaling import run_means
+from eom.analysis.scaling import Rate, run_means
 from eom.analysis.series import PANELS, thin
 from eom.analysis.tables import Cell, Table, amount
 from eom.analysis.verdict import at_rate, verdict
 from eom.analysis.words import count, label, percent, source_name
 
-if TYPE_CHECKING:
-    from eom.analysis.compare import Comparison
-
 WHERE = "common times, where lr × sharpness is below 1 and the error larger than the measurement's bar"
 
 
-def write(comparison: "Comparison", path: Path, wanted: float) -> Path:
+def write(comparison: Comparison, path: Path, wanted: float) -> Path:
     """Write the page to ``path``, or into that folder."""
     title = f"{count(len(comparison.readings), 'run')} compared"
     page = fill(
@@ -32,13 +29,13 @@ def write(comparison: "Comparison", path: Path, wanted: float) -> Path:
         name=title,
         sentences=verdict(comparison, wanted),
         figures=list(figures(comparison)),
-        tables=[runs(comparison), rates(comparison, wanted), layers(comparison)],
+        tables=[runs(comparison), rates(comparison, wanted), layers(comparison), starts(comparison, wanted)],
         others=comparison.others,
     )
     return save(page, path, "comparison.html")
 
 
-def figures(comparison: "Comparison") -> Iterator[Figure]:
+def figures(comparison: Comparison) -> Iterator[Figure]:
     """Those for which the runs have numbers."""
     points = scaled(comparison)
     if len(points):
@@ -61,7 +58,7 @@ def figures(comparison: "Comparison") -> Iterator[Figure]:
         )
 
 
-def over_time(comparison: "Comparison") -> pd.DataFrame:
+def over_time(comparison: Comparison) -> pd.DataFrame:
     """panel, unit, run, step, time, value of what is drawn over common time."""
     parts = []
     for panel, unit, line_of in (
@@ -82,7 +79,7 @@ def regularisation(reading: Reading) -> pd.DataFrame:
     return both.assign(value=both.value_lr / 4 * both.value**2)
 
 
-def scaled(comparison: "Comparison") -> pd.DataFrame:
+def scaled(comparison: Comparison) -> pd.DataFrame:
     """panel, source, lr, error, fitted, see ``run_means``."""
     errors, slopes = comparison.errors, comparison.scaling()
     parts = []
@@ -93,7 +90,7 @@ def scaled(comparison: "Comparison") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def runs(comparison: "Comparison") -> Table:
+def runs(comparison: Comparison) -> Table:
     """One row for each run."""
     names = [source_name(order) for order in comparison.orders]
     headers = [("run", ""), ("end", ""), ("learning rate", ""), ("steps", ""), ("time", ""), ("loss", "")]
@@ -116,7 +113,7 @@ def number_in(value: object) -> float:
     return float("nan") if value is None else float(value)  # type: ignore[arg-type] - of a table's cell
 
 
-def rates(comparison: "Comparison", wanted: float) -> Table:
+def rates(comparison: Comparison, wanted: float) -> Table:
     """The largest learning rate for each order, and an error ten times larger and smaller than wanted."""
     headers = [
         ("order", ""),
@@ -139,7 +136,7 @@ def rates(comparison: "Comparison", wanted: float) -> Table:
     return Table("The largest learning rate for a wanted error", note, headers, rows)
 
 
-def layers(comparison: "Comparison") -> Table:
+def layers(comparison: Comparison) -> Table:
     """Fitted slopes of every layer."""
     slopes = comparison.scaling()
     headers = [("layer", "")]
@@ -159,3 +156,26 @@ def layers(comparison: "Comparison") -> Table:
         "from three runs on. Expected: 1 for gradient flow, k + 1 for order k."
     )
     return Table("Slopes by layer", note, headers, rows)
+
+
+def starts(comparison: Comparison, wanted: float) -> Table:
+    """One row for each family of runs that begin alike, if there are several."""
+    names = [source_name(order) for order in comparison.orders]
+    headers = [("runs like", ""), ("begin with", ""), ("runs", "")]
+    headers += [(f"largest rate of {name}", f"error {percent(wanted)}") for name in names]
+    headers += [("first rate at lr × sharpness 2", "")]
+    rows = []
+    for family in (comparison, *comparison.repeats) if comparison.repeats else ():
+        found, table = family.largest(wanted), family.table()
+        why = apart(family.readings[0], comparison.readings[0]) or "what is shown above"
+        rates = [found[order].seen if order in found else Rate(np.nan) for order in comparison.orders]
+        rows.append(
+            [Cell(label(family.names[0], 60), family.names[0]), Cell(why, why), amount(len(table))]
+            + [Cell(at_rate(rate), rate.value) for rate in rates]
+            + [amount(float(table.loc[table.edge.notna(), "lr"].min()))]
+        )
+    note = (
+        "Runs from different starts are not compared with each other, as it is not the learning rate alone that parts "
+        "them; each family is compared in itself, to the same wanted error. Good: rates that are near each other."
+    )
+    return Table("From other starts", note, headers, rows)

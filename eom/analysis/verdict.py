@@ -21,6 +21,7 @@ def verdict(comparison: "Comparison", wanted: float) -> list[str]:
         " ".join([*scope(comparison), *holds(comparison, wanted), *stability(comparison)]),
         *by_theory(comparison, wanted),
         *growth(comparison),
+        *repeated(comparison, wanted),
         *unfinished(comparison),
         *unpredicted(comparison),
     ]
@@ -126,6 +127,18 @@ def growth(comparison: "Comparison") -> Iterator[str]:
         )
 
 
+def repeated(comparison: "Comparison", wanted: float) -> Iterator[str]:
+    """The same rates in the other families of runs that begin alike among themselves."""
+    for source, found in comparison.largest(wanted).items():
+        there = [other.largest(wanted).get(source) for other in comparison.repeats]
+        rates = [at_rate(rate.seen) for rate in there if rate is not None and not np.isnan(rate.seen.value)]
+        if rates and not np.isnan(found.seen.value):
+            yield (
+                f"From other starts {source_name(source)} is within {percent(wanted)} up to {', '.join(rates)}, from "
+                f"this one up to {at_rate(found.seen)}."
+            )
+
+
 def unfinished(comparison: "Comparison") -> Iterator[str]:
     table = comparison.table()
     left = table.loc[table.end != "finished"]
@@ -143,6 +156,12 @@ def unpredicted(comparison: "Comparison") -> Iterator[str]:
         yield (
             f"Without predictions, so compared by what was measured only: {', '.join(without)}; the run's own report "
             "says why."
+        )
+    if comparison.differing:
+        named = [f"{name} ({', '.join(sorted(set(values)))})" for name, values in comparison.differing.items()]
+        yield (
+            f"Besides their learning rates these runs differ in {', '.join(named)}: what parts their curves is not the "
+            "learning rate alone."
         )
     changing = [comparison.names[k] for k in comparison.varying]
     if changing:

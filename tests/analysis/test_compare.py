@@ -32,10 +32,12 @@ def planted(
     every: int = 10,
     schedule: Callable[[int], float] | None = None,
     end: str | None = None,
+    decay: float = 0.0,
     **changes,
 ) -> Run:
     """A run whose relative errors are .5 lr at order 0 and 2 lr^2 at order 1, bars as large, rates exp(-time)."""
-    settings = manifest(LAYERS)["settings"] | {"reference_lr": lr, "lr": [lr]}
+    own = {"lr": lr, "weight_decay": decay}
+    settings = manifest(LAYERS)["settings"] | {"reference_lr": lr, "lr": [lr], "optimizer_settings": own}
     with RunWriter.create(path, manifest(LAYERS, settings=settings, **changes)) as writer:
         time = 0.0
         for step in range(steps):
@@ -130,6 +132,27 @@ def test_other_models_data_and_starts_are_left_out_by_name(tmp_path, runs):
     page = found.report(tmp_path / "page.html").read_text()
     assert "it has another first batch" in page
     assert "Not compared" in page
+
+
+def test_runs_from_another_start_are_compared_among_themselves(tmp_path, runs):
+    hashes = manifest(LAYERS)["sha256"] | {"parameters": "00" * 32}
+    seeds = [planted(tmp_path / f"{lr}-seed-1", lr, sha256=hashes) for lr in (0.02, 0.04)]
+    alone = planted(tmp_path / "alone", 0.1, sha256=hashes | {"model": "00" * 32})
+    found = compare([*runs, *seeds, alone])
+    (other,) = found.repeats
+    assert other.table().lr.tolist() == [0.02, 0.04]
+    assert len(found.others) == 3
+    assert "From other starts gradient flow is within 1.2 % up to 0.024, from this one up to 0.024." in verdict(
+        found, 0.012
+    )
+    assert "From other starts" in found.report(tmp_path / "page.html").read_text()
+    assert "From other starts" not in compare(runs).report(tmp_path / "page.html").read_text()
+
+
+def test_other_settings_of_the_optimizer_are_named(tmp_path, runs):
+    said = verdict(compare([*runs, planted(tmp_path / "decayed", 0.05, decay=0.5)]), 0.012)
+    assert any("differ in weight_decay (0.0, 0.5)" in sentence for sentence in said)
+    assert not any("differ in" in sentence for sentence in verdict(compare(runs), 0.012))
 
 
 def test_nothing_to_compare_is_said(tmp_path, runs):
