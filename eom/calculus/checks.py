@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eom.calculus.inner import dot, norm
+
 VectorFunction = Callable[[Tensor], Tensor]  # [n] -> [m]
 
 ROUNDINGS = 1e4  # on the way to one number, of which the relative rounding is then eps sqrt(ROUNDINGS)
@@ -30,15 +32,15 @@ def direction(y: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(y.shape, generator=generator, dtype=torch.float32).to(y)
-    least = float(y.norm()) / y.numel() ** 0.5 / 10 or 1.0
+    least = float(norm(y)) / y.numel() ** 0.5 / 10 or 1.0
     for part, block in zip(v.split(list(sizes)), y.split(list(sizes)), strict=True):
-        part *= (block.norm() / max(block.numel(), 1) ** 0.5).clamp(min=least)
-    return v.div_(v.norm())
+        part *= (norm(block) / max(block.numel(), 1) ** 0.5).clamp(min=least)
+    return v.div_(norm(v))
 
 
 def scale(y: Tensor) -> float:
     """What steps are measured in: |y|, or 1 where that is smaller."""
-    return max(float(y.norm()), 1.0)
+    return max(float(norm(y)), 1.0)
 
 
 def beside(y: Tensor, sizes: Sequence[int], share: float) -> Tensor:
@@ -103,7 +105,7 @@ def agreements(
 
     def differences(power: float) -> list[_Difference]:
         e, ahead, behind = sides(scale(y) * eps**power)
-        noise = rounding(float(at.norm()) / e + float(derivative.norm()), eps) + own
+        noise = rounding(float(norm(at)) / e + float(norm(derivative)), eps) + own
         three = zip(*(x.split(blocks) for x in (ahead, behind, at)), strict=True)  # by block, which takes less memory
         return [_Difference((a - b) / (2 * e), _size((a + b - 2 * c) / e), noise) for a, b, c in three]
 
@@ -135,7 +137,7 @@ class _Difference(NamedTuple):
         return self.gap + self.noise
 
     def agreement(self, derivative: Tensor, limit: float) -> Agreement:
-        size = float(self.value.norm()) + self.noise / limit + 1e-300  # a smaller block cannot be told from rounding
+        size = float(norm(self.value)) + self.noise / limit + 1e-300  # a smaller block cannot be told from rounding
         error, allowed = _size(derivative - self.value) / size, limit + self.gap / size
         if error < torch.inf:
             return Agreement(error, allowed)
@@ -144,13 +146,13 @@ class _Difference(NamedTuple):
 
 def _size(x: Tensor) -> float:
     """|x|, infinite where it is no number."""
-    return float(x.norm().nan_to_num(nan=torch.inf))
+    return float(norm(x).nan_to_num(nan=torch.inf))
 
 
 def asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
     """|u . H v - v . H u| relative to (|H u| |H v|)^(1/2)."""
-    size = float((hu.norm() * hv.norm()).sqrt())
-    error = abs(float(u @ hv - v @ hu))
+    size = float((norm(hu) * norm(hv)).sqrt())
+    error = abs(float(dot(u, hv) - dot(v, hu)))
     return error / size if size else error
 
 
@@ -184,12 +186,12 @@ def kinks(f: VectorFunction, y: Tensor, v: Tensor, derivative: Tensor, step: flo
     Of a smooth f the error falls with the square of the step; over kinks with less than its first power, or all at
     once where the shorter step crosses none. ``size`` is |f(y)|, whose rounding may explain it too.
     """
-    norm = float(derivative.norm()) + 1e-300
+    length = float(norm(derivative)) + 1e-300
     difference = central(f, y, v, step)
-    error = float((difference - derivative).norm()) / norm
-    noise = rounding(size / step, torch.finfo(y.dtype).eps) / norm
+    error = float(norm(difference - derivative)) / length
+    noise = rounding(size / step, torch.finfo(y.dtype).eps) / length
     found = error > max(1e-3, noise)
     if found:  # smooth: a sixteenth of it
-        shorter = float((central(f, y, v, step / 4) - derivative).norm()) / norm
+        shorter = float(norm(central(f, y, v, step / 4) - derivative)) / length
         found = not error / 96 < shorter < error / 6
-    return Kinks(float(difference.norm()), error, found)
+    return Kinks(float(norm(difference)), error, found)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.exact import exact
+from eom.calculus.inner import norm
 
 ScalarFunction = Callable[[Tensor], Tensor]  # [n] -> []
 T = TypeVar("T")
@@ -175,6 +176,6 @@ def forward_difference(gradient: Callable[[Tensor], Tensor], y: Tensor, v: Tenso
     largest = v.abs().max()  # first, as squares of tiny numbers are 0, and of huge ones infinite
     if largest == 0:
         return torch.zeros_like(v)
-    size = (v / largest).norm() * largest
-    e = torch.finfo(y.dtype).eps ** 0.5 * y.norm().clamp(min=1.0)
+    size = norm(v / largest).to(v) * largest
+    e = torch.finfo(y.dtype).eps ** 0.5 * norm(y).to(y).clamp(min=1.0)
     return (gradient(y + e * (v / size)) - g) / e * size

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eom.calculus.inner import coordinates, norm
 from eom.errors import SettingError
 
 LOST = 0.1  # of a vector's length: left over from an orthogonalisation that has to be done again
@@ -57,13 +58,13 @@ def lanczos(
     room = min(room, steps, n)
     basis = start.new_empty((room, n))
     small = np.zeros((room, room))  # basis A basis^T, exactly tridiagonal until the first restart
-    q, m = start / start.norm(), 0
+    q, m = start / norm(start).to(start), 0
     for done in range(1, steps + 1):
         basis[m] = q
         m += 1
         w, along = orthogonal(product(q), basis[:m])
-        small[m - 1, :m] = small[:m, m - 1] = along.double().cpu().numpy()
-        beta = w.norm().item()
+        small[m - 1, :m] = small[:m, m - 1] = along.cpu().numpy()
+        beta = norm(w).item()
         values, s = (x[..., ::-1] for x in np.linalg.eigh(small[:m, :m]))
         residuals = np.abs(beta * s[-1])
         scale = np.abs(values).max()
@@ -84,12 +85,12 @@ def lanczos(
 
 
 def orthogonal(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """``w`` without its part in the basis [m, n], and that part's coordinates [m]."""
-    along = basis @ w
-    left = torch.addmv(w, basis.T, along, alpha=-1)
-    if left.norm() < LOST * w.norm():  # rounding is most of it; twice is enough (Kahan)
-        more = basis @ left
-        return torch.addmv(left, basis.T, more, alpha=-1), along + more
+    """``w`` without its part in the basis [m, n], and that part's coordinates [m] in float64."""
+    along = coordinates(basis, w)
+    left = torch.addmv(w, basis.T, along.to(w), alpha=-1)
+    if norm(left) < LOST * norm(w):  # rounding is most of it; twice is enough (Kahan)
+        more = coordinates(basis, left)
+        return torch.addmv(left, basis.T, more.to(w), alpha=-1), along + more
     return left, along
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from eom.calculus.inner import dot
 from eom.dynamics.field import State, VectorField
 
 Run = tuple[int, int]  # [start, stop)
 PIECES = 64  # runs of adjacent indices up to which a group counts as a union of pieces
-LONG = 1 << 21  # entries of a vector that are made float64 at once
 
 Observable = Callable[[State], Tensor]  # [n] -> [], or [g] with one number per group
 
@@ -86,12 +86,6 @@ class GroupSum:
 
     def _collect(self, sums: list[Tensor]) -> Tensor:
         return self._member.to(sums[0].device) @ torch.stack(sums)
-
-
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """sum_i x_i y_i in float64, [m], [m] -> []; of long vectors in parts, to spare the memory of copies."""
-    parts = [torch.dot(a.double(), b.double()) for a, b in zip(x.split(LONG), y.split(LONG), strict=True)]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def joined(runs: Iterable[Run]) -> list[Run]:

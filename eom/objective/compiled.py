@@ -10,6 +10,7 @@ from torch.func import functional_call, grad_and_value, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eom.calculus.checks import beside, rounding, scale
+from eom.calculus.inner import norm
 from eom.calculus.products import Expansion, gradient_and_product
 from eom.errors import LossNotDifferentiableError
 from eom.objective.attributes import attributes_kept
@@ -108,11 +109,9 @@ class Compiled:
         eps = torch.finfo(theta.dtype).eps
         for name, x, own in zip(NAMES[-len(found) :], found, right[-len(found) :], strict=True):
             # by tensor, to what the rounding of the whole leaves; H of a linear function is zero
-            noise = rounding(float(own.norm() + g.norm() * v.norm() / scale(y)), eps)
-            blocks = [b.split(self.layout.sizes) if b.ndim else [b] for b in (x, own)]
-            errors = [
-                float((a - b).norm()) / (float(b.norm()) + noise / eps**0.5) for a, b in zip(*blocks, strict=True)
-            ]
+            noise = rounding(float(norm(own.reshape(-1)) + norm(g) * norm(v) / scale(y)), eps)
+            blocks = [b.reshape(-1).split(self.layout.sizes if b.ndim else 1) for b in (x, own)]
+            errors = [float(norm(a - b)) / (float(norm(b)) + noise / eps**0.5) for a, b in zip(*blocks, strict=True)]
             if not max(errors) <= eps**0.5:
                 raise LossNotDifferentiableError(
                     f"the compiled {name} is off by {max(errors):.2g} in one tensor: a fused operation of torch's, a "

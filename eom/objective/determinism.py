@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from eom.calculus.inner import norm
 from eom.errors import LossNotDeterministicError, LossNotDifferentiableError, LossNotFiniteError
 from eom.objective import blame
 from eom.objective.check import Probe, note
@@ -35,7 +36,7 @@ def require_finite(objective: "Objective", value: Tensor, gradient: Tensor) -> N
 
 def determinism(objective: "Objective", loss: BatchLoss, theta: Tensor, gradient: Tensor) -> Probe:
     """Compare a second gradient with the first; raise where they differ, with what is random."""
-    size, error = float(gradient.norm()), float((objective.gradient(theta) - gradient).norm())
+    size, error = float(norm(gradient)), float(norm(objective.gradient(theta) - gradient))
     error = error / size if size else error
     limit = min(1e3 * torch.finfo(theta.dtype).eps, 1e-2)  # atomics on an accelerator; on a CPU it is exactly 0
     if not error <= limit:

@@ -17,6 +17,7 @@ from eom.calculus.checks import (
     worst,
 )
 from eom.calculus.exact import exact
+from eom.calculus.inner import dot, norm
 from eom.objective import blame
 from eom.objective.check import LOG_MAP, Probe, note
 from eom.objective.point import Point
@@ -58,7 +59,7 @@ def slope(point: Point) -> tuple[Point, list[Probe]]:
     """Whether the gradient is the derivative of the loss; and the point, with the rounding that was found."""
     found, probes = _slope(point, point.gradient), []
     if not found.holds and rounds_to_single(
-        point.objective.loss, point.theta, point.v, float(point.gradient @ point.v)
+        point.objective.loss, point.theta, point.v, float(dot(point.gradient, point.v))
     ):
         point = replace(point, eps=torch.finfo(torch.float32).eps)
         probes = [note("the loss is rounded to single precision inside", "the probes allow for it")]
@@ -94,16 +95,16 @@ def _slope(point: Point, g: Tensor, names: Sequence[str] | None = None) -> Agree
     """How g [n] agrees with the loss along a random direction and its own, the worse; or within these parameters."""
     found: list[Agreement] = []
     own = g / (g.abs().max() + 1e-300)  # first, as squares of tiny numbers are 0
-    for v in (point.v, own / (own.norm() + 1e-300)):
+    for v in (point.v, own / (norm(own) + 1e-300)):
         if names is not None:
             parts = point.objective.layout.unflatten(v)
             v = torch.cat([x.reshape(-1) * (k in names) for k, x in parts.items()])
-            v = v / (v.norm() + 1e-300)
+            v = v / (norm(v) + 1e-300)
         found += agreements(
             lambda y: point.objective.loss(y).reshape(1),
             point.theta,
             v,
-            (g @ v).reshape(1),
+            dot(g, v).reshape(1),
             at=point.value.reshape(1),
             limit=point.limits.slope,
             eps=point.eps,
@@ -149,7 +150,7 @@ def by_differences(point: Point, known: bool) -> list[Probe]:
     """Whether H v by differences is one number at all, and symmetric; ``known``: that it is not was said already."""
     limit, g = point.limits.second, point.gradient
     hv, hu = _products(point, "difference")
-    own = rounding(float(g.norm()) / (scale(point.theta) * point.eps**0.5), point.eps)
+    own = rounding(float(norm(g)) / (scale(point.theta) * point.eps**0.5), point.eps)
     found = worst([*point.along_v(point.objective.gradient, hv, g, limit, own).values()])._replace(allowed=limit)
     uneven = Agreement(asymmetry(point.u, point.v, hu, hv), limit)
     why = "nor is the gradient the derivative of any other function"
@@ -170,7 +171,7 @@ def _products(point: Point, route: str) -> tuple[Tensor, Tensor]:
 
 def _unresolved(point: Point, hv: Tensor, found: Agreement) -> list[Probe]:
     """What the differences could not tell."""
-    limit, g, size = point.limits.second, float(point.gradient.norm()), float(hv.norm())
+    limit, g, size = point.limits.second, float(norm(point.gradient)), float(norm(hv))
     said = []
     if found.allowed > 10 * limit:
         apart = f"forward and backward differences are {found.allowed:.2g} apart over any step"
@@ -189,12 +190,10 @@ def finite_kinks(point: Point, hv: Tensor, start: Tensor | None) -> list[Probe]:
     theta = point.theta if start is None else start
     step = FINITE * scale(theta)
     try:
-        far = kinks(
-            point.objective.gradient, theta, point.v.to(theta), hv.to(theta), step, float(point.gradient.norm())
-        )
+        far = kinks(point.objective.gradient, theta, point.v.to(theta), hv.to(theta), step, float(norm(point.gradient)))
     except Exception:  # no longer in the loss's domain
         return []
-    said = f"kinks: |H v| is {float(hv.norm()):.3g}, over a step of {step:.2g} it is {far.norm:.3g}"
+    said = f"kinks: |H v| is {float(norm(hv)):.3g}, over a step of {step:.2g} it is {far.norm:.3g}"
     why = (
         f"autodiff's H leaves out the jumps of the gradient (ReLU, max) that a finite step sees; the two vectors are "
         f"{far.error:.2g} |H v| apart, which order 1 misses where the run crosses as many"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eom.calculus.inner import norm
 from eom.tracking.moment import Moment
 from eom.tracking.observables import Derivative
 
@@ -27,17 +28,17 @@ class Mismatch(NamedTuple):
         """Of the step from the descent of ``gradient`` [n], which is the run's ``own``, or was computed again."""
         lr, theta, scale = moment.descent.lr, moment.theta.to(gradient), moment.descent.scale.to(gradient)
         missed = moment.after.to(gradient).sub_(theta).addcmul_(scale, gradient, value=lr)  # in little memory
-        slope = float((scale * gradient if scale.ndim else gradient).norm()) * (1.0 if scale.ndim else float(scale))
+        slope = float(norm(scale * gradient if scale.ndim else gradient)) * (1.0 if scale.ndim else float(scale))
         step = lr * slope
         limit = rounding + adding(moment.theta, step)
         hidden = limit > 10 * rounding and not own
-        turned = share(float(moment.slope.to(gradient).addcmul_(scale, gradient).norm()), slope) if hidden else 0.0
-        return cls(share(float(missed.norm()), step), limit, turned, derivative(missed).abs() / lr)
+        turned = share(float(norm(moment.slope.to(gradient).addcmul_(scale, gradient))), slope) if hidden else 0.0
+        return cls(share(float(norm(missed)), step), limit, turned, derivative(missed).abs() / lr)
 
 
 def relative(difference: Tensor, step: Tensor) -> float:
     """Size of a difference, as a share of the step."""
-    return share(float(difference.norm()), float(step.norm()))
+    return share(float(norm(difference)), float(norm(step)))
 
 
 def share(error: float, size: float) -> float:
@@ -46,4 +47,4 @@ def share(error: float, size: float) -> float:
 
 def adding(theta: Tensor, step: float) -> float:
     """Largest relative mismatch of a step of this length that rounding explains, as it is added to theta."""
-    return 4 * torch.finfo(theta.dtype).eps * float(theta.norm()) / max(step, 1e-300)
+    return 4 * torch.finfo(theta.dtype).eps * float(norm(theta)) / max(step, 1e-300)

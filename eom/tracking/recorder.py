@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from eom.calculus.inner import dot, norm
 from eom.calculus.potentials import Mean, Pinned, Potential
 from eom.calculus.products import Expansion, downhill, forward_difference
 from eom.dynamics.correction import ByTerms
@@ -102,7 +103,7 @@ class Recorder:
             whole["penalty"] = self._penalty(values, moment)
             if self.order is not None:
                 decay = descent.decay.to(moment.theta)
-                whole["gradient_norm"] = float(torch.addcmul(moment.gradient, decay, moment.theta).norm())
+                whole["gradient_norm"] = float(norm(torch.addcmul(moment.gradient, decay, moment.theta)))
         rows = [
             Row(moment.step, moment.time, group, quantity, "measured", value)
             for (quantity, group), value in zip(self.observables.labels, values.tolist(), strict=True)
@@ -171,7 +172,7 @@ class Recorder:
         """Compare the run's own slope behind a record with that of its batch [n]; withhold where they differ."""
         assert window.own is not None
         size, lr = relative(window.own - slope, slope), window.descent.lr
-        if size <= self._rounding + adding(window.theta, lr * float(slope.norm())):
+        if size <= self._rounding + adding(window.theta, lr * float(norm(slope))):
             window.own = None
             return []
         self._withhold(size)
@@ -245,7 +246,7 @@ class Recorder:
         """sum_j decay_j theta_j^2 / 2 before the step, where theta has the observables ``values`` [q]."""
         decay = moment.descent.decay
         if decay.ndim:
-            return float(torch.dot(moment.theta, decay.to(moment.theta) * moment.theta)) / 2
+            return float(dot(moment.theta, decay.to(moment.theta) * moment.theta)) / 2
         return float(decay) * float(values[self.observables.labels.index(("norm_squared", "all"))]) / 2
 
     def _loss(self, potential: Potential, theta: Tensor, moment: Moment) -> Row:

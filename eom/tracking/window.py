@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eom.calculus.inner import dot
 from eom.calculus.potentials import Potential
 from eom.dynamics.correction import slopes
 from eom.dynamics.runge_kutta import Euler
@@ -89,7 +90,7 @@ class Window:
         if self.own is None or self.bend is None:
             return True
         turn = moment.slope.to(self.own) - self.own
-        return bool(0.8 <= torch.dot(turn, self.bend) / torch.dot(self.bend, self.bend) <= 1.25)
+        return bool(0.8 <= dot(turn, self.bend) / dot(self.bend, self.bend) <= 1.25)
 
     def obstacle(self) -> str | None:
         """Why a look-ahead cannot take the place of the run's further steps, if so."""
