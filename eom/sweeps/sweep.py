@@ -1,5 +1,6 @@
 """The door of a sweep: ``eom.sweep``."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def sweep(
         over = {cell: why for cell in cells if (why := folder.outcome(cell)) is not None}
         folders = {cell: folder.of(cell) for cell in cells}
         shown = Live(get_renderable=lambda: overview(cells, folders, over), console=console, refresh_per_second=2)
-        with shown:
+        with shown, warnings.catch_warnings():
+            # what a worker has kept of finished runs goes with it
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             for cell, why in parallel(work, [cell for cell in cells if cell not in over], at_once, folder):
                 over[cell] = why
         try:

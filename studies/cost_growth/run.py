@@ -8,6 +8,7 @@ medians of paired rounds. The exponent is the slope of log cost over log size.
 import argparse
 import csv
 import json
+import resource
 import statistics
 import tempfile
 import time
@@ -75,10 +76,10 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     widths = (64, 128, 256) if small else (50, 158, 500, 1581, 5000)  # of four layers: 1e4 .. 1e8 parameters
     layers, batches = ((2, 4, 8), (64, 128, 256)) if small else ((2, 4, 8, 16), (64, 256, 1024, 4096))
     parameters = [4 * width**2 for width in widths]
+    costs = [measure("parameters", n, w, 4, 32) for n, w in zip(parameters, widths, strict=True)]
     found = {
-        "parameters": exponent(
-            parameters, [measure("parameters", n, w, 4, 32) for n, w in zip(parameters, widths, strict=True)]
-        ),
+        "parameters": exponent(parameters, costs),
+        "parameters, the three largest": exponent(parameters[-3:], costs[-3:]),  # where no fixed cost flatters
         "layers": over("layers", layers, lambda name, size: measure(name, size, 256, size, 64)),
         "batch": over("batch", batches, lambda name, size: measure(name, size, 256, 4, size)),
     }
@@ -100,3 +101,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     print(json.dumps(main(small=options.small, out=options.out), indent=2))
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")

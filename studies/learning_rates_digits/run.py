@@ -60,12 +60,12 @@ def setup(name: str, samples: int | None) -> tuple[nn.Module, Any, Any]:
 
 def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     """The numbers the study claims; runs and pages are kept in ``out`` if given."""
-    rates, time, samples = (SMALL_RATES, 0.6, 60) if small else (RATES, 3.0, None)
+    rates, time, samples = (SMALL_RATES, 0.6, 60) if small else (RATES, 3.0, 600)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
             place = (out or Path(folder)) / name
-            how: dict[str, Any] = {"every": 5, "sharpness": 4, "console": Console(file=io.StringIO())}
+            how: dict[str, Any] = {"every": 5, "sharpness": 8, "console": Console(file=io.StringIO())}
             if small:
                 how |= {"jobs": 1, "threads": 1}
             comparison = eom.compare(eom.sweep(partial(setup, name, samples), rates, time=time, out=place, **how))
