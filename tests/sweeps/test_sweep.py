@@ -76,6 +76,7 @@ def test_every_run_is_that_of_the_users_own_loop(tmp_path, one_thread, jobs):
 
 
 def test_the_callers_generators_and_threads_are_left_alone(tmp_path):
+    assert eom.sweep  # imported by now: rich draws from Python's random as it is loaded
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_num_threads()  # type: ignore[index]
     swept(tmp_path / "sweep")
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_num_threads()  # type: ignore[index]
