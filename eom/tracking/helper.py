@@ -47,6 +47,7 @@ class Helper:
 
     @property
     def run(self) -> Run:
+        """The run that the first rank writes."""
         return open_run(self._path)
 
     def __enter__(self) -> "Helper":
@@ -59,9 +60,11 @@ class Helper:
             self._serve()
 
     def state_dict(self) -> dict[str, Any]:
+        """Nothing: the first rank knows."""
         return {}
 
     def loss(self, batch: Batch) -> Tensor:
+        """The training loss of ``batch`` on this rank; remembers the batch."""
         if self._over or not torch.is_grad_enabled():
             return self._loss_fn(self._called, batch)
         self.observe(batch)
@@ -70,6 +73,7 @@ class Helper:
         return value
 
     def observe(self, batch: Batch) -> None:
+        """Remember a batch whose loss is computed elsewhere."""
         if not self._over:
             self._guard(lambda: self._remember(batch))
             self._seen += 1
@@ -101,7 +105,8 @@ class Helper:
             if not self._begun:
                 raise
             why = f"{type(failure).__name__}: {failure}"
-        self._leave(why)  # here, as the failure holds the group no more
+        if not self._over:
+            self._leave(why)  # here, as the failure holds the group no more
 
     def _leave(self, why: str) -> None:
         """Close the connections, which takes the last reference to their group, and say so."""
