@@ -97,10 +97,12 @@ def titled(ax: Axes, title: str, across: str, up: str) -> None:
 
 
 def logarithmic(axis: XAxis | YAxis) -> None:
-    """Powers of ten at equal distances."""
+    """Powers of ten at equal distances, and numbers between them where there are few; once all is drawn."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = getattr(axis.axes, f"get_{axis.axis_name}lim")()
+    between = (1, 2, 5) if high < 30 * low else (1, 3) if high < 300 * low else (1,)
     # matplotlib's own labels set exponents in smaller type than a phone can show
-    axis.set_major_locator(LogLocator(numticks=6))
+    axis.set_major_locator(LogLocator(subs=between, numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_locator(NullLocator())
 

@@ -176,12 +176,11 @@ class Largest(NamedTuple):
 def largest(shares: pd.DataFrame, source: str, wanted: float) -> Largest:
     """Where the error of an order passes ``wanted``, given ``relative_errors`` with columns ``lr`` and ``source``."""
     own = shares.loc[shares.source == source].sort_values("lr")
-    step = own.loc[own.step > 0]
-    power = int(source.removeprefix("order-")) + 1
-    # the leading term: a law of its own, which needs no second run; the run nearest to its own answer knows best
-    found = step.lr * (wanted / step.step) ** (1 / power)
-    nearest = found.loc[np.log(found / step.lr).abs().idxmin()] if len(step) else np.nan
-    return Largest(crossing(own, "error", wanted), crossing(own, "bar", wanted), Rate(float(nearest)))
+    step = crossing(own, "step", wanted)
+    if step.bound:  # the leading term is a law of its own: it leads on from the run at this end
+        share = float(own.loc[own.lr == step.value, "step"].median())
+        step = Rate(step.value * (wanted / share) ** (1 / (int(source.removeprefix("order-")) + 1)))
+    return Largest(crossing(own, "error", wanted), crossing(own, "bar", wanted), step)
 
 
 def crossing(shares: pd.DataFrame, column: str, wanted: float) -> Rate:

@@ -105,6 +105,16 @@ def test_the_largest_rate_for_an_error_is_where_the_planted_laws_put_it(runs):
     assert compare(runs).largest(0.001)["order-0"].seen == (0.01, "<")
 
 
+def test_the_rate_by_one_step_rises_with_the_wanted_error_and_leads_on_from_the_ends():
+    """Also where the last run, at the edge of stability, is far off the law of the others."""
+    lr, share = [0.01, 0.1, 1.0], [0.01, 0.1, 50.0]
+    shares = pd.DataFrame({"source": "order-0", "lr": lr, "step": share, "error": np.nan, "bar": np.nan})
+    found = [largest(shares, "order-0", wanted).step.value for wanted in (0.001, 0.01, 0.05, 0.1, 1, 100)]
+    assert found[:4] == pytest.approx([0.001, 0.01, 0.05, 0.1])
+    assert 0.1 < found[4] < 1
+    assert found[5] == pytest.approx(2)
+
+
 def test_the_summary_answers_in_words(runs):
     first, *others = verdict(compare(runs), 0.012)
     assert "4 runs of one model from the same start, at learning rates 0.01 to 0.3, 100 steps each." in first
