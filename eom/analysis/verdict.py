@@ -31,6 +31,10 @@ def at_rate(rate: Rate) -> str:
     return "–" if np.isnan(rate.value) else f"{rate.bound} {number(rate.value)}".strip()
 
 
+def in_words(rate: Rate) -> str:
+    return {">": "more than ", "<": "less than "}.get(rate.bound, "") + number(rate.value)
+
+
 def scope(comparison: "Comparison") -> Iterator[str]:
     table = comparison.table()
     low, high = (number(x) for x in (table.lr.min(), table.lr.max()))
@@ -131,11 +135,11 @@ def repeated(comparison: "Comparison", wanted: float) -> Iterator[str]:
     """The same rates in the other families of runs that begin alike among themselves."""
     for source, found in comparison.largest(wanted).items():
         there = [other.largest(wanted).get(source) for other in comparison.repeats]
-        rates = [at_rate(rate.seen) for rate in there if rate is not None and not np.isnan(rate.seen.value)]
+        rates = [in_words(rate.seen) for rate in there if rate is not None and not np.isnan(rate.seen.value)]
         if rates and not np.isnan(found.seen.value):
             yield (
-                f"From other starts {source_name(source)} is within {percent(wanted)} up to {', '.join(rates)}, from "
-                f"this one up to {at_rate(found.seen)}."
+                f"The largest rate for {source_name(source)} within {percent(wanted)} is {in_words(found.seen)} from "
+                f"this start, and from {count(len(rates), 'other start')}: {', '.join(rates)}."
             )
 
 
