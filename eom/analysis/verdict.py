@@ -22,6 +22,7 @@ def verdict(comparison: "Comparison", wanted: float) -> list[str]:
         *by_theory(comparison, wanted),
         *growth(comparison),
         *repeated(comparison, wanted),
+        *stretches(comparison),
         *unfinished(comparison),
         *unpredicted(comparison),
     ]
@@ -141,6 +142,16 @@ def repeated(comparison: "Comparison", wanted: float) -> Iterator[str]:
                 f"The largest rate for {source_name(source)} within {percent(wanted)} is {in_words(found.seen)} from "
                 f"this start, and from {count(len(rates), 'other start')}: {', '.join(rates)}."
             )
+
+
+def stretches(comparison: "Comparison") -> Iterator[str]:
+    """Runs of equal steps, which end at different times."""
+    time = comparison.table().time
+    if time.max() > 2 * time.min() and len(comparison.shares):
+        yield (
+            f"The runs reach times {number(time.min())} to {number(time.max())}, and the errors above are medians over "
+            "each one's own records: to compare them over the same stretch, sweep with time in place of steps."
+        )
 
 
 def unfinished(comparison: "Comparison") -> Iterator[str]:
