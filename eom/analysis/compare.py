@@ -18,15 +18,20 @@ from eom.records import Run
 from eom.records.manifest import MANIFEST
 
 WANTED = 0.01  # of the rate: the error that the largest learning rates are given for
-SAME = {"model": "another model", "batch": "another first batch", "parameters": "other initial parameters"}
+SAME = {
+    "model": "another model",
+    "batch": "another first batch",
+    "parameters": "other initial parameters",
+    "optimizer": "another optimizer",
+}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Runs that begin alike, learning rates rising.
 
-    ``others`` {name: why it is left out}; ``repeats`` are the comparisons of those of them that begin alike among
-    themselves, such as from another seed.
+    ``repeats`` are the comparisons of other runs that begin alike among themselves, such as from another seed;
+    ``others`` {name: why it is left out} of the rest.
     """
 
     readings: list[Reading]
@@ -71,7 +76,7 @@ class Comparison:
         """{setting of the optimizer: its values}, for those other than the learning rate that are not all the same."""
         found: dict[str, list[str]] = {}
         for reading in self.readings:
-            own = {"optimizer": reading.settings.get("optimizer"), **(reading.settings.get("optimizer_settings") or {})}
+            own = reading.settings.get("optimizer_settings") or {}
             for name in own.keys() - {"lr", "initial_lr"}:
                 found.setdefault(name, []).append(str(own[name]))
         return {name: values for name, values in sorted(found.items()) if len(set(values)) > 1}
@@ -80,7 +85,8 @@ class Comparison:
         """One row for each run.
 
         Columns: ``run``, ``lr``, ``steps``, ``time``; ``loss``, the last recorded; ``order-k``, the error of each
-        order over the size of the rate, the median over records and layers; ``sharpest``, the largest lr x sharpness;
+        order over the rate in the worst layer, see ``relative_errors``; ``sharpnesses``, how many were measured;
+        ``sharpest``, the largest lr x sharpness;
         ``radius`` and ``edge``, the first recorded steps where that is at least 1 and 2; ``end``, how the run ended.
         """
         return self._table.copy()
@@ -137,6 +143,7 @@ class Comparison:
             "time": float(reading.rows.time.max()),
             "loss": float(loss.value.iloc[-1]) if len(loss) else np.nan,
             **{source: float(errors.get(source, np.nan)) for source in self.orders},
+            "sharpnesses": len(limits.path),
             "sharpest": float(limits.path.value.max()),
             "radius": limits.radius,
             "edge": limits.stability,
@@ -166,7 +173,8 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
     alike = sorted(families.values(), key=len, reverse=True)
     own = alike[0] if alike else []
     for family in alike[1:]:
-        others |= {label(str(r.path)): f"it has {apart(r, own[0])}" for r in family}
+        if len(family) == 1 or len(own) < 2:
+            others |= {label(str(r.path)): f"it has {apart(r, own[0])}" for r in family}
     if len(own) < 2:
         said = "; ".join(f"{name}: {why}" for name, why in others.items()) or count(len(own), "run")
         raise SettingError(f"expected two runs or more that begin alike, came {said}")
@@ -189,8 +197,8 @@ def inside(run: AnyRun) -> Sequence[AnyRun]:
 
 
 def begins(reading: Reading) -> dict[str, str]:
-    """The hashes of what a run begins with."""
-    found = reading.manifest.get("sha256") or {}
+    """The hashes of what a run begins with, and its optimizer."""
+    found = (reading.manifest.get("sha256") or {}) | {"optimizer": str(reading.settings.get("optimizer", ""))}
     return {name: found.get(name, "") for name in SAME}
 
 

@@ -54,8 +54,15 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
             "Loss and norm coincide where gradient flow describes the run, and part where the learning rate matters. "
             "(lr / 4) |g|² is what the equation of motion of order 1 adds to the loss, the implicit regularisation of "
             "a finite step. Where lr × sharpness passes 1 the log map need not converge, at 2 gradient descent is at "
-            "the edge of stability.",
+            f"the edge of stability. {named_of(len(comparison.names))}",
         )
+
+
+def named_of(runs: int) -> str:
+    """Which lines the legend leaves out."""
+    if runs <= curves.NAMED:
+        return ""
+    return f"{runs} lines, from blue to orange as the learning rate rises, of which the legend names {curves.NAMED}."
 
 
 def over_time(comparison: Comparison) -> pd.DataFrame:
@@ -93,7 +100,7 @@ def scaled(comparison: Comparison) -> pd.DataFrame:
 def runs(comparison: Comparison) -> Table:
     """One row for each run."""
     names = [source_name(order) for order in comparison.orders]
-    headers = [("run", ""), ("end", ""), ("learning rate", ""), ("steps", ""), ("time", ""), ("loss", "")]
+    headers = [("run", ""), ("end", ""), ("learning rate", ""), ("steps", ""), ("time of last record", ""), ("loss there", "")]
     headers += [(f"error of {name}", "% of the rate") for name in names]
     headers += [("largest lr × sharpness", ""), ("first step at 1", ""), ("first step at 2", "")]
     rows = []
@@ -103,8 +110,9 @@ def runs(comparison: Comparison) -> Table:
         errors = [amount(100 * number_in(row[order])) for order in comparison.orders]
         rows.append(texts + numbers + errors + [amount(number_in(row[key])) for key in ("sharpest", "radius", "edge")])
     note = (
-        "Errors of the predicted d|w|²/dt over its size: medians over a run's own records and layers. Good: small, and "
-        "smaller from order to order. A run whose lr × sharpness stays below 1 has no first step at 1."
+        "Errors of the predicted d|w|²/dt over its size, both as root mean squares over a run's records, in the layer "
+        "(weights of two dimensions and more) where it is worst. Good: small, and smaller from order to order. A run "
+        "whose lr × sharpness stays below 1 has no first step at 1."
     )
     return Table("Runs", note, headers, rows)
 
@@ -128,10 +136,11 @@ def rates(comparison: Comparison, wanted: float) -> Table:
             cells = [Cell(source_name(source), source), Cell(percent(share), f"{share:.6g}")]
             rows.append(cells + [Cell(at_rate(rate), rate.value) for rate in found])
     note = (
-        "The largest learning rate at which the error of d|w|²/dt is at most the wanted share of it, in the median "
-        "over records and layers: as seen; as the predictions' own bars say; and where one step of the order's flow "
-        "misses the run's by that share of the step (for gradient flow lr = 2 × share × |g| / |H g|, all parameters "
-        "together). > and <: every run keeps it, or none does. Good: the theories near what is seen."
+        "The largest learning rate at which the error of d|w|²/dt is at most the wanted share of it, in the worst "
+        "layer: as seen; as the predictions' own bars say; and where one step of the training ends that share of its "
+        "length from where the order's flow does (for gradient flow lr = 2 × share × |g| / |H g|, all parameters "
+        "together, which is sqrt(2 eps / |H g|) with eps = share × lr |g|). Between two runs by interpolation. > and <: "
+        "every run keeps it, or none does. Good: the theories near what is seen."
     )
     return Table("The largest learning rate for a wanted error", note, headers, rows)
 
@@ -161,13 +170,13 @@ def layers(comparison: Comparison) -> Table:
 def starts(comparison: Comparison, wanted: float) -> Table:
     """One row for each family of runs that begin alike, if there are several."""
     names = [source_name(order) for order in comparison.orders]
-    headers = [("runs like", ""), ("begin with", ""), ("runs", "")]
+    headers = [("family of", ""), ("begins with", ""), ("runs", "")]
     headers += [(f"largest rate of {name}", f"error {percent(wanted)}") for name in names]
     headers += [("first rate at lr × sharpness 2", "")]
     rows = []
     for family in (comparison, *comparison.repeats) if comparison.repeats else ():
         found, table = family.largest(wanted), family.table()
-        why = apart(family.readings[0], comparison.readings[0]) or "what is shown above"
+        why = apart(family.readings[0], comparison.readings[0]) or "(the runs above)"
         rates = [found[order].seen if order in found else Rate(np.nan) for order in comparison.orders]
         rows.append(
             [Cell(label(family.names[0], 60), family.names[0]), Cell(why, why), amount(len(table))]
@@ -175,7 +184,7 @@ def starts(comparison: Comparison, wanted: float) -> Table:
             + [amount(float(table.loc[table.edge.notna(), "lr"].min()))]
         )
     note = (
-        "Runs from different starts are not compared with each other, as it is not the learning rate alone that parts "
+        "Runs that begin differently are not compared with each other, as it is not the learning rate alone that parts "
         "them; each family is compared in itself, to the same wanted error. Good: rates that are near each other."
     )
-    return Table("From other starts", note, headers, rows)
+    return Table("Runs that begin differently", note, headers, rows)

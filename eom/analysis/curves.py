@@ -7,7 +7,7 @@ from eom.analysis.drawing import Figure, grid, inline, line, logarithmic, palett
 from eom.analysis.plots import edges
 from eom.analysis.words import source_name
 
-NAMED = 8  # runs in the legend
+NAMED, ABREAST = 8, 4  # runs in the legend, and in a row of it
 
 
 def courses(name: str, frame: pd.DataFrame, runs: list[str]) -> str:
@@ -18,10 +18,10 @@ def courses(name: str, frame: pd.DataFrame, runs: list[str]) -> str:
     titles = list(dict.fromkeys(frame.panel))
     colours = ramp(len(runs))
     with styled():
-        figure, axes = grid(len(titles), across=2, width=4.0, height=2.0, head=0.6)
+        figure, axes = grid(len(titles), across=2, width=4.0, height=2.0, head=0.6 + 0.2 * (len(runs) > ABREAST))
         for ax, title in zip(axes, titles, strict=True):
             panel = frame.loc[frame.panel == title]
-            for run, rows in panel.groupby("run"):
+            for run, rows in reversed(list(panel.groupby("run"))):  # the small rates, which end soonest, on top
                 marker = "o" if len(rows) == 1 else ""
                 ax.plot(rows.time, rows.value, color=colours[int(str(run))], linewidth=1.2, marker=marker)
             if title == "lr × sharpness":
@@ -56,4 +56,4 @@ def scaling(name: str, points: pd.DataFrame) -> str:
 
 
 def legend(figure: Figure, handles: list) -> None:
-    figure.legend(handles=handles, loc="upper left", ncols=4)
+    figure.legend(handles=handles, loc="upper left", ncols=ABREAST)

@@ -142,14 +142,17 @@ def levelled(values: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def relative_errors(reading: Reading, errors: pd.DataFrame) -> pd.DataFrame:
-    """Of each order over all records and layers of a run, given its ``layer_errors``: medians, index ``source``.
+    """Of each order over all records of a run, in the layer where it is worst; given its ``layer_errors``.
 
-    ``error``, the error over the size of the rate; ``bar``, what the order's own bar says of it; ``step``, what the
-    next term says of one step, over the length of that step: lr |H g| / (2 |g|) for gradient flow.
+    Index ``source``. ``error``, the error over the rate, both as root mean squares, so that neither a rate that passes
+    zero nor a long time in which nothing moves decides; ``bar``, what the order's own bar says of it; ``step``, what
+    the next term says of one step, over the length of that step, lr |H g| / (2 |g|) for gradient flow: the median.
     """
-    size = errors.reference.abs().where(errors.reference != 0)
-    shares = pd.DataFrame({"source": errors.source, "error": errors.error.abs() / size, "bar": errors.bar / size})
-    found = shares.groupby("source", observed=True).median()
+    known = errors.loc[np.isfinite(errors.error) & np.isfinite(errors.reference)]
+    squares = known[["error", "bar", "reference"]].pow(2)
+    means = squares.groupby([known.group, known.source], observed=True).mean().pow(0.5)
+    shares = means[["error", "bar"]].div(means.reference.where(means.reference > 0), axis=0)
+    found = shares.groupby("source", observed=True).max()
     rows = reading.table()
     return found.assign(step=rows.loc[rows.quantity == "step_error"].groupby("source", observed=True).value.median())
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eom.analysis.compare import Comparison
 
 FEW = 3  # runs named one by one
+OFTEN = 20  # sharpnesses along a run, below which their number is said
 STANDS = 0.5  # share of the rate from which on gradient flow has next to nothing to do with it
 
 
@@ -61,8 +62,12 @@ def holds(comparison: "Comparison", wanted: float) -> Iterator[str]:
         elif seen.bound:
             said = f"at every one of these rates: its error is {percent(own.error.iloc[-1])} at the largest"
         else:
-            said = f"up to a learning rate of {number(seen.value)}"
-        text = f"{name} describes how the norms of the layers change to within {percent(wanted)} {said}."
+            below, above = own.lr[own.lr <= seen.value].max(), own.lr[own.lr >= seen.value].min()
+            said = f"up to a learning rate of about {number(seen.value)}, between the runs at {number(below)} and "
+            said += number(above)
+        text = (
+            f"{name} describes how the norm of every layer changes to within {percent(wanted)} of its rate {said}."
+        )
         yield text[0].upper() + text[1:]
 
 
@@ -73,6 +78,9 @@ def stability(comparison: "Comparison") -> Iterator[str]:
     if known.empty:
         yield "The sharpness was not recorded, so where the edge of stability begins is not known."
         return
+    few, many = int(known.sharpnesses.min()), int(known.sharpnesses.max())
+    coarse = f"The sharpness was measured {few}{f' to {many}' if many > few else ''} times in each run: what it did "
+    coarse += "between is not known."
     beyond = known.loc[known.edge.notna()]
     if beyond.empty:
         top = known.loc[known.sharpest.idxmax()]
@@ -83,9 +91,11 @@ def stability(comparison: "Comparison") -> Iterator[str]:
     else:
         first = beyond.sort_values("lr").iloc[0]
         yield (
-            f"The edge of stability, lr × sharpness = 2, is reached from a learning rate of {number(first.lr)} on, "
-            f"there first seen at step {int(first.edge)}."
+            f"The edge of stability, lr × sharpness = 2, is reached at a learning rate of {number(first.lr)} and not "
+            f"below, there first seen at step {int(first.edge)}."
         )
+    if many < OFTEN:
+        yield coarse
     strained = known.loc[known.radius.notna()]
     if len(strained) and (beyond.empty or strained.lr.min() < beyond.lr.min()):
         yield (
@@ -102,10 +112,10 @@ def by_theory(comparison: "Comparison", wanted: float) -> Iterator[str]:
             verb = {"<": "at none of these rates", ">": "at every one of these rates"}
             said.append(f"its own error bars say {verb.get(found.bars.bound) or 'up to ' + number(found.bars.value)}")
         if not np.isnan(found.step.value):
-            law = "2 × the share × |g| / |H g|" if source == "order-0" else "by its next term"
+            law = f"2 × {number(wanted)} × |g| / |H g|" if source == "order-0" else "by its next term"
             said.append(
-                f"one step of it stays within that share of the step, all parameters together, up to "
-                f"{number(found.step.value)} ({law})"
+                f"one step of the training ends within {percent(wanted)} of its length from where the flow does, all "
+                f"parameters together, up to {number(found.step.value)} ({law})"
             )
         if said:
             yield f"By theory, for {source_name(source)} within {percent(wanted)}: {'; '.join(said)}."
@@ -117,7 +127,9 @@ def growth(comparison: "Comparison") -> Iterator[str]:
     for source, fit in comparison.pooled().items():
         if np.isnan(fit.slope):
             continue
-        sure = "" if np.isnan(fit.low) else f" (95 %: {number(fit.low)} to {number(fit.high)})"
+        sure = " (two runs: no interval)"
+        if not np.isnan(fit.low):
+            sure = f" (95 %: {number(fit.low)} to {number(fit.high)})"
         expected = int(source.removeprefix("order-")) + 1
         said.append(
             f"{source_name(source)}'s as its power {number(fit.slope)}{sure}, expected {expected}, over "
@@ -139,8 +151,8 @@ def repeated(comparison: "Comparison", wanted: float) -> Iterator[str]:
         rates = [in_words(rate.seen) for rate in there if rate is not None and not np.isnan(rate.seen.value)]
         if rates and not np.isnan(found.seen.value):
             yield (
-                f"The largest rate for {source_name(source)} within {percent(wanted)} is {in_words(found.seen)} from "
-                f"this start, and from {count(len(rates), 'other start')}: {', '.join(rates)}."
+                f"The largest rate for {source_name(source)} within {percent(wanted)} is {in_words(found.seen)} in "
+                f"these runs, and in the others, which begin alike among themselves: {', '.join(rates)}."
             )
 
 
@@ -149,8 +161,8 @@ def stretches(comparison: "Comparison") -> Iterator[str]:
     time = comparison.table().time
     if time.max() > 2 * time.min() and len(comparison.shares):
         yield (
-            f"The runs reach times {number(time.min())} to {number(time.max())}, and the errors above are medians over "
-            "each one's own records: to compare them over the same stretch, sweep with time in place of steps."
+            f"The runs reach times {number(time.min())} to {number(time.max())}, and the errors of each are those over "
+            "its own records: to compare them over the same stretch, sweep with time in place of steps."
         )
 
 

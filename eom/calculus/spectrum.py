@@ -10,7 +10,8 @@ from torch import Tensor
 from eom.calculus.inner import coordinates, norm
 from eom.errors import SettingError
 
-LOST = 0.1  # of a vector's length: left over from an orthogonalisation that has to be done again
+LOST = 0.5**0.5  # of a vector's length: left over from an orthogonalisation that has to be done again
+BROKEN = 100  # roundings of the operator's size: a residual below is none
 TINY = np.finfo(float).tiny
 ROOM = 40  # basis vectors beyond which the search starts again from the best ones
 
@@ -40,25 +41,28 @@ def lanczos(
     """The ``k`` algebraically largest eigenpairs by Lanczos with full reorthogonalisation and thick restarts.
 
     Stops when every wanted error, as estimated, is below ``rtol`` times the largest |Ritz value|, or after ``steps``
-    products; the errors say which. An eigenvector orthogonal to ``start`` is not seen.
+    products; the errors say which. An eigenvector orthogonal to ``start`` is not seen, nor, as long as other ones are
+    found, a second one of the same eigenvalue.
 
     Args:
         product: [n] -> [n], symmetric.
-        start: [n] any vector with a part along the wanted eigenvectors.
+        start: [n] any vector with a part along the wanted eigenvectors. steps: k products or more.
         room: vectors [n] held at once, at least k + 2; k + 1 more while it starts again.
 
     Source: Parlett, The Symmetric Eigenvalue Problem (1998), ch. 11 and 13; Wu & Simon, Thick-restart Lanczos method,
     SIAM J. Matrix Anal. Appl. 22(2), 2000.
     """
     n = start.numel()
-    if not 1 <= k <= n:
-        raise SettingError(f"k is {k}, expected between 1 and the dimension {n}")
+    if type(k) is not int or not 1 <= k <= n:
+        raise SettingError(f"k is {k!r}, expected a whole number between 1 and the dimension {n}")
+    if steps < k:
+        raise SettingError(f"steps is {steps}, expected k = {k} products or more")
     if room < k + 2:
         raise SettingError(f"room is {room}, expected k + 2 = {k + 2} vectors or more")
     room = min(room, steps, n)
     basis = start.new_empty((room, n))
     small = np.zeros((room, room))  # basis A basis^T, exactly tridiagonal until the first restart
-    q, m = start / norm(start).to(start), 0
+    q, m, eps = start / norm(start).to(start), 0, torch.finfo(start.dtype).eps
     for done in range(1, steps + 1):
         basis[m] = q
         m += 1
@@ -70,9 +74,10 @@ def lanczos(
         scale = np.abs(values).max()
         errors = residuals**2 / np.maximum(np.maximum(gaps(values), residuals), TINY)
         converged = m >= k and errors[:k].max() <= rtol * scale
-        if converged or done == steps or m == n or beta <= 1e-14 * scale:
+        alone = beta <= BROKEN * eps * scale  # the basis holds all that the operator makes of it
+        if converged or done == steps or m == n or (alone and m >= k):
             break
-        q = w / beta
+        q = another(basis[:m]) if alone else w / beta
         if m == room:  # the best vectors stay, and the search goes on along their common residual
             m = min(k + 1, room - 1)
             basis[:m] = combined(s[:, :m], basis)
@@ -82,6 +87,14 @@ def lanczos(
         vectors=combined(s[:, :k], basis[:m]),
         errors=torch.from_numpy(errors[:k].copy()),
     )
+
+
+def another(basis: Tensor) -> Tensor:
+    """A random unit vector [n] orthogonal to the basis [m, n]."""
+    generator = torch.Generator().manual_seed(len(basis))
+    v = torch.randn(basis.shape[1], generator=generator, dtype=torch.float64).to(basis)
+    left, _ = orthogonal(v, basis)
+    return left / norm(left).to(left)
 
 
 def orthogonal(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from eom.calculus.potentials import Potential
-from eom.calculus.spectrum import lanczos
+from eom.calculus.spectrum import ROOM, lanczos
+from eom.errors import EomWarning, warn_user
 
 
 class Sharpness(NamedTuple):
@@ -37,10 +38,21 @@ def sharpness(
         seed: of the random start vector.
 
     Raises:
-        SettingError: k outside 1 .. n.
+        SettingError: k outside 1 .. n, or fewer steps than k.
+
+    Warns:
+        EomWarning: an error wanted was not reached.
     """
     at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined] - Objective
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
-    found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps)
+    room = max(ROOM, k + 2) if type(k) is int else ROOM
+    found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps, room=room)
+    missed = (found.errors > rtol * found.eigenvalues.abs().max()).sum().item()
+    if missed:
+        warn_user(
+            f"{missed} of {k} eigenvalues are not known to {rtol:.2g} after {steps} products, their residuals are up "
+            f"to {float(found.residuals.max()):.2g}: allow more with steps=, or take a larger rtol",
+            EomWarning,
+        )
     return Sharpness(found.eigenvalues, found.residuals)

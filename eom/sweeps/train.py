@@ -3,7 +3,7 @@
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -62,6 +62,18 @@ def start(made: Made) -> dict[str, str]:
     """SHA-256 of what a run begins with: its parameters, its model, its first batch."""
     model, _, data = made
     return fingerprint(plain(model), data if is_one_batch(data) else next(iter(data)))
+
+
+def check_data(data: Any, sizes: Iterable[int | None]) -> None:
+    """Raise unless the data can be passed again and again, in batches of these sizes."""
+    if iter(data) is data:
+        raise SettingError(
+            f"the data is a {type(data).__name__}, which can be passed once: let setup return one batch, a list of "
+            "batches, or a DataLoader"
+        )
+    largest = max((size for size in sizes if size), default=0)
+    if is_one_batch(data) and largest > length(data):
+        raise SettingError(f"batch_sizes holds {largest}, more than the {length(data):g} samples of the data")
 
 
 def run(

@@ -134,5 +134,27 @@ def test_an_operator_in_float32_is_solved_in_float32():
 
 @pytest.mark.parametrize("k", [0, -1, 11])
 def test_a_number_of_eigenvalues_outside_the_dimension_is_refused(k):
-    with pytest.raises(SettingError, match=rf"k is {k}, expected between 1 and the dimension 10"):
+    with pytest.raises(SettingError, match=rf"k is {k}, expected a whole number between 1 and the dimension 10"):
         solve(symmetric(SPREAD), k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvalues_far_from_zero_are_found_as_well_as_those_about_it(dtype):
+    """Where each product is mostly along the basis, and what is left of it mostly rounding."""
+    for diagonal in (torch.linspace(1, 5, 100, dtype=dtype), 100 + torch.linspace(0, 1, 50, dtype=dtype)):
+        found = lanczos(lambda v, d=diagonal: d * v, torch.ones_like(diagonal), 2, rtol=1e-5, steps=90)
+        wanted = diagonal.flip(0)[:2].double()
+        assert found.eigenvalues.tolist() == pytest.approx(wanted.tolist(), rel=2e-5)
+
+
+def test_as_many_eigenvalues_as_wanted_come_from_an_operator_with_few_of_them():
+    start = torch.randn(8)
+    assert lanczos(lambda v: v, start, 3).eigenvalues.tolist() == pytest.approx([1, 1, 1])
+    assert lanczos(lambda v: 0 * v, start, 3).eigenvalues.tolist() == [0, 0, 0]
+    diagonal = torch.tensor([5.0, 5, 5, 5, 1, 1, 1, 1])
+    assert len(lanczos(lambda v: diagonal * v, start, 4).eigenvalues) == 4
+
+
+def test_fewer_products_than_eigenvalues_are_refused():
+    with pytest.raises(SettingError, match="steps is 2, expected k = 3 products or more"):
+        lanczos(lambda v: v, torch.randn(8), 3, steps=2)
