@@ -1,5 +1,6 @@
 """`eom sweep` and `eom compare` in the terminal."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,10 +8,10 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from eom.analysis.compare import Comparison, compare
+from eom.analysis.compare import Comparison, check_wanted, compare
 from eom.analysis.verdict import verdict
 from eom.analysis.words import count
-from eom.errors import SettingError
+from eom.errors import SettingError, SweepWarning
 
 T = TypeVar("T")
 
@@ -32,25 +33,35 @@ def run_sweep(
     settings: Mapping[str, Any],
 ) -> None:
     """Train PACKAGE.MODULE:FUNCTION at the rates of ``lr``, and compare the runs on a page there."""
+    import typer
+
     from eom.sweeps.sweep import sweep  # which loads torch
     from eom.target import function
 
     sizes = listed("--batch-sizes", swept["batch_sizes"], int) if swept["batch_sizes"] else (None,)
     console = Console()
     rates = listed("--lr", lr, float)
-    runs = sweep(
-        function(target),
-        rates,
-        steps,
-        time=time,
-        out=out,
-        seeds=listed("--seeds", swept["seeds"], int),
-        batch_sizes=sizes,
-        optimizers=listed("--optimizers", swept["optimizers"], str),
-        console=console,
-        **settings,
-    )
+    check_wanted(wanted)
+    with warnings.catch_warnings(record=True, category=SweepWarning) as said:
+        warnings.simplefilter("always", SweepWarning)
+        runs = sweep(
+            function(target),
+            rates,
+            steps,
+            time=time,
+            out=out,
+            seeds=listed("--seeds", swept["seeds"], int),
+            batch_sizes=sizes,
+            optimizers=listed("--optimizers", swept["optimizers"], str),
+            console=console,
+            **settings,
+        )
     console.print()
+    for warning in said:
+        console.print(Text(str(warning.message), "yellow"))
+    if not any("finished" in run.manifest for run in runs):
+        console.print(f"no run of {out} came to its end")
+        raise typer.Exit(1)
     if len(runs) < 2:
         console.print(f"{count(len(runs), 'run')} in {out}: a comparison takes two")
     else:

@@ -13,7 +13,7 @@ from eom.analysis.errors import edge
 from eom.analysis.reading import AnyRun, Reading
 from eom.analysis.scaling import Largest, Slope, common_errors, largest, layer_errors, relative_errors, slope, slopes
 from eom.analysis.words import count, label
-from eom.errors import NotARunError, SettingError
+from eom.errors import DamagedRunError, NewerRunError, NotARunError, SettingError
 from eom.records import Run
 from eom.records.manifest import MANIFEST
 
@@ -113,8 +113,7 @@ class Comparison:
         Raises:
             SettingError: ``wanted`` is no positive number.
         """
-        if not 0 < wanted < np.inf:
-            raise SettingError(f"the wanted error is {wanted!r}, expected a positive share of the rate")
+        check_wanted(wanted)
         steady = self.shares.loc[~self.shares.run.isin(self.varying)]
         return {source: largest(steady, source, wanted) for source in self.orders}
 
@@ -151,6 +150,12 @@ class Comparison:
         }
 
 
+def check_wanted(wanted: float) -> None:
+    """Raise unless it is a positive number."""
+    if not 0 < wanted < np.inf:
+        raise SettingError(f"the wanted error is {wanted!r}, expected a positive share of the rate")
+
+
 def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
     """Compare runs of one model that differ in their learning rate; runs that begin otherwise are left out by name.
 
@@ -162,9 +167,18 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
         SettingError: fewer than two runs have the same model, data and initial parameters, as their hashes say.
     """
     given: list[AnyRun] = [runs] if isinstance(runs, Run | Reading | str | os.PathLike) else list(runs)
-    readings = {r.path.resolve(): r for run in given for r in map(Reading.of, inside(run))}  # each once
+    several = len(given) > 1 or inside(given[0]) != given if given else False
+    readings: dict[Path, Reading] = {}  # each once
     families: dict[str, list[Reading]] = {}
     others = {}
+    for run in (one for folder in given for one in inside(folder)):
+        try:
+            reading = Reading.of(run)
+            readings[reading.path.resolve()] = reading
+        except (DamagedRunError, NewerRunError) as failure:
+            if not several:
+                raise
+            others[label(str(run))] = f"it cannot be read: {failure}"
     for reading in readings.values():
         if reading.rows.empty:
             others[label(str(reading.path))] = "it holds no record"

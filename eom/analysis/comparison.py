@@ -100,7 +100,8 @@ def scaled(comparison: Comparison) -> pd.DataFrame:
 def runs(comparison: Comparison) -> Table:
     """One row for each run."""
     names = [source_name(order) for order in comparison.orders]
-    headers = [("run", ""), ("end", ""), ("learning rate", ""), ("steps", ""), ("time of last record", ""), ("loss there", "")]
+    headers = [("run", ""), ("end", ""), ("learning rate", ""), ("steps", "")]
+    headers += [("time of last record", ""), ("loss there", "")]
     headers += [(f"error of {name}", "% of the rate") for name in names]
     headers += [("largest lr × sharpness", ""), ("first step at 1", ""), ("first step at 2", "")]
     rows = []
@@ -139,7 +140,7 @@ def rates(comparison: Comparison, wanted: float) -> Table:
         "The largest learning rate at which the error of d|w|²/dt is at most the wanted share of it, in the worst "
         "layer: as seen; as the predictions' own bars say; and where one step of the training ends that share of its "
         "length from where the order's flow does (for gradient flow lr = 2 × share × |g| / |H g|, all parameters "
-        "together, which is sqrt(2 eps / |H g|) with eps = share × lr |g|). Between two runs by interpolation. > and <: "
+        "together, which is sqrt(2 eps / |H g|) with eps = share × lr |g|). Between runs by interpolation. > and <: "
         "every run keeps it, or none does. Good: the theories near what is seen."
     )
     return Table("The largest learning rate for a wanted error", note, headers, rows)

@@ -30,9 +30,13 @@ def save(page: str, path: Path, name: str) -> Path:
     """Write a page to ``path``, or under its ``name`` into that folder, and return where it is.
 
     Raises:
-        FolderNotWritableError: it cannot be written there.
+        FolderNotWritableError: it cannot be written there, or would take the place of something else.
     """
     path = path / name if path.is_dir() else path
+    if path.exists() and path.suffix not in (".html", ".htm"):
+        raise FolderNotWritableError(
+            f"{path} is there already and no page: choose a folder, or a name that ends in .html"
+        )
     try:
         replace(path, page.encode("utf-8", "backslashreplace"))
     except OSError as error:

@@ -65,9 +65,7 @@ def holds(comparison: "Comparison", wanted: float) -> Iterator[str]:
             below, above = own.lr[own.lr <= seen.value].max(), own.lr[own.lr >= seen.value].min()
             said = f"up to a learning rate of about {number(seen.value)}, between the runs at {number(below)} and "
             said += number(above)
-        text = (
-            f"{name} describes how the norm of every layer changes to within {percent(wanted)} of its rate {said}."
-        )
+        text = f"{name} describes how the norm of every layer changes to within {percent(wanted)} of its rate {said}."
         yield text[0].upper() + text[1:]
 
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from eom.errors import FolderInUseError, FolderNotWritableError, FolderUsedError, NotARunError
+from eom.errors import (
+    DamagedRunError,
+    FolderInUseError,
+    FolderNotWritableError,
+    FolderUsedError,
+    NewerRunError,
+    NotARunError,
+)
 from eom.records import Run, open_run
 from eom.records.manifest import replace
 from eom.sweeps.grid import Cell
@@ -20,11 +27,12 @@ DIVERGED = "the training diverged"  # ends the message of a run whose loss was n
 
 @dataclass
 class Folder:
-    """A sweep on disk: ``asked`` of all runs, and ``starts`` {seed: hashes of what they begin with}."""
+    """A sweep on disk: what is ``asked`` of all runs, their ``names``, and ``starts`` {seed: what they begin with}."""
 
     path: Path
     asked: Mapping[str, Any]
     starts: dict[str, dict[str, str]]
+    names: list[str]
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -52,12 +60,22 @@ class Folder:
 
     def _before(self) -> dict[str, Any]:
         file = self.path / FILE
-        return json.loads(file.read_bytes()) if file.exists() else {}
+        try:
+            found = json.loads(file.read_bytes()) if file.exists() else {}
+            if {"asked", "starts", "runs"} <= found.keys() or not found:
+                return found
+        except (OSError, ValueError, AttributeError):
+            pass
+        raise FolderUsedError(f"{file} cannot be read as that of a sweep: choose another folder, or delete it")
 
     def _join(self, before: dict[str, Any]) -> None:
         """Take what was begun into this sweep, if its runs are of the same kind."""
-        asked, starts = before.get("asked", self.asked), before.get("starts", {})
-        other = [name for name, value in json.loads(json.dumps(self.asked)).items() if asked.get(name) != value]
+        asked, starts, runs = before.get("asked", self.asked), before.get("starts", {}), before.get("runs", [])
+        if foreign := [name for name in self.names if name not in runs and (self.path / name).exists()]:
+            raise FolderUsedError(
+                f"{self.path} holds {', '.join(foreign)}, which this sweep has not made: choose another folder"
+            )
+        other = differing(asked, json.loads(json.dumps(self.asked)))
         for seed, hashes in self.starts.items():
             other += [f"initial {k}" for k, value in starts.get(seed, hashes).items() if hashes[k] != value]
         if other:
@@ -66,6 +84,7 @@ class Folder:
                 "beside these: choose another folder"
             )
         self.starts = starts | self.starts
+        self.names = list(dict.fromkeys([*runs, *self.names]))
 
     def write(self, failed: Mapping[str, str]) -> None:
         """Put down what the sweep is of, and {run: why it failed}.
@@ -73,7 +92,7 @@ class Folder:
         Raises:
             FolderNotWritableError: it cannot be written.
         """
-        entries = {"asked": self.asked, "starts": self.starts, "failed": failed}
+        entries = {"asked": self.asked, "starts": self.starts, "runs": self.names, "failed": failed}
         try:
             replace(self.path / FILE, json.dumps(entries, indent=1).encode())
         except OSError as error:
@@ -83,10 +102,12 @@ class Folder:
         return self.path / cell.name
 
     def run(self, cell: Cell) -> Run | None:
-        """The run as it stands, if there is one."""
+        """The run as it stands, if there is one that can be read."""
         try:
-            return open_run(self.of(cell))
-        except NotARunError:
+            run = open_run(self.of(cell))
+            run.table()
+            return run
+        except (NotARunError, DamagedRunError, NewerRunError, OSError):
             return None
 
     def outcome(self, cell: Cell) -> str | None:
@@ -103,4 +124,16 @@ class Folder:
 
 def whole(run: Run) -> bool:
     """Whether a run came to its end, and all of its records are on the disk."""
-    return "finished" in run.manifest and run.table().step.nunique() == run.manifest["records"]
+    return "finished" in run.manifest and run.table().step.nunique() == run.manifest.get("records")
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two mappings, each with its value before."""
+    found = []
+    for name in before.keys() | now.keys():
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differing(old, new)
+        elif old != new:
+            found.append(f"{name} (before: {old}, now: {new})")
+    return sorted(found)

@@ -1,6 +1,7 @@
 """The runs of a sweep: every combination of what is swept."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -8,6 +9,8 @@ from numbers import Integral, Real
 from typing import Any
 
 from eom.errors import SettingError
+
+LONGEST = 1e12  # steps of a run
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,11 @@ def grid(
         raise SettingError(f"steps is {steps!r} and time {time!r}, expected one of them")
     if steps is None:
         end = _positive("time", time)
-        lengths = {lr: math.ceil(end / lr * (1 - 1e-12)) for lr in rates}
+        lengths = {lr: _length(end, lr) for lr in rates}
     else:
         lengths = dict.fromkeys(rates, _whole("steps", steps, 1))
-    kinds = [str(name) for name in _several("optimizers", optimizers)]
-    drawn = [_whole("seeds", seed, 0) for seed in _several("seeds", seeds)]
+    kinds = [_name(name) for name in _several("optimizers", optimizers)]
+    drawn = [_whole("seeds", seed, 0, 2**32 - 1) for seed in _several("seeds", seeds)]
     sizes = [b if b is None else _whole("batch_sizes", b, 1) for b in _several("batch_sizes", batch_sizes)]
     rates.sort(reverse=True)
     found = product(rates, drawn, sizes, kinds)
@@ -77,7 +80,22 @@ def _positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise SettingError(f"{name} holds {value!r}, expected whole numbers, {least} or more")
+def _whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        upwards = "or more" if most == math.inf else f"to {most}"
+        raise SettingError(f"{name} holds {value!r}, expected whole numbers, {least} {upwards}")
     return int(value)
+
+
+def _length(end: float, lr: float) -> int:
+    """Steps at this rate up to a time."""
+    if not end / lr < LONGEST:
+        raise SettingError(f"time {end:g} takes {end / lr:.2g} steps at learning rate {lr:g}: ask for less")
+    return math.ceil(end / lr * (1 - 1e-12))
+
+
+def _name(value: Any) -> str:
+    """An optimizer's name, which is a part of the names of folders."""
+    if not isinstance(value, str) or not re.fullmatch(r"\w{1,60}", value):
+        raise SettingError(f"optimizers holds {value!r}, expected names of letters and digits, such as SGD")
+    return value

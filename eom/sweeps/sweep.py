@@ -2,6 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from inspect import signature
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,11 @@ from eom.records import Run
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell, grid
 from eom.sweeps.live import overview
-from eom.sweeps.train import MakeOptimizer, Setup, contained, make, run, start
+from eom.sweeps.train import MakeOptimizer, Setup, check_data, contained, make, run, start
+from eom.tracking.door import check_settings
+from eom.tracking.moment import Settings
+from eom.tracking.schedule import make_schedule
+from eom.tracking.track import track
 
 DIED = "its process died; too little memory is the usual cause"
 
@@ -50,7 +57,8 @@ def sweep(
         optimizers: names in ``torch.optim``, or {name: (parameters, lr=) -> optimizer}.
         jobs: runs at once, as many as there are cores by default; a ``joblib.parallel_config`` around the call, such
             as that of a dask cluster, is used. threads: of each run; by default the cores are used once.
-        console: where the table of runs is shown. settings: those of ``eom.track``.
+        console: where the table of runs is shown. settings: those of ``eom.track``, with sharpness=5 by default, as
+            the edge of stability is looked for.
 
     Returns:
         The runs in the order of the grid: learning rates falling, then seeds, batch sizes, optimizers. One that failed
@@ -61,17 +69,24 @@ def sweep(
             imported in another process.
         FolderInUseError, FolderUsedError, FolderNotWritableError: ``out`` cannot be used.
     """
+    cells = grid(lrs, steps, time, seeds, batch_sizes, optimizers)
     makers = optimizers if isinstance(optimizers, Mapping) else {name: in_torch(name) for name in optimizers}
-    cells = grid(lrs, steps, time, seeds, batch_sizes, makers)
-    if not callable(setup):
-        raise SettingError(
-            f"setup is a {type(setup).__name__}, expected a function that returns (model, loss_fn, data)"
-        )
-    dtype = torch.get_default_dtype()  # of this process, for the others too
+    check_setup(setup)
+    for name, value in (("jobs", jobs), ("threads", threads)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise SettingError(f"{name} is {value!r}, expected a whole number, 1 or more")
+    if not isinstance(out, str | PathLike):
+        raise SettingError(f"out is a {type(out).__name__}, expected the name of a folder")
+    settings = {"sharpness": 5} | settings
+    check_tracking(settings)
+    dtype, path, starts = torch.get_default_dtype(), Path(out).absolute(), {}  # of this process, for the others too
     with contained(torch.get_num_threads(), dtype):
-        starts = {str(seed): start(make(setup, seed)) for seed in dict.fromkeys(cell.seed for cell in cells)}
-    asked = {"steps": steps, "time": time, "settings": {k: repr(v) for k, v in sorted(settings.items())}}
-    folder = Folder(Path(out).absolute(), asked, starts)
+        for seed in dict.fromkeys(cell.seed for cell in cells):
+            made = make(setup, seed)
+            check_data(made[2], batch_sizes)
+            starts[str(seed)] = start(made)
+    asked = {"steps": steps, "time": time, "settings": {k: in_words(v) for k, v in sorted(settings.items())}}
+    folder = Folder(path, asked, starts, [cell.name for cell in cells])
     at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment]
     threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
     check_sent(setup, makers, at_once)
@@ -93,9 +108,45 @@ def sweep(
             folder.write({cell.name: why for cell, why in over.items() if why})
         except FolderNotWritableError as full:  # now that all is trained
             warn_user(str(full), SweepWarning)
-    if failed := [f"{cell.name}: {why}" for cell, why in over.items() if why]:
-        warn_user(f"{len(failed)} of {len(cells)} runs failed. {'; '.join(failed)}", SweepWarning)
+    if failed := {cell.name: why for cell, why in over.items() if why}:
+        alike = {why: ", ".join(name for name in failed if failed[name] == why) for why in failed.values()}
+        said = "; ".join(f"{names}: {why}" for why, names in alike.items())
+        warn_user(f"{len(failed)} of {len(cells)} runs failed. {said}", SweepWarning)
     return [found for cell in cells if (found := folder.run(cell)) is not None]
+
+
+def check_setup(setup: Any) -> None:
+    """Raise unless this can be called without arguments."""
+    wanted = "expected a function without arguments that returns (model, loss_fn, data)"
+    if not callable(setup):
+        raise SettingError(f"setup is a {type(setup).__name__}, {wanted}")
+    try:
+        signature(setup).bind()
+    except TypeError as missing:
+        raise SettingError(f"setup needs arguments ({missing}), {wanted}") from missing
+    except ValueError:  # written in C
+        pass
+
+
+def check_tracking(settings: Mapping[str, Any]) -> None:
+    """Raise unless ``eom.track`` takes these settings, so that nothing is trained in vain.
+
+    Raises:
+        SettingError: an unknown one, one that a sweep gives itself, or a value outside what it may be.
+    """
+    known = signature(track).parameters.keys() - {"model", "optimizer", "loss_fn", "run", "resume", "disabled"}
+    if unknown := sorted(settings.keys() - known):
+        raise SettingError(f"{', '.join(unknown)}: no setting of a sweep's runs, expected {', '.join(sorted(known))}")
+    plain = {f.name: settings.get(f.name, signature(track).parameters[f.name].default) for f in fields(Settings)}
+    check_settings(Settings(**plain))
+    make_schedule(settings.get("every", 10))
+
+
+def in_words(value: Any) -> str:
+    """A setting in words that are the same in every process."""
+    if isinstance(value, Mapping):
+        return str({k: in_words(x) for k, x in value.items()})
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
 def in_torch(name: str) -> MakeOptimizer:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eom.errors import DataError, LossNotFiniteError, SettingError, TrackingWarning
-from eom.objective.data import Batch, is_one_batch, length, tensors
+from eom.objective.data import Batch, digest, is_one_batch, length, tensors
 from eom.objective.parameters import plain
 from eom.objective.replay import Replay
 from eom.records import open_run
@@ -59,18 +59,23 @@ def make(setup: Setup, seed: int) -> Made:
 
 
 def start(made: Made) -> dict[str, str]:
-    """SHA-256 of what a run begins with: its parameters, its model, its first batch."""
+    """SHA-256 of what a run begins with: parameters, model, first batch, and what else can be seen to be alike."""
     model, _, data = made
-    return fingerprint(plain(model), data if is_one_batch(data) else next(iter(data)))
+    constants = [*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)]
+    found = fingerprint(plain(model), data if is_one_batch(data) else next(iter(data)))
+    found |= {"buffers": digest(constants), "generator state": digest([torch.get_rng_state()])}
+    return found | ({"batches": digest([x for batch in data for x in tensors(batch)])} if type(data) is list else {})
 
 
 def check_data(data: Any, sizes: Iterable[int | None]) -> None:
     """Raise unless the data can be passed again and again, in batches of these sizes."""
-    if iter(data) is data:
+    if hasattr(data, "__next__"):
         raise SettingError(
             f"the data is a {type(data).__name__}, which can be passed once: let setup return one batch, a list of "
             "batches, or a DataLoader"
         )
+    if not is_one_batch(data) and next(iter(data), None) is None:
+        raise SettingError(f"the data, a {type(data).__name__}, is empty: let setup return one batch or more")
     largest = max((size for size in sizes if size), default=0)
     if is_one_batch(data) and largest > length(data):
         raise SettingError(f"batch_sizes holds {largest}, more than the {length(data):g} samples of the data")
@@ -97,7 +102,7 @@ def run(
             warnings.simplefilter("ignore", TrackingWarning)  # they are among the run's events
             train(made, cell, optimizer, folder, settings)
         return "" if whole(open_run(folder)) else "not all of it could be written: the disk may be full"
-    except Exception as failure:  # of the user's own code, or no memory, no disk: a row, and the others go on
+    except (Exception, SystemExit) as failure:  # of the user's own code, no memory, no disk: a row; others go on
         return f"{type(failure).__name__}: {failure}"
 
 

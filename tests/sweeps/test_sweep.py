@@ -28,6 +28,7 @@ from eom.errors import (
     SweepWarning,
 )
 from eom.records import Run, RunWriter
+from eom.sweeps.sweep import in_words
 
 LRS = [0.1, 0.4]
 
@@ -42,7 +43,7 @@ def alone(folder: Path, lr: float, seed: int = 0) -> Run:
     torch.manual_seed(seed)
     model, loss_fn, data = setups.plain()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    with eom.track(model, optimizer, loss_fn, folder, every=3) as tracker:
+    with eom.track(model, optimizer, loss_fn, folder, every=3, sharpness=5) as tracker:
         for _ in range(12):
             optimizer.zero_grad()
             tracker.loss(data).backward()
@@ -173,18 +174,77 @@ def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path):
     assert ["finished" in run.manifest for run in runs] == [True, False, True, False]
 
 
-@pytest.mark.parametrize(("setup", "what"), [(setups.keeping, "parameters"), (setups.drawing, "parameters")])
+@pytest.mark.parametrize(
+    ("setup", "what"),
+    [(setups.keeping, "generator state"), (setups.drawing, "parameters"), (setups.counting, "buffers")],
+)
 def test_a_setup_that_is_not_the_same_in_every_run_is_found_by_its_hash(tmp_path, setup, what):
     setups.KEPT.clear()
     with pytest.warns(SweepWarning, match=f"setup gave other {what} than at first: it is not deterministic, or keeps"):
         swept(tmp_path / "sweep", setup)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evry": 5}, "evry: no setting of a sweep's runs, expected .*every"),
+        ({"every": 0}, "every"),
+        ({"order": 7}, "order"),
+        ({"lrs": [1e-10], "steps": None, "time": 1e308}, "takes .* steps at learning rate 1e-10"),
+        ({"seeds": [2**32]}, "seeds holds 4294967296, expected whole numbers, 0 to 4294967295"),
+        ({"optimizers": "SGD"}, "optimizers is 'SGD', expected a list"),
+        ({"optimizers": {"../x": torch.optim.SGD}}, "expected names of letters and digits"),
+        ({"batch_sizes": [61]}, "batch_sizes holds 61, more than the 60 samples"),
+        ({"threads": -1}, "threads is -1, expected a whole number"),
+        ({"jobs": "2"}, "jobs is '2', expected a whole number"),
+        ({"out": None}, "out is a NoneType"),
+        ({"setup": lambda x: x}, "setup needs arguments"),
+        ({"setup": lambda: (setups.network(), setups.cross_entropy, iter([setups.batch()]))}, "can be passed once"),
+        ({"setup": lambda: (setups.network(), setups.cross_entropy, [])}, "the data, a list, is empty"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(SettingError, match=message):
+        swept(**({"out": tmp_path / "sweep"} | changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_run_of_this_sweep_is_left_as_it_is(tmp_path):
+    (tmp_path / "sweep" / "lr-0.1").mkdir(parents=True)
+    (tmp_path / "sweep" / "lr-0.1" / "notes.txt").write_text("mine")
+    with pytest.raises(FolderUsedError, match=r"holds lr-0.1, which this sweep has not made"):
+        swept(tmp_path / "sweep")
+    swept(tmp_path / "sweep", lrs=[0.4])
+    with pytest.raises(FolderUsedError, match=r"holds lr-0.1, which this sweep has not made"):
+        swept(tmp_path / "sweep")
+    assert (tmp_path / "sweep" / "lr-0.1" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"asked": 1}', '{"asked": {'])
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(FolderUsedError, match="cannot be read as that of a sweep"):
+        swept(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "table.csv"])
+def test_a_damaged_run_is_done_again(tmp_path, name):
+    whole = swept(tmp_path / "sweep")
+    wanted = whole[0].table()
+    (whole[0].path / name).write_text("{")
+    assert swept(tmp_path / "sweep")[0].table().equals(wanted)
+
+
+def test_functions_among_the_settings_are_known_again_in_another_process(tmp_path):
+    assert in_words({"a": setups.parabola, "b": 1}) == "{'a': 'setups.parabola', 'b': '1'}"
+
+
 def test_two_sweeps_in_one_folder(tmp_path):
     swept(tmp_path / "sweep")
     with FileLock(tmp_path / "sweep" / ".lock"), pytest.raises(FolderInUseError, match="in use by another sweep"):
         swept(tmp_path / "sweep")
-    with pytest.raises(FolderUsedError, match="a sweep with other steps and settings, whose runs do not belong"):
+    other = r"other order \(before: None, now: 0\) and steps \(before: 12, now: 13\), whose runs do not belong"
+    with pytest.raises(FolderUsedError, match=other):
         swept(tmp_path / "sweep", steps=13, order=0)
     with pytest.raises(FolderUsedError, match="other initial parameters"):
         swept(tmp_path / "sweep", setups.drawing)
