@@ -111,6 +111,11 @@ def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
     attempts: dict[str, Callable[[], object]] = {
         "another start": lambda: eom.Objective(network(rank), cross_entropy, own, process_group=dist.group.WORLD),
         "another point": lambda: group.gradient(group.theta() + rank),
+        "another order of the same": lambda: group.gradient(group.theta() if rank else group.theta().flip(0)),
+        "nearly the same point": lambda: group.gradient(group.theta() * (1 + 1e-8 * rank)),
+        "another decay": lambda: eom.Objective(
+            network(), cross_entropy, own, 0.1 * rank, process_group=dist.group.WORLD
+        ),
         "another direction": lambda: group.hvp(group.theta(), group.theta() * (rank + 1)),
         "batch statistics": lambda: eom.Objective(normal, cross_entropy, own, process_group=dist.group.WORLD),
         "compiled": lambda: eom.Objective(
@@ -211,7 +216,7 @@ def dies_in_training(rank: int, world: int, folder: Path) -> dict[str, str]:
                 tracker.loss(batch).backward()
                 optimizer.step()
     except RuntimeError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "notes": " ".join(error.__notes__)}
     return {"error": ""}
 
 

@@ -18,7 +18,7 @@ from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.mean_loss import MeanLoss
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
-from eom.objective.shards import Shards
+from eom.objective.shards import Shards, mark_of
 
 PRODUCTS = ("auto", "double-backward", "difference", "compiled")
 
@@ -91,7 +91,8 @@ class Objective:
             )
         self.shards: Shards | None = None
         if process_group is not None:
-            self.shards = Shards.join(process_group, self.batches.total, len(self.batches), self.theta())
+            settings = product, mark_of(self.decay.reshape(-1))
+            self.shards = Shards.join(process_group, self.batches.total, len(self.batches), self.theta(), settings)
 
     def replaced(
         self,

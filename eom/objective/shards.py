@@ -34,11 +34,11 @@ class Shards:
     places: tuple[tuple[str, int], ...]
 
     @classmethod
-    def join(cls, group: Any, weight: float, batches: int, theta: Tensor) -> "Shards":
-        """Meet the other ranks, each with the weight of its data, its number of batches and its parameters.
+    def join(cls, group: Any, weight: float, batches: int, theta: Tensor, settings: tuple[Any, ...]) -> "Shards":
+        """Meet the other ranks, each with the weight of its data, its number of batches, parameters and settings.
 
         Raises:
-            SettingError: there is no such group, or this process is not in it.
+            SettingError: there is no such group, or this process is not in it; or the ranks have other settings.
             ParametersError: the ranks hold other parameters.
             RankError: a rank was lost.
         """
@@ -54,14 +54,18 @@ class Shards:
         if dist.get_rank(group) < 0:
             raise SettingError("this process is not in the process group that was given")
         met: list[Any] = [None] * size
-        mine = (weight, batches, (socket.gethostname(), os.getpid()), theta.numel(), mark_of(theta))
+        mine = (weight, batches, (socket.gethostname(), os.getpid()), theta.numel(), mark_of(theta), settings)
         cls(group, 1.0, True, ()).together(lambda: dist.all_gather_object(met, mine, group=group))
-        weights, counts, places, lengths, marks = zip(*met, strict=True)
+        weights, counts, places, lengths, marks, asked = zip(*met, strict=True)
         if len(set(lengths)) > 1 or len(set(marks)) > 1:
             others = [r for r in range(size) if (lengths[r], marks[r]) != (lengths[0], marks[0])]
             raise ParametersError(
                 f"rank {', '.join(map(str, others))} holds other parameters than rank 0: begin from the same ones, as "
                 "DistributedDataParallel does, or torch.distributed.broadcast"
+            )
+        if others := [r for r in range(size) if asked[r] != asked[0]]:
+            raise SettingError(
+                f"rank {', '.join(map(str, others))} has another decay or product than rank 0: give all the same"
             )
         return cls(group, weight / sum(weights), max(counts) == 1, places)
 

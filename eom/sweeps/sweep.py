@@ -104,6 +104,8 @@ def sweep(
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             for cell, why in parallel(work, [cell for cell in cells if cell not in over], at_once, folder):
                 over[cell] = why
+        if not shown.console.is_terminal:
+            shown.console.line()  # which only a terminal gets after a live table
         try:
             folder.write({cell.name: why for cell, why in over.items() if why})
         except FolderNotWritableError as full:  # now that all is trained

@@ -54,10 +54,12 @@ class Helper:
         self._handle = self._optimizer.register_step_post_hook(self._after_step)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         self._handle.remove()
         if kind is None:
             self._serve()
+        elif not self._over:
+            self._ranks.explain(error)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the first rank knows."""

@@ -1,5 +1,6 @@
 """A training on several processes: the first rank follows it and writes, the others evaluate their part of the data."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -50,7 +51,8 @@ class Ranks:
             RankError: they do not listen, or one was lost.
         """
         if self._lost or not self.listening:
-            raise RankError("the other ranks were lost" if self._lost else "the other ranks are asked at steps only")
+            over = "the training has ended, and with it the steps at which the other ranks answer"
+            raise RankError("the other ranks were lost" if self._lost else over)
         self._asked += 1
         self._say((what, about, self._asked), tensors)
         return self._asked
@@ -81,6 +83,12 @@ class Ranks:
         total = torch.tensor([float("nan") if value is None else value], dtype=torch.float64)
         dist.all_reduce(total, group=self.group)
         return total.item() / dist.get_world_size(self.group)
+
+    def explain(self, error: BaseException | None) -> None:
+        """Say in an error of torch.distributed, which names no rank, which one is gone."""
+        if isinstance(error, RuntimeError) and not isinstance(error, RankError) and "gloo" in str(error):
+            with suppress(Exception):  # the store that knows may be gone as well
+                error.add_note(f"eom: {lost(error, self.group)}")
 
     def over(self, follow: bool, oldest: int) -> None:
         """The hook of a step is over: ``follow`` the next one, and keep what belongs to steps from ``oldest`` on."""

@@ -121,6 +121,8 @@ class Tracker:
         for handle in self._handles:
             handle.remove()
         if kind is not None:
+            if self._ranks is not None:
+                self._ranks.explain(error)
             why = f"the training ended with {kind.__name__} at step {self._log.step}" + (
                 f": {error}" if str(error) else ""
             )

@@ -165,6 +165,23 @@ def test_other_settings_of_the_optimizer_are_named(tmp_path, runs):
     assert not any("differ in" in sentence for sentence in verdict(compare(runs), 0.012))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "table.csv"])
+def test_a_damaged_run_is_left_out_by_name(tmp_path, runs, name):
+    (runs[0].path / name).write_text("step,nothing\n1,2\n")
+    found = compare(tmp_path)
+    assert len(found.readings) == 3
+    (why,) = found.others.values()
+    assert why.startswith("it cannot be read: ")
+
+
+def test_a_page_takes_the_place_of_pages_only(runs):
+    manifest = runs[0].path / "manifest.json"
+    before = manifest.read_bytes()
+    with pytest.raises(FolderNotWritableError, match="is there already and no page"):
+        compare(runs).report(manifest)
+    assert manifest.read_bytes() == before
+
+
 def test_nothing_to_compare_is_said(tmp_path, runs):
     other = planted(tmp_path / "other", 0.1, sha256={"model": "1", "batch": "2", "parameters": "3"})
     with pytest.raises(SettingError, match=r"two runs or more that begin alike, came .*another model and another"):

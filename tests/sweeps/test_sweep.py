@@ -332,6 +332,11 @@ def test_the_command_sweeps_and_compares(tmp_path):
     assert "Runs" in (out / "comparison.html").read_text("utf-8")
     one = CliRunner().invoke(app, ["sweep", "setups:plain", *given, "--lr", ".4"])
     assert "1 run in" in one.output
+    steep = ["--lr", "1000,2000", "--steps", "200", "--jobs", "1", "--out", str(tmp_path / "steep")]
+    none = CliRunner().invoke(app, ["sweep", "setups:quadratic", *steep])
+    assert none.exit_code == 1
+    assert "2 of 2 runs failed" in none.output
+    assert "no run of" in none.output
     for lr in ("x", "0.1,,0.2"):
         wrong = CliRunner().invoke(app, ["sweep", "setups:plain", "--lr", lr, "--steps", "5"])
         assert isinstance(wrong.exception, SettingError)

@@ -43,6 +43,7 @@ def test_the_record_is_that_of_one_process_which_descends_the_mean_of_the_losses
 def test_where_a_rank_dies_the_run_is_kept_and_the_training_ends_with_an_error(tmp_path):
     (found,) = together("dies_in_training", 2, tmp_path, lost=(1,))
     assert "onnection" in found["error"]
+    assert "eom: rank 1 of 2 did not answer" in found["notes"]
     run = eom.open_run(tmp_path / "run")
     assert run.table().step.max() >= 36
     assert "finished" not in run.manifest
