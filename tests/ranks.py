@@ -113,6 +113,8 @@ def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
         "another point": lambda: group.gradient(group.theta() + rank),
         "another order of the same": lambda: group.gradient(group.theta() if rank else group.theta().flip(0)),
         "nearly the same point": lambda: group.gradient(group.theta() * (1 + 1e-8 * rank)),
+        "another method": lambda: group.loss(group.theta()) if rank else group.gradient(group.theta()),
+        "another precision": lambda: group.gradient(group.theta().to(torch.float32 if rank else torch.float64)),
         "another decay": lambda: eom.Objective(
             network(), cross_entropy, own, 0.1 * rank, process_group=dist.group.WORLD
         ),

@@ -122,7 +122,7 @@ class Objective:
 
     def loss(self, theta: Tensor) -> Tensor:
         """[] L(theta), penalty included."""
-        theta = self._vector("theta", theta, theta)
+        theta = self._vector("theta", theta, theta, "the loss")
         return self.mean_loss.value(theta) + self.penalty(theta)
 
     def penalty(self, theta: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Objective:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """[n] grad L(theta)."""
-        theta = self._vector("theta", theta, theta)
+        theta = self._vector("theta", theta, theta, "the gradient")
         return self._with_decay(self.mean_loss.gradient(theta), theta)
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Objective:
 
         In less memory than by ``expansion``, which keeps its graph for further products.
         """
-        theta = self._require_point(theta)
+        theta = self._require_point(theta, "H g" if v is None else "H v")
         v = None if v is None else self._vector("v", v, theta)
         if self._product(theta) == "double-backward" and (v is not None or self.mean_loss.at_once):
             g, hv = self.mean_loss.gradient_and_product(
@@ -163,7 +163,7 @@ class Objective:
             LossNotDifferentiableError: the third derivatives of this model are wrong or missing, or
                 ``product="difference"``.
         """
-        theta = self._require_point(theta)
+        theta = self._require_point(theta, "T(u, v)")
         u, v = self._vector("u", u, theta), self._vector("v", v, theta)
         if self.product == "difference":
             raise LossNotDifferentiableError(f'product="difference" gives H v, but no T. {LOG_MAP}')
@@ -199,10 +199,10 @@ class Objective:
 
     def _product(self, theta: Tensor) -> str:
         """The route to H v that is to be taken."""
-        self._require_point(theta)
+        self._require_point(theta, "an expansion")
         return self._route(theta, 1) if self.product == "auto" else self.product
 
-    def _vector(self, name: str, v: Tensor, theta: Tensor) -> Tensor:
+    def _vector(self, name: str, v: Tensor, theta: Tensor, asked: str = "H v") -> Tensor:
         """``v`` as theta is, if it is one real number for each parameter."""
         if not isinstance(v, Tensor) or v.shape != (self.layout.n,):
             came = f"of shape {list(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
@@ -210,12 +210,12 @@ class Objective:
         if not v.is_floating_point():
             raise SettingError(f"{name} is {v.dtype}, expected real floating-point numbers")
         if self.shards is not None:
-            self.shards.same(name, v)
+            self.shards.same(asked, name, v)
         return v.detach().to(theta)
 
-    def _require_point(self, theta: Tensor) -> Tensor:
+    def _require_point(self, theta: Tensor, asked: str) -> Tensor:
         """Theta, if it is a point where second derivatives can be taken."""
-        theta = self._vector("theta", theta, theta)
+        theta = self._vector("theta", theta, theta, asked)
         if theta.dtype in (torch.float16, torch.bfloat16):
             raise ParametersError(
                 f"theta is {theta.dtype}, whose two or three digits leave nothing of a second derivative: pass "
@@ -248,7 +248,7 @@ class Objective:
 
         if type(order) is not int or order not in (1, 2):
             raise SettingError(f"order is {order!r}, expected 1 (what H v needs) or 2 (what T needs too)")
-        theta = self.theta() if theta is None else self._vector("theta", theta, theta)
+        theta = self.theta() if theta is None else self._vector("theta", theta, theta, "a test")
         if self.shards is None:
             return run_checks(self, order, theta)
         alone = self.replaced(product=self.product)

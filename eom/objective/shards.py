@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -75,20 +76,25 @@ class Shards:
         self.together(lambda: dist.all_reduce(flat, group=self.group))
         return tuple(x.view_as(part) for x, part in zip(flat.split([x.numel() for x in parts]), parts, strict=True))
 
-    def same(self, name: str, v: Tensor) -> None:
-        """Every rank has to ask for the same.
+    def same(self, asked: str, name: str, v: Tensor) -> None:
+        """Every rank has to ask for the same, with the same vector of this name.
 
         Raises:
             RankError: they do not.
         """
-        mark = mark_of(v)
-        ends = torch.tensor([mark, -mark], dtype=torch.float64, device=v.device)
+        mark, code = mark_of(v), float(crc32(f"{asked} {name} {v.dtype}".encode()))
+        ends = torch.tensor([mark, -mark, code, -code], dtype=torch.float64, device=v.device)
         self.together(lambda: dist.all_reduce(ends, dist.ReduceOp.MAX, group=self.group))
-        if float(ends.sum()) > ALIKE * float(norm(v)):
-            raise RankError(
-                f"the ranks ask for derivatives at different {name}: each has to call the same methods with the same "
-                "vectors, only its data is its own"
-            )
+        marks, codes = ends.view(2, 2).sum(1).tolist()
+        if codes:
+            what = f"different things, this one for {asked} in {str(v.dtype).removeprefix('torch.')}"
+        elif marks > ALIKE * float(norm(v)):
+            what = f"derivatives at different {name}"
+        else:
+            return
+        raise RankError(
+            f"the ranks ask for {what}: each has to call the same methods with the same vectors, only data are its own"
+        )
 
     def agreed(self, own: T, good: Callable[[T], Any]) -> T:
         """The finding that all ranks go by: the one that is least ``good``, of the first rank that has it."""

@@ -21,6 +21,8 @@ def test_what_ranks_cannot_do_together_is_refused_on_every_one_of_them(tmp_path)
         assert "RankError: the ranks ask for derivatives at different theta" in found["another point"]
         for name in ("another order of the same", "nearly the same point"):
             assert "RankError: the ranks ask for derivatives at different theta" in found[name]
+        for name in ("another method", "another precision"):
+            assert "RankError: the ranks ask for different things, this one for the" in found[name]
         assert "SettingError: rank 1 has another decay or product than rank 0" in found["another decay"]
         assert "RankError: the ranks ask for derivatives at different v" in found["another direction"]
         assert "the data has a part on every rank" in found["batch statistics"]
