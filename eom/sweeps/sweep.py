@@ -1,5 +1,6 @@
 """The door of a sweep: ``eom.sweep``."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -85,7 +86,12 @@ def sweep(
             made = make(setup, seed)
             check_data(made[2], batch_sizes)
             starts[str(seed)] = start(made)
-    asked = {"steps": steps, "time": time, "settings": {k: in_words(v) for k, v in sorted(settings.items())}}
+    asked = {
+        "steps": steps,
+        "time": time,
+        "loss_fn": in_words(made[1]),
+        "settings": {k: in_words(v) for k, v in sorted(settings.items())},
+    }
     folder = Folder(path, asked, starts, [cell.name for cell in cells])
     at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment]
     threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
@@ -145,10 +151,12 @@ def check_tracking(settings: Mapping[str, Any]) -> None:
 
 
 def in_words(value: Any) -> str:
-    """A setting in words that are the same in every process."""
+    """A setting, or a function, in words that are the same in every process."""
     if isinstance(value, Mapping):
         return str({k: in_words(x) for k, x in value.items()})
-    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def in_torch(name: str) -> MakeOptimizer:

@@ -29,6 +29,14 @@ def plain():
     return network(), cross_entropy, batch()
 
 
+def doubled(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return 2 * cross_entropy(model, batch)
+
+
+def other_loss():
+    return network(), doubled, batch()
+
+
 def batches():
     x, y = batch()
     return network(), cross_entropy, [(x[:40], y[:40]), (x[40:], y[40:])]

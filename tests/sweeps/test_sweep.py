@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,13 @@ def test_a_damaged_run_is_done_again(tmp_path, name):
 
 def test_functions_among_the_settings_are_known_again_in_another_process(tmp_path):
     assert in_words({"a": setups.parabola, "b": 1}) == "{'a': 'setups.parabola', 'b': '1'}"
+    assert in_words(partial(setups.batch, 3)) == "functools.partial(<function batch>, 3)"
+
+
+def test_a_sweep_is_not_continued_with_another_loss(tmp_path):
+    swept(tmp_path / "sweep", setups.plain)
+    with pytest.raises(FolderUsedError, match=r"other loss_fn \(before: setups.cross_entropy, now: setups.doubled\)"):
+        swept(tmp_path / "sweep", setups.other_loss)
 
 
 def test_two_sweeps_in_one_folder(tmp_path):
