@@ -29,7 +29,7 @@ from eom.errors import (
     SweepWarning,
 )
 from eom.records import Run, RunWriter
-from eom.sweeps.sweep import in_words
+from eom.sweeps.door import in_words
 
 LRS = [0.1, 0.4]
 

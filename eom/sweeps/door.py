@@ -1,0 +1,63 @@
+"""What a sweep can be given, and how it is known again."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
+import joblib
+
+from eom.errors import SettingError
+from eom.sweeps.train import MakeOptimizer, Setup
+from eom.tracking.door import check_settings
+from eom.tracking.moment import Settings
+from eom.tracking.schedule import make_schedule
+from eom.tracking.track import track
+
+
+def check_setup(setup: Any) -> None:
+    """Raise unless this can be called without arguments."""
+    wanted = "expected a function without arguments that returns (model, loss_fn, data)"
+    if not callable(setup):
+        raise SettingError(f"setup is a {type(setup).__name__}, {wanted}")
+    try:
+        signature(setup).bind()
+    except TypeError as missing:
+        raise SettingError(f"setup needs arguments ({missing}), {wanted}") from missing
+    except ValueError:  # written in C
+        pass
+
+
+def check_tracking(settings: Mapping[str, Any]) -> None:
+    """Raise unless ``eom.track`` takes these settings, so that nothing is trained in vain.
+
+    Raises:
+        SettingError: an unknown one, one that a sweep gives itself, or a value outside what it may be.
+    """
+    known = signature(track).parameters.keys() - {"model", "optimizer", "loss_fn", "run", "resume", "disabled"}
+    if unknown := sorted(settings.keys() - known):
+        raise SettingError(f"{', '.join(unknown)}: no setting of a sweep's runs, expected {', '.join(sorted(known))}")
+    plain = {f.name: settings.get(f.name, signature(track).parameters[f.name].default) for f in fields(Settings)}
+    check_settings(Settings(**plain))
+    make_schedule(settings.get("every", 10))
+
+
+def check_sent(setup: Setup, makers: Mapping[str, MakeOptimizer], jobs: int) -> None:
+    """Raise unless another process can be given the setup and the optimizers."""
+    try:
+        joblib.Parallel(jobs)(joblib.delayed(callable)(x) for x in (setup, *makers.values()))
+    except Exception as error:  # as many kinds as there are ways to fail, in pickle, loky and dask
+        raise SettingError(
+            f"setup or an optimizer cannot be sent to another process ({type(error).__name__}: {error}): put it into a "
+            "module that can be imported there, without locks and open files, or pass jobs=1"
+        ) from error
+
+
+def in_words(value: Any) -> str:
+    """A setting, or a function, in words that are the same in every process."""
+    if isinstance(value, Mapping):
+        return str({k: in_words(x) for k, x in value.items()})
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
