@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ def load(target: str) -> tuple[Any, Any, Any]:
             through as they are.
     """
     make = function(target)
-    try:
-        signature(make).bind()
-    except TypeError as missing:
-        raise SettingError(f"{target} needs arguments ({missing}), {WANTED}") from missing
+    from eom.objective.explain import check_setup  # torch is to be loaded anyway
+
+    check_setup(make, target)
     found = make()
     if not isinstance(found, tuple) or len(found) != 3:
         raise SettingError(f"{target} returned a {type(found).__name__}, {WANTED}")

@@ -231,15 +231,12 @@ def fails_in_training(rank: int, world: int, folder: Path) -> dict[str, Any]:
         def __iter__(self):
             raise ValueError("taken apart")
 
-    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(model(batch[0]), batch[1])
-
     found = {}
     for name in ("with", "without"):
         model = DistributedDataParallel(network())
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         batch = shard(rank, world)
-        with eom.track(model, optimizer, loss_fn, folder / "run", every=3, disabled=name == "without") as tracker:
+        with eom.track(model, optimizer, cross_entropy, folder / "run", every=3, disabled=name == "without") as tracker:
             for step in range(30):
                 optimizer.zero_grad()
                 tracker.loss(Strange(batch) if rank == 1 and step > 20 else batch).backward()

@@ -142,7 +142,7 @@ class Comparison:
             "time": float(reading.rows.time.max()),
             "loss": float(loss.value.iloc[-1]) if len(loss) else np.nan,
             **{source: float(errors.get(source, np.nan)) for source in self.orders},
-            "sharpnesses": len(limits.path),
+            "sharpnesses": len(reading.measured("sharpness")),
             "sharpest": float(limits.path.value.max()),
             "radius": limits.radius,
             "edge": limits.stability,
@@ -167,16 +167,16 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
         SettingError: fewer than two runs have the same model, data and initial parameters, as their hashes say.
     """
     given: list[AnyRun] = [runs] if isinstance(runs, Run | Reading | str | os.PathLike) else list(runs)
-    several = len(given) > 1 or inside(given[0]) != given if given else False
+    found = [run for folder in given for run in inside(folder)]
     readings: dict[Path, Reading] = {}  # each once
     families: dict[str, list[Reading]] = {}
     others = {}
-    for run in (one for folder in given for one in inside(folder)):
+    for run in found:
         try:
             reading = Reading.of(run)
             readings[reading.path.resolve()] = reading
         except (DamagedRunError, NewerRunError) as failure:
-            if not several:
+            if len(found) == 1:
                 raise
             others[label(str(run))] = f"it cannot be read: {failure}"
     for reading in readings.values():

@@ -9,6 +9,8 @@ from eom.analysis.scaling import Rate
 from eom.analysis.words import count, label, number, percent, source_name
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from eom.analysis.compare import Comparison
 
 FEW = 3  # runs named one by one
@@ -89,8 +91,8 @@ def stability(comparison: "Comparison") -> Iterator[str]:
     else:
         first = beyond.sort_values("lr").iloc[0]
         yield (
-            f"The edge of stability, lr × sharpness = 2, is reached at a learning rate of {number(first.lr)} and not "
-            f"below, there first seen at step {int(first.edge)}."
+            f"The edge of stability, lr × sharpness = 2, is first reached by the run at {number(first.lr)}, seen at "
+            f"step {int(first.edge)}{below_edge(known, float(first.lr))}."
         )
     if many < OFTEN:
         yield coarse
@@ -100,6 +102,14 @@ def stability(comparison: "Comparison") -> Iterator[str]:
             f"From {number(strained.lr.min())} on it passes 1, where the series behind measured rates and high orders "
             "need not converge any more."
         )
+
+
+def below_edge(known: "pd.DataFrame", lr: float) -> str:
+    """What was seen at the next smaller rate."""
+    smaller = known.loc[known.lr < lr].sort_values("lr")
+    if smaller.empty:
+        return ""
+    return f"; the largest value seen at {number(smaller.lr.iloc[-1])} is {number(smaller.sharpest.iloc[-1])}"
 
 
 def by_theory(comparison: "Comparison", wanted: float) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""Inner products of long vectors, to all digits: torch's own lose a hundredth at 1e8 numbers of single precision."""
+"""Inner products of long vectors: torch's own add small numbers to a large one, which single precision loses."""
 
 import torch
 from torch import Tensor
 
 CACHED = 1 << 17  # numbers that are made float64 at once, and stay in a processor's cache
-FEW = 1 << 14  # numbers that single precision adds up without a loss
+FEW = 1 << 14  # numbers that are added up in their own precision
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Expansion(NamedTuple):
 
 
 def downhill(g: Tensor, hg: Tensor) -> Expansion:
-    """Of a function whose H g [n] is known beside its gradient g [n]: H v along v = -g only, without a graph."""
+    """From a gradient g [n] and H g [n], which is overwritten: H v for v = -g only, without a graph."""
     along = hg.neg_()  # in its own memory
     return Expansion(torch.tensor(torch.nan), g, lambda v: along)
 

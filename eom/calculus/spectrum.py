@@ -47,7 +47,7 @@ def lanczos(
     Args:
         product: [n] -> [n], symmetric.
         start: [n] any vector with a part along the wanted eigenvectors. steps: k products or more.
-        room: vectors [n] held at once, at least k + 2; k + 1 more while it starts again.
+        room: vectors [n] held at once, k + 2 where it is less; k + 1 more while it starts again.
 
     Source: Parlett, The Symmetric Eigenvalue Problem (1998), ch. 11 and 13; Wu & Simon, Thick-restart Lanczos method,
     SIAM J. Matrix Anal. Appl. 22(2), 2000.
@@ -57,9 +57,7 @@ def lanczos(
         raise SettingError(f"k is {k!r}, expected a whole number between 1 and the dimension {n}")
     if steps < k:
         raise SettingError(f"steps is {steps}, expected k = {k} products or more")
-    if room < k + 2:
-        raise SettingError(f"room is {room}, expected k + 2 = {k + 2} vectors or more")
-    room = min(room, steps, n)
+    room = min(max(room, k + 2), steps, n)
     basis = start.new_empty((room, n))
     small = np.zeros((room, room))  # basis A basis^T, exactly tridiagonal until the first restart
     q, m, eps = start / norm(start).to(start), 0, torch.finfo(start.dtype).eps

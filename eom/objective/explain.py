@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,6 +39,19 @@ def check_callables(model: Any, loss_fn: Any) -> None:
             f"loss_fn is a {type(loss_fn).__name__}, expected a function (model, batch) -> loss: for a loss module "
             "write lambda model, batch: module(model(batch[0]), batch[1])"
         )
+
+
+def check_setup(setup: Any, name: str = "setup") -> None:
+    """Raise unless this can be called without arguments."""
+    wanted = "expected a function without arguments that returns (model, loss_fn, data)"
+    if not callable(setup):
+        raise SettingError(f"{name} is a {type(setup).__name__}, {wanted}")
+    try:
+        signature(setup).bind()
+    except TypeError as missing:
+        raise SettingError(f"{name} needs arguments ({missing}), {wanted}") from missing
+    except ValueError:  # written in C
+        pass
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Objective:
             )
         self.shards: Shards | None = None
         if process_group is not None:
-            settings = product, mark_of(self.decay.reshape(-1))
+            settings = product, f"{mark_of(self.decay.reshape(-1)):.10g}"
             self.shards = Shards.join(process_group, self.batches.total, len(self.batches), self.theta(), settings)
 
     def replaced(

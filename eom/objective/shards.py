@@ -58,8 +58,8 @@ class Shards:
         mine = (weight, batches, (socket.gethostname(), os.getpid()), theta.numel(), mark_of(theta), settings)
         cls(group, 1.0, True, ()).together(lambda: dist.all_gather_object(met, mine, group=group))
         weights, counts, places, lengths, marks, asked = zip(*met, strict=True)
-        if len(set(lengths)) > 1 or len(set(marks)) > 1:
-            others = [r for r in range(size) if (lengths[r], marks[r]) != (lengths[0], marks[0])]
+        rounding = ALIKE * float(norm(theta))
+        if others := [r for r in range(size) if lengths[r] != lengths[0] or abs(marks[r] - marks[0]) > rounding]:
             raise ParametersError(
                 f"rank {', '.join(map(str, others))} holds other parameters than rank 0: begin from the same ones, as "
                 "DistributedDataParallel does, or torch.distributed.broadcast"

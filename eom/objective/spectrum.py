@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.potentials import Potential
-from eom.calculus.spectrum import ROOM, lanczos
+from eom.calculus.spectrum import lanczos
 from eom.errors import EomWarning, warn_user
 
 
@@ -46,8 +46,7 @@ def sharpness(
     at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined] - Objective
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
-    room = max(ROOM, k + 2) if type(k) is int else ROOM
-    found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps, room=room)
+    found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps)
     missed = (found.errors > rtol * found.eigenvalues.abs().max()).sum().item()
     if missed:
         warn_user(

@@ -16,31 +16,19 @@ from eom.tracking.schedule import make_schedule
 from eom.tracking.track import track
 
 
-def check_setup(setup: Any) -> None:
-    """Raise unless this can be called without arguments."""
-    wanted = "expected a function without arguments that returns (model, loss_fn, data)"
-    if not callable(setup):
-        raise SettingError(f"setup is a {type(setup).__name__}, {wanted}")
-    try:
-        signature(setup).bind()
-    except TypeError as missing:
-        raise SettingError(f"setup needs arguments ({missing}), {wanted}") from missing
-    except ValueError:  # written in C
-        pass
-
-
 def check_tracking(settings: Mapping[str, Any]) -> None:
     """Raise unless ``eom.track`` takes these settings, so that nothing is trained in vain.
 
     Raises:
         SettingError: an unknown one, one that a sweep gives itself, or a value outside what it may be.
     """
-    known = signature(track).parameters.keys() - {"model", "optimizer", "loss_fn", "run", "resume", "disabled"}
+    own = {"model", "optimizer", "loss_fn", "run", "resume", "disabled"}  # of each run
+    known = {name: p.default for name, p in signature(track).parameters.items() if name not in own}
     if unknown := sorted(settings.keys() - known):
         raise SettingError(f"{', '.join(unknown)}: no setting of a sweep's runs, expected {', '.join(sorted(known))}")
-    plain = {f.name: settings.get(f.name, signature(track).parameters[f.name].default) for f in fields(Settings)}
-    check_settings(Settings(**plain))
-    make_schedule(settings.get("every", 10))
+    given = known | dict(settings)
+    check_settings(Settings(**{f.name: given[f.name] for f in fields(Settings)}))
+    make_schedule(given["every"])
 
 
 def check_sent(setup: Setup, makers: Mapping[str, MakeOptimizer], jobs: int) -> None:

@@ -54,10 +54,10 @@ def grid(
         end = _positive("time", time)
         lengths = {lr: _length(end, lr) for lr in rates}
     else:
-        lengths = dict.fromkeys(rates, _whole("steps", steps, 1))
+        lengths = dict.fromkeys(rates, whole_number("steps", steps, 1))
     kinds = [_name(name) for name in _several("optimizers", optimizers)]
-    drawn = [_whole("seeds", seed, 0, 2**32 - 1) for seed in _several("seeds", seeds)]
-    sizes = [b if b is None else _whole("batch_sizes", b, 1) for b in _several("batch_sizes", batch_sizes)]
+    drawn = [whole_number("seeds", seed, 0, 2**32 - 1) for seed in _several("seeds", seeds)]
+    sizes = [b if b is None else whole_number("batch_sizes", b, 1) for b in _several("batch_sizes", batch_sizes)]
     rates.sort(reverse=True)
     found = product(rates, drawn, sizes, kinds)
     return [Cell(lr, lengths[lr], seed, size, kind) for lr, seed, size, kind in found]
@@ -80,7 +80,8 @@ def _positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def _whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """The value, if it is one from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         upwards = "or more" if most == math.inf else f"to {most}"
         raise SettingError(f"{name} holds {value!r}, expected whole numbers, {least} {upwards}")

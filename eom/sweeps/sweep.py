@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.live import Live
 
 from eom.errors import FolderNotWritableError, SettingError, SweepWarning, warn_user
+from eom.objective.explain import check_setup
 from eom.records import Run
-from eom.sweeps.door import check_sent, check_setup, check_tracking, in_words
+from eom.sweeps.door import check_sent, check_tracking, in_words
 from eom.sweeps.folder import Folder
-from eom.sweeps.grid import Cell, grid
+from eom.sweeps.grid import Cell, grid, whole_number
 from eom.sweeps.live import overview
-from eom.sweeps.train import MakeOptimizer, Setup, check_data, contained, make, run, start
+from eom.sweeps.train import MakeOptimizer, Setup, check_sizes, contained, make, run, start
 
+SHARPNESS = 5  # records from one to the next: the edge of stability is looked for
 DIED = "its process died; too little memory is the usual cause"
 
 
@@ -68,18 +70,18 @@ def sweep(
     makers = optimizers if isinstance(optimizers, Mapping) else {name: in_torch(name) for name in optimizers}
     check_setup(setup)
     for name, value in (("jobs", jobs), ("threads", threads)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise SettingError(f"{name} is {value!r}, expected a whole number, 1 or more")
+        if value is not None:
+            whole_number(name, value, 1)
     if not isinstance(out, str | PathLike):
         raise SettingError(f"out is a {type(out).__name__}, expected the name of a folder")
-    settings = {"sharpness": 5} | settings
+    settings = {"sharpness": SHARPNESS} | settings
     check_tracking(settings)
     dtype, path, starts = torch.get_default_dtype(), Path(out).absolute(), {}  # of this process, for the others too
     with contained(torch.get_num_threads(), dtype):
         for seed in dict.fromkeys(cell.seed for cell in cells):
             made = make(setup, seed)
-            check_data(made[2], batch_sizes)
             starts[str(seed)] = start(made)
+            check_sizes(made[2], batch_sizes)
     asked = {
         "steps": steps,
         "time": time,
@@ -87,7 +89,7 @@ def sweep(
         "settings": {k: in_words(v) for k, v in sorted(settings.items())},
     }
     folder = Folder(path, asked, starts, [cell.name for cell in cells])
-    at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment]
+    at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment] - untyped
     threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
     check_sent(setup, makers, at_once)
 
@@ -135,7 +137,7 @@ def parallel(
 
     def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
         calls = (joblib.delayed(named)(work, cell) for cell in cells)
-        yield from joblib.Parallel(jobs, return_as="generator_unordered")(calls)  # type: ignore[misc]
+        yield from joblib.Parallel(jobs, return_as="generator_unordered")(calls)  # type: ignore[misc] - a generator, so asked
 
     waiting = list(cells)
     while waiting:

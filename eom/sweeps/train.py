@@ -22,6 +22,7 @@ from eom.records import open_run
 from eom.sweeps.folder import DIVERGED, whole
 from eom.sweeps.grid import Cell
 from eom.tracking.description import fingerprint
+from eom.tracking.snapshot import generators_of, kept_generators
 from eom.tracking.track import track
 
 Made = tuple[nn.Module, Callable[[nn.Module, Batch], Tensor], Any]
@@ -59,23 +60,40 @@ def make(setup: Setup, seed: int) -> Made:
 
 
 def start(made: Made) -> dict[str, str]:
-    """SHA-256 of what a run begins with: parameters, model, first batch, and what else can be seen to be alike."""
+    """SHA-256 of what a run begins with: parameters, model, first batch, and what else can be seen to be alike.
+
+    Raises:
+        SettingError: the data can be passed once only, or is empty.
+    """
     model, _, data = made
     constants = [*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)]
-    found = fingerprint(plain(model), data if is_one_batch(data) else next(iter(data)))
-    found |= {"buffers": digest(constants), "generator state": digest([torch.get_rng_state()])}
-    return found | ({"batches": digest([x for batch in data for x in tensors(batch)])} if type(data) is list else {})
+    found = {"buffers": digest(constants), "generator state": digest([torch.get_rng_state()])}
+    if type(data) is list:
+        found["batches"] = digest([x for batch in data for x in tensors(batch)])
+    with kept_generators(generators_of(data)):  # a loader draws from them, and the run is to begin with these
+        return found | fingerprint(plain(model), first_batch(data))
 
 
-def check_data(data: Any, sizes: Iterable[int | None]) -> None:
-    """Raise unless the data can be passed again and again, in batches of these sizes."""
+def first_batch(data: Any) -> Batch:
+    """Of data that can be passed again and again.
+
+    Raises:
+        SettingError: it can be passed once only, or is empty.
+    """
+    if is_one_batch(data):
+        return data
     if hasattr(data, "__next__"):
         raise SettingError(
             f"the data is a {type(data).__name__}, which can be passed once: let setup return one batch, a list of "
             "batches, or a DataLoader"
         )
-    if not is_one_batch(data) and next(iter(data), None) is None:
-        raise SettingError(f"the data, a {type(data).__name__}, is empty: let setup return one batch or more")
+    for batch in data:
+        return batch
+    raise SettingError(f"the data, a {type(data).__name__}, is empty: let setup return one batch or more")
+
+
+def check_sizes(data: Any, sizes: Iterable[int | None]) -> None:
+    """Raise unless batches of these sizes can be cut from the data."""
     largest = max((size for size in sizes if size), default=0)
     if is_one_batch(data) and largest > length(data):
         raise SettingError(f"batch_sizes holds {largest}, more than the {length(data):g} samples of the data")

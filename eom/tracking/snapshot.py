@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from eom.objective.data import Batch, digest, same, tensors
 from eom.objective.replay import Replay, outside_torch, set_outside_torch
@@ -101,6 +102,11 @@ def in_modes(model: nn.Module, wanted: Sequence[bool]) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, before, strict=True):
             module.training = mode
+
+
+def generators_of(data: Any) -> list[torch.Generator]:
+    """Those of a loader's own."""
+    return [data.generator] if isinstance(data, DataLoader) and data.generator is not None else []
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from eom.errors import SettingError
 from eom.objective import Objective
@@ -32,7 +31,7 @@ from eom.tracking.reader import Forward, Reader
 from eom.tracking.recorder import Recorder
 from eom.tracking.resume import Resume, changed_settings, check_resume, reopen
 from eom.tracking.schedule import Budget, Every, make_schedule, plain_every
-from eom.tracking.snapshot import Pass, kept_generators
+from eom.tracking.snapshot import Pass, generators_of, kept_generators
 from eom.tracking.trial import check_batch, check_first, moves_with_buffers
 from eom.tracking.watch import Watch
 from eom.training.descent import check_owner, unsupported
@@ -65,7 +64,7 @@ class Tracker:
         check_owner(optimizer, self._model)
         check_names(own, tuple(UNITS))
         members = make_groups(self._layout, groups)
-        self._generators = [data.generator] if isinstance(data, DataLoader) and data.generator is not None else []
+        self._generators = generators_of(data)
         with kept_generators(self._generators):
             batches = whole_data(data)
         self._log = Log()

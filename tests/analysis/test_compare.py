@@ -123,7 +123,11 @@ def test_the_summary_answers_in_words(runs):
         "of about 0.024, between the runs at 0.02 and 0.05." in first
     )
     assert "The equation of motion to order 1 describes" in first
-    assert "The edge of stability, lr × sharpness = 2, is reached at a learning rate of 0.3 and not below" in first
+    edge = (
+        "lr × sharpness = 2, is first reached by the run at 0.3, seen at step 0; the largest value seen at 0.05 is 0.5."
+    )
+    assert edge in first
+    assert "The sharpness was measured 10 times in each run" in first
     assert any("2 × 0.012 × |g| / |H g|" in sentence for sentence in others)
     assert any("expected 2, over 3 runs" in sentence for sentence in others)
     assert any("The runs reach times 0.9 to 27, and the errors of each" in sentence for sentence in others)

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from eom.calculus.inner import CACHED, coordinates, dot, norm
+from eom.calculus.inner import CACHED, FEW, coordinates, dot, norm
 from eom.calculus.spectrum import lanczos
 
 N = 3_000_000
+DOUBLE = CACHED * 2**-53  # at most, of that many additions
+SINGLE = FEW**0.5 * 2**-24  # of a random walk of that many roundings
 
 
 @pytest.mark.parametrize("n", [0, 1, CACHED, CACHED + 1, N])
@@ -16,9 +18,9 @@ def test_they_are_right_to_the_digits_of_what_is_added_up(n):
     """All of one sign, so that what is added gets small beside the sum."""
     x, y = 1 + torch.rand(2, n, dtype=torch.float32)
     exact = [math.fsum((a.double() * y.double()).tolist()) for a in (x, y)]
-    assert dot(x, y).item() == pytest.approx(exact[0], rel=1e-12)  # the roundings of 1e5 additions in double precision
-    assert norm(y).item() == pytest.approx(exact[1] ** 0.5, rel=1e-12)
-    assert coordinates(torch.stack([x, y]), y).tolist() == pytest.approx(exact, rel=1e-6)
+    assert dot(x, y).item() == pytest.approx(exact[0], rel=DOUBLE)
+    assert norm(y).item() == pytest.approx(exact[1] ** 0.5, rel=DOUBLE)
+    assert coordinates(torch.stack([x, y]), y).tolist() == pytest.approx(exact, rel=SINGLE)
 
 
 def test_eigenvalues_of_a_large_operator_in_single_precision_are_right():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
+from eom.errors import EomWarning
 from eom.objective import Objective
 from eom.objective.spectrum import sharpness
 from eom.testing import check_derivatives
@@ -118,6 +119,13 @@ def test_sharpness_is_the_largest_eigenvalues_of_the_dense_hessian(k):
     found = sharpness(objective, k, rtol=1e-9)
     torch.testing.assert_close(found.eigenvalues, dense.flip(0)[:k], rtol=1e-9, atol=1e-9)
     assert (found.residuals <= 1e-9**0.5 * dense.abs().max()).all()  # an error is of second order in it
+
+
+def test_eigenvalues_that_are_not_known_as_well_as_wanted_are_said_to_be_so():
+    with pytest.warns(
+        EomWarning, match="of 3 eigenvalues are not known to 1e-06 after 4 products.*allow more with steps="
+    ):
+        sharpness(network("mlp"), 3, steps=4)
 
 
 def test_sharpness_may_be_asked_for_elsewhere_and_of_a_plain_function():

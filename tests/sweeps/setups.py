@@ -42,6 +42,11 @@ def batches():
     return network(), cross_entropy, [(x[:40], y[:40]), (x[40:], y[40:])]
 
 
+def loader():
+    data = torch.utils.data.TensorDataset(*batch())
+    return network(), cross_entropy, torch.utils.data.DataLoader(data, batch_size=20, shuffle=True)
+
+
 def keeping():
     """The same model again and again, trained further by each run."""
     if not KEPT:

@@ -196,8 +196,8 @@ def test_a_setup_that_is_not_the_same_in_every_run_is_found_by_its_hash(tmp_path
         ({"optimizers": "SGD"}, "optimizers is 'SGD', expected a list"),
         ({"optimizers": {"../x": torch.optim.SGD}}, "expected names of letters and digits"),
         ({"batch_sizes": [61]}, "batch_sizes holds 61, more than the 60 samples"),
-        ({"threads": -1}, "threads is -1, expected a whole number"),
-        ({"jobs": "2"}, "jobs is '2', expected a whole number"),
+        ({"threads": -1}, "threads holds -1, expected whole numbers, 1 or more"),
+        ({"jobs": "2"}, "jobs holds '2', expected whole numbers, 1 or more"),
         ({"out": None}, "out is a NoneType"),
         ({"setup": lambda x: x}, "setup needs arguments"),
         ({"setup": lambda: (setups.network(), setups.cross_entropy, iter([setups.batch()]))}, "can be passed once"),
@@ -236,9 +236,24 @@ def test_a_damaged_run_is_done_again(tmp_path, name):
     assert swept(tmp_path / "sweep")[0].table().equals(wanted)
 
 
-def test_functions_among_the_settings_are_known_again_in_another_process(tmp_path):
+def test_functions_among_the_settings_are_known_again_in_another_process():
     assert in_words({"a": setups.parabola, "b": 1}) == "{'a': 'setups.parabola', 'b': '1'}"
     assert in_words(partial(setups.batch, 3)) == "functools.partial(<function batch>, 3)"
+
+
+def test_a_shuffling_loader_gives_the_batches_that_a_users_own_loop_has(tmp_path, one_thread):
+    """Looking at its first batch draws from the generators, which is taken back."""
+    (run,) = swept(tmp_path / "sweep", setups.loader, [0.1])
+    torch.manual_seed(0)
+    model, loss_fn, data = setups.loader()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with eom.track(model, optimizer, loss_fn, tmp_path / "alone", every=3, sharpness=5) as tracker:
+        for _ in range(4):
+            for batch in data:
+                optimizer.zero_grad()
+                tracker.loss(batch).backward()
+                optimizer.step()
+    assert run.table().equals(tracker.run.table())
 
 
 def test_a_sweep_is_not_continued_with_another_loss(tmp_path):
