@@ -14,7 +14,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """|x|, [n] -> [] in float64."""
-    return dot(x, x).sqrt()
+    return _sum([torch.dot(a, a) for a in map(Tensor.double, x.split(CACHED))]).sqrt()
 
 
 def coordinates(basis: Tensor, x: Tensor) -> Tensor:

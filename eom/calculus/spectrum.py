@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from eom.calculus.inner import coordinates, norm
-from eom.errors import SettingError
+from eom.errors import LossNotFiniteError, SettingError
 
-LOST = 0.5**0.5  # of a vector's length: left over from an orthogonalisation that has to be done again
 BROKEN = 100  # roundings of the operator's size: a residual below is none
 TINY = np.finfo(float).tiny
 ROOM = 40  # basis vectors beyond which the search starts again from the best ones
@@ -49,6 +48,9 @@ def lanczos(
         start: [n] any vector with a part along the wanted eigenvectors. steps: k products or more.
         room: vectors [n] held at once, k + 2 where it is less; k + 1 more while it starts again.
 
+    Raises:
+        SettingError: k outside 1 .. n, or fewer steps than k. LossNotFiniteError: a product is NaN or infinite.
+
     Source: Parlett, The Symmetric Eigenvalue Problem (1998), ch. 11 and 13; Wu & Simon, Thick-restart Lanczos method,
     SIAM J. Matrix Anal. Appl. 22(2), 2000.
     """
@@ -64,9 +66,10 @@ def lanczos(
     for done in range(1, steps + 1):
         basis[m] = q
         m += 1
-        w, along = orthogonal(product(q), basis[:m])
+        w, along, beta = orthogonal(product(q), basis[:m])
+        if not np.isfinite(beta):
+            raise LossNotFiniteError(f"product {done} with the operator is not finite: no eigenvalues can be had there")
         small[m - 1, :m] = small[:m, m - 1] = along.cpu().numpy()
-        beta = norm(w).item()
         values, s = (x[..., ::-1] for x in np.linalg.eigh(small[:m, :m]))
         residuals = np.abs(beta * s[-1])
         scale = np.abs(values).max()
@@ -91,18 +94,31 @@ def another(basis: Tensor) -> Tensor:
     """A random unit vector [n] orthogonal to the basis [m, n]."""
     generator = torch.Generator().manual_seed(len(basis))
     v = torch.randn(basis.shape[1], generator=generator, dtype=torch.float64).to(basis)
-    left, _ = orthogonal(v, basis)
-    return left / norm(left).to(left)
+    rest, _, size = orthogonal(v, basis)
+    return rest / size
 
 
-def orthogonal(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """``w`` without its part in the basis [m, n], and that part's coordinates [m] in float64."""
-    along = coordinates(basis, w)
-    left = torch.addmv(w, basis.T, along.to(w), alpha=-1)
-    if norm(left) < LOST * norm(w):  # rounding is most of it; twice is enough (Kahan)
-        more = coordinates(basis, left)
-        return torch.addmv(left, basis.T, more.to(w), alpha=-1), along + more
-    return left, along
+def orthogonal(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, float]:
+    """``w`` without its part in the basis [m, n], that part's coordinates [m] in float64, and the length of the rest.
+
+    Between restarts all but rounding lies along the last two vectors, so that they go first.
+    """
+    along = w.new_zeros(len(basis), dtype=torch.float64)
+    w = taken_from(w, basis[-2:], along[-2:])
+    for _ in range(3):  # a rest that is shorter than what was taken is rounding; twice is enough (Kahan)
+        before = along.clone()
+        w = taken_from(w, basis, along)
+        rest = norm(w).item()
+        if (along - before).norm() <= rest:
+            break
+    return w, along, rest
+
+
+def taken_from(w: Tensor, basis: Tensor, along: Tensor) -> Tensor:
+    """``w`` less its part in the basis [m, n], whose coordinates are added to ``along`` [m]."""
+    part = coordinates(basis, w)
+    along += part
+    return torch.addmv(w, basis.T, part.to(w), alpha=-1)
 
 
 def gaps(values: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ def sharpness(
         seed: of the random start vector.
 
     Raises:
-        SettingError: k outside 1 .. n, or fewer steps than k.
+        SettingError: k outside 1 .. n, or fewer steps than k. LossNotFiniteError: a product H v is NaN or infinite.
 
     Warns:
         EomWarning: an error wanted was not reached.

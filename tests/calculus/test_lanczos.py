@@ -7,7 +7,7 @@ from problems import randn, symmetric
 from torch import Tensor
 
 from eom.calculus.spectrum import Spectrum, lanczos, orthogonal
-from eom.errors import SettingError
+from eom.errors import LossNotFiniteError, SettingError
 
 SPREAD = [10.0, 9.0, 5.0, 4.9, 1.0, 0.5, 0.1, 0.0, -3.0, -12.0]
 
@@ -73,7 +73,8 @@ def test_a_room_without_space_to_search_in_is_made_larger():
 def test_a_vector_almost_inside_the_basis_is_orthogonal_to_it_all_the_same():
     basis = torch.linalg.qr(randn(50, 6)).Q.T.contiguous()
     inside = basis.T @ randn(6, seed=2)
-    w, along = orthogonal(inside + 1e-9 * randn(50, seed=3), basis)
+    w, along, length = orthogonal(inside + 1e-9 * randn(50, seed=3), basis)
+    assert length == pytest.approx(w.norm().item(), rel=1e-15)
     assert (basis @ w).abs().max() < 1e-15 * w.norm() * 50
     torch.testing.assert_close(basis.T @ along + w, inside + 1e-9 * randn(50, seed=3), rtol=0.0, atol=1e-14)
 
@@ -158,3 +159,8 @@ def test_as_many_eigenvalues_as_wanted_come_from_an_operator_with_few_of_them():
 def test_fewer_products_than_eigenvalues_are_refused():
     with pytest.raises(SettingError, match="steps is 2, expected k = 3 products or more"):
         lanczos(lambda v: v, torch.randn(8), 3, steps=2)
+
+
+def test_a_product_that_is_not_finite_is_said_to_be_so():
+    with pytest.raises(LossNotFiniteError, match="product 1 with the operator is not finite"):
+        lanczos(lambda v: v * torch.nan, torch.randn(8))
