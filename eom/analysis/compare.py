@@ -166,7 +166,8 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
         NotARunError, NewerRunError, DamagedRunError: there is no run to compare.
         SettingError: fewer than two runs have the same model, data and initial parameters, as their hashes say.
     """
-    given: list[AnyRun] = [runs] if isinstance(runs, Run | Reading | str | os.PathLike) else list(runs)
+    one = isinstance(runs, Run | Reading | str | bytes | os.PathLike) or not isinstance(runs, Iterable)
+    given: list[AnyRun] = [runs] if one else list(runs)  # type: ignore[list-item, arg-type] - told apart by ``one``
     found = [run for folder in given for run in inside(folder)]
     readings: dict[Path, Reading] = {}  # each once
     families: dict[str, list[Reading]] = {}

@@ -18,6 +18,7 @@ from eom.analysis.tables import Cell, Table, amount
 from eom.analysis.verdict import at_rate, verdict
 from eom.analysis.words import count, label, percent, source_name
 
+BY_STEP = ["loss", "lr × sharpness"]  # panels that are shown over steps too
 WHERE = "common times, where lr × sharpness is below 1 and the error larger than the measurement's bar"
 
 
@@ -50,11 +51,16 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
     if len(courses):
         yield Figure(
             "The runs on common time",
-            curves.courses("courses", courses, comparison.names),
+            curves.courses("courses", courses, comparison.names, "time", "time (sum of learning rates)"),
             "Loss and norm coincide where gradient flow describes the run, and part where the learning rate matters. "
             "(lr / 4) |g|² is what the equation of motion of order 1 adds to the loss, the implicit regularisation of "
             "a finite step. Where lr × sharpness passes 1 the log map need not converge, at 2 gradient descent is at "
             f"the edge of stability. {named_of(len(comparison.names))}",
+        )
+        yield Figure(
+            "The runs on common steps",
+            curves.courses("steps", courses.loc[courses.panel.isin(BY_STEP)], comparison.names, "step", "step"),
+            "What the same number of steps buys at each learning rate: a loss that is lower is bought cheaper.",
         )
 
 

@@ -10,6 +10,7 @@ from eom.analysis.drawing import (
     Apart,
     Axes,
     Figure,
+    Line2D,
     grid,
     heat,
     inline,
@@ -24,6 +25,7 @@ from eom.analysis.errors import Edge
 DASHES = {"value": "-", "error": "-", "bar": (0, (2, 1.5))}
 MARKERS = {"value": "o", "error": "o", "bar": "D"}  # where records are so few that a line may be one point
 FEW = 30
+LIMITS = {1: ("the log map's radius", ":"), 2: ("edge of stability", "--")}  # of lr x sharpness
 
 
 def panels(name: str, frame: pd.DataFrame, limits: Edge, *, log: bool) -> str:
@@ -57,7 +59,7 @@ def panels(name: str, frame: pd.DataFrame, limits: Edge, *, log: bool) -> str:
 def course(name: str, loss: pd.DataFrame, limits: Edge) -> str:
     """The loss over the steps, and lr x sharpness with its two limits where it was recorded."""
     with styled():
-        figure, axes = grid(1 if limits.path.empty else 2, across=2, width=4.0, height=1.8, head=0.3)
+        figure, axes = grid(1 if limits.path.empty else 2, across=2, width=4.0, height=1.8, head=0.6)
         axes[0].plot(loss.step, loss.value, color=PALETTE["order 1"], marker="o" if len(loss) == 1 else "")
         if loss.value.min() > 0 and loss.value.max() > 10 * loss.value.min():
             logarithmic(axes[0].yaxis)
@@ -70,6 +72,8 @@ def course(name: str, loss: pd.DataFrame, limits: Edge) -> str:
             )  # fmt: skip
             edges(ax, limits.path.value.max())
             titled(ax, "lr × sharpness", "step", "largest eigenvalue × lr")
+        if len(axes) > 1:
+            figure.legend(handles=limits_of(), loc="upper left", ncols=len(LIMITS))
         return inline(figure, name)
 
 
@@ -82,10 +86,14 @@ def heat_map(name: str, cells: pd.DataFrame, meaning: str) -> str:
 
 def edges(ax: Axes, largest: float) -> None:
     """Horizontal lines where lr x sharpness is 1 and 2."""
-    for height, words, dash in ((1, "the log map's radius", ":"), (2, "edge of stability", "--")):
+    for height, (_, dash) in LIMITS.items():
         ax.axhline(height, color=INK, linestyle=dash, linewidth=1)
-        ax.annotate(words, (0, height), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
     ax.set_ylim(0, max(2.4, 1.05 * largest))
+
+
+def limits_of() -> list[Line2D]:
+    """Entries of a legend for these lines."""
+    return [line(INK, words, linestyle=dash, linewidth=1) for words, dash in LIMITS.values()]
 
 
 def keep_measured_in_view(ax: Axes, panel: pd.DataFrame) -> None:
@@ -105,7 +113,7 @@ def keep_measured_in_view(ax: Axes, panel: pd.DataFrame) -> None:
 
 def mark(ax: Axes, limits: Edge) -> None:
     """Vertical lines where lr x sharpness reaches 1 and 2."""
-    for step, dash in ((limits.radius, ":"), (limits.stability, "--")):
+    for step, (_, dash) in zip((limits.radius, limits.stability), LIMITS.values(), strict=True):
         if step is not None:
             ax.axvline(step, color=INK, linestyle=dash, linewidth=0.8)
 

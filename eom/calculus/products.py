@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from eom.calculus.exact import exact
 from eom.calculus.inner import norm
@@ -67,7 +68,7 @@ def value_and_gradient(f: ScalarFunction | InParts, y: Tensor) -> tuple[Tensor, 
     def evaluate() -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             value = f.value(leaves)
-            return value.detach(), _flat(_reverse([value], leaves))
+            return value.detach(), _flat(_reverse(_roots([value]), leaves))
 
     return f.within(leaves, evaluate)
 
@@ -78,16 +79,16 @@ def expand(f: ScalarFunction | InParts, y: Tensor) -> Expansion:
     Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Comput. 6(1), 1994.
     """
     f = _in_parts(f)
-    value, g, leaves, order = _twice(f, y, lambda value, g, leaves, order: (value.detach(), g, leaves, order))
+    value, g, roots, leaves, order = _twice(f, y, lambda value, g, *rest: (value.detach(), _flat(g), _roots(g), *rest))
 
     def hvp(v: Tensor) -> Tensor:
         def product() -> Tensor:
             with exact(order):
-                return _flat(_reverse(g, leaves, _like(g, v), retain_graph=True))
+                return _flat(_reverse(roots, leaves, _like(leaves, v), retain_graph=True))
 
         return f.within(leaves, product)
 
-    return Expansion(value, _flat([x.detach() for x in g]), hvp)
+    return Expansion(value, g, hvp)
 
 
 def gradient_and_product(
@@ -96,8 +97,9 @@ def gradient_and_product(
     """Gradient g [n] of ``f`` at ``y`` [n], and H ``along(g)`` [n]; no graph is kept, which takes less memory."""
 
     def product(value: Tensor, g: list[Tensor], leaves: list[Tensor], order: int) -> tuple[Tensor, Tensor]:
-        flat = _flat([x.detach() for x in g])
-        return flat, _flat(_reverse(g, leaves, _like(g, along(flat))))
+        flat, roots = _flat(g), _roots(g)
+        g.clear()
+        return flat, _flat(_reverse(roots, leaves, _like(leaves, along(flat))))
 
     return _twice(_in_parts(f), y, product)
 
@@ -113,7 +115,7 @@ def _twice(f: InParts, y: Tensor, then: Callable[[Tensor, list[Tensor], list[Ten
                 value = f.value(leaves)
                 if order == 2 and seen.differentiates:
                     return None
-                return then(value, _reverse([value], leaves, create_graph=True), leaves, order)
+                return then(value, _reverse(_roots([value]), leaves, create_graph=True), leaves, order)
 
         return f.within(leaves, first)
 
@@ -128,9 +130,9 @@ def third_derivative(f: ScalarFunction | InParts, y: Tensor, u: Tensor, v: Tenso
 
     def evaluate() -> Tensor:
         with torch.enable_grad(), exact(3):
-            g = _reverse([f.value(leaves)], leaves, create_graph=True)
-            hv = _reverse(g, leaves, _like(g, v), create_graph=True)
-            return _flat(_reverse(hv, leaves, _like(hv, u)))
+            g = _reverse(_roots([f.value(leaves)]), leaves, create_graph=True)
+            hv = _reverse(_roots(g), leaves, _like(leaves, v), create_graph=True)
+            return _flat(_reverse(_roots(hv), leaves, _like(leaves, u)))
 
     return f.within(leaves, evaluate)
 
@@ -144,22 +146,27 @@ def _leaves(f: InParts, y: Tensor) -> list[Tensor]:
     return [x.detach().requires_grad_() for x in f.parts(y)]
 
 
+def _roots(outputs: list[Tensor]) -> list[GradientEdge | None]:
+    """Where their graphs begin, without their values, which would be a copy of a large network; None without one."""
+    return [get_gradient_edge(x) if x.requires_grad else None for x in outputs]
+
+
 def _reverse(
-    outputs: list[Tensor], leaves: list[Tensor], along: list[Tensor] | None = None, **graph: bool
+    roots: list[GradientEdge | None], leaves: list[Tensor], along: list[Tensor] | None = None, **graph: bool
 ) -> list[Tensor]:
     """Sum over outputs of ``along`` times their derivatives by each leaf; 0 where they depend on none."""
-    held = [i for i, x in enumerate(outputs) if x.requires_grad]
+    held = [(i, root) for i, root in enumerate(roots) if root is not None]
     if not held:  # a linear function has no Hessian, a quadratic one no T
         return [torch.zeros_like(x) for x in leaves]
-    weights = None if along is None else [along[i] for i in held]
-    found = torch.autograd.grad([outputs[i] for i in held], leaves, weights, allow_unused=True, **graph)
+    weights = None if along is None else [along[i] for i, _ in held]
+    found = torch.autograd.grad([root for _, root in held], leaves, weights, allow_unused=True, **graph)
     if all(x is None for x in found):
         raise RuntimeError("the differentiated tensors appear to not have been used in the graph")
     return [torch.zeros_like(x) if d is None else d for x, d in zip(leaves, found, strict=True)]
 
 
 def _flat(parts: list[Tensor]) -> Tensor:
-    return torch.cat([x.reshape(-1) for x in parts]) if len(parts) > 1 else parts[0].reshape(-1)
+    return torch.cat([x.detach().reshape(-1) for x in parts]) if len(parts) > 1 else parts[0].detach().reshape(-1)
 
 
 def _like(parts: list[Tensor], y: Tensor) -> list[Tensor]:

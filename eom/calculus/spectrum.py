@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eom.calculus.inner import coordinates, norm
+from eom.calculus.inner import FEW, coordinates, norm
 from eom.errors import LossNotFiniteError, SettingError
 
 BROKEN = 100  # roundings of the operator's size: a residual below is none
@@ -46,7 +46,7 @@ def lanczos(
     Args:
         product: [n] -> [n], symmetric.
         start: [n] any vector with a part along the wanted eigenvectors. steps: k products or more.
-        room: vectors [n] held at once, k + 2 where it is less; k + 1 more while it starts again.
+        room: vectors [n] held at once, k + 2 where it is less.
 
     Raises:
         SettingError: k outside 1 .. n, or fewer steps than k. LossNotFiniteError: a product is NaN or infinite.
@@ -62,11 +62,11 @@ def lanczos(
     room = min(max(room, k + 2), steps, n)
     basis = start.new_empty((room, n))
     small = np.zeros((room, room))  # basis A basis^T, exactly tridiagonal until the first restart
-    q, m, eps = start / norm(start).to(start), 0, torch.finfo(start.dtype).eps
+    basis[0] = start / norm(start).to(start)
+    m, eps = 0, torch.finfo(start.dtype).eps
     for done in range(1, steps + 1):
-        basis[m] = q
         m += 1
-        w, along, beta = orthogonal(product(q), basis[:m])
+        w, along, beta = orthogonal(product(basis[m - 1]), basis[:m])
         if not np.isfinite(beta):
             raise LossNotFiniteError(f"product {done} with the operator is not finite: no eigenvalues can be had there")
         small[m - 1, :m] = small[:m, m - 1] = along.cpu().numpy()
@@ -78,11 +78,14 @@ def lanczos(
         alone = beta <= BROKEN * eps * scale  # the basis holds all that the operator makes of it
         if converged or done == steps or m == n or (alone and m >= k):
             break
-        q = another(basis[:m]) if alone else w / beta
+        q = another(basis[:m]) if alone else w.div_(beta)
         if m == room:  # the best vectors stay, and the search goes on along their common residual
             m = min(k + 1, room - 1)
-            basis[:m] = combined(s[:, :m], basis)
+            for part in basis.split(FEW, 1):
+                part[:m] = combined(s[:, :m], part)
             small[:m, :m] = np.diag(values[:m])
+        basis[m] = q
+        del w, q  # before the next product, which may need the memory
     return Spectrum(
         *(torch.from_numpy(x[:k].copy()) for x in (values, residuals)),
         vectors=combined(s[:, :k], basis[:m]),
@@ -103,22 +106,22 @@ def orthogonal(w: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, float]:
 
     Between restarts all but rounding lies along the last two vectors, so that they go first.
     """
-    along = w.new_zeros(len(basis), dtype=torch.float64)
-    w = taken_from(w, basis[-2:], along[-2:])
+    w, along = w.clone(), w.new_zeros(len(basis), dtype=torch.float64)
+    take(w, basis[-2:], along[-2:])
     for _ in range(3):  # a rest that is shorter than what was taken is rounding; twice is enough (Kahan)
         before = along.clone()
-        w = taken_from(w, basis, along)
+        take(w, basis, along)
         rest = norm(w).item()
         if (along - before).norm() <= rest:
             break
     return w, along, rest
 
 
-def taken_from(w: Tensor, basis: Tensor, along: Tensor) -> Tensor:
-    """``w`` less its part in the basis [m, n], whose coordinates are added to ``along`` [m]."""
+def take(w: Tensor, basis: Tensor, along: Tensor) -> None:
+    """Take from ``w`` its part in the basis [m, n], and add that part's coordinates to ``along`` [m]."""
     part = coordinates(basis, w)
     along += part
-    return torch.addmv(w, basis.T, part.to(w), alpha=-1)
+    w.addmv_(basis.T, part.to(w), alpha=-1)
 
 
 def gaps(values: np.ndarray) -> np.ndarray:

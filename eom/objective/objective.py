@@ -179,8 +179,8 @@ class Objective:
             ParametersError: theta is in half precision.
         """
         route, theta = self._product(theta), theta.detach().clone()  # the caller may write to his own
-        at = self._expanded(route, theta)
-        return at._replace(hvp=lambda v: at.hvp(self._vector("v", v, theta)))
+        value, g, product = self._expanded(route, theta)
+        return Expansion(value, g, lambda v: product(self._vector("v", v, theta)))
 
     def _expanded(self, route: str, theta: Tensor) -> Expansion:
         if route == "compiled":

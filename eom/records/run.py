@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eom.errors import DamagedRunError, TornTableWarning, warn_user
+from eom.errors import DamagedRunError, SettingError, TornTableWarning, warn_user
 from eom.records.manifest import ARRAYS, read_manifest
 from eom.records.table import EVENTS, HEADER, TABLE, open_whole
 
@@ -60,7 +60,10 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         NotARunError: there is no run there.
         NewerRunError: it was written by a later version.
         DamagedRunError: its manifest cannot be read.
+        SettingError: ``path`` is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise SettingError(f"run is a {type(path).__name__}, expected the folder of a run")
     folder = Path(path)
     return Run(folder, read_manifest(folder))
 

@@ -30,10 +30,12 @@ class Mismatch(NamedTuple):
         missed = moment.after.to(gradient).sub_(theta).addcmul_(scale, gradient, value=lr)  # in little memory
         slope = float(norm(scale * gradient if scale.ndim else gradient)) * (1.0 if scale.ndim else float(scale))
         step = lr * slope
+        size, rates = share(float(norm(missed)), step), derivative(missed).abs() / lr
+        del missed  # before the next vector
         limit = rounding + adding(moment.theta, step)
         hidden = limit > 10 * rounding and not own
         turned = share(float(norm(moment.slope.to(gradient).addcmul_(scale, gradient))), slope) if hidden else 0.0
-        return cls(share(float(norm(missed)), step), limit, turned, derivative(missed).abs() / lr)
+        return cls(size, limit, turned, rates)
 
 
 def relative(difference: Tensor, step: Tensor) -> float:

@@ -77,5 +77,5 @@ class Moment:
     @property
     def slope(self) -> Tensor:
         """[n] the run's own slope, of the loss with its penalty."""
-        whole = torch.addcmul(self.gradient, self.descent.decay.to(self.theta), self.theta)
+        whole = self.gradient.addcmul_(self.descent.decay.to(self.theta), self.theta)
         return whole.mul_(-self.descent.scale.to(self.theta))

@@ -143,6 +143,8 @@ class Recorder:
         self.trusted = True
         flow = descent.field(Pinned(potential, at))
         orders = ByTerms(flow, Euler(), descent.lr, self.order or 0).orders(0.0, theta)
+        hvp = at.hvp if self.order else None
+        del flow, at  # vectors that large networks have no room for
         window.predicted, window.derivative = [derivative(f) for f in orders], derivative
         window.theta, window.potential, window.passes = theta, potential, tuple(moment.passes)
         window.rounding = missed.rates
@@ -153,8 +155,9 @@ class Recorder:
             window.bend = 2 * (orders[0] - orders[1]) if len(orders) > 1 else None  # of the next slope, h f'f
         else:
             rows += found
+        del orders
         if self._sharpness_due:
-            hvp = at.hvp if self.order else potential.expansion(theta).hvp
+            hvp = hvp or potential.expansion(theta).hvp
             value, residual = self.sharpness.find(hvp, descent.scale, theta)
             rows.append(Row(moment.step, moment.time, "all", "sharpness", "measured", value, residual))
         return rows

@@ -29,6 +29,8 @@ class Sharpness:
             generator = torch.Generator().manual_seed(0)
             start = torch.randn(theta.shape, generator=generator, dtype=torch.float64).to(theta)
         room = max(3, min(40, LENT // theta.numel()))
-        found = lanczos(lambda v: root * hvp(root * v), start, rtol=1e-4, steps=40, room=room)
+        uniform = not root.ndim and float(root) == 1  # without copies
+        product = hvp if uniform else lambda v: root * hvp(root * v)
+        found = lanczos(product, start, rtol=1e-4, steps=40, room=room)
         self.direction = found.vectors[0]
         return found.eigenvalues[0].item(), found.residuals[0].item()

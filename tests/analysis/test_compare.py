@@ -201,6 +201,12 @@ def test_nothing_to_compare_is_said(tmp_path, runs):
         compare(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("given", [None, b"runs", 3, [None], [b"runs"]])
+def test_what_is_no_path_is_refused(given):
+    with pytest.raises(SettingError, match=r"run is a (NoneType|bytes|int), expected the folder of a run"):
+        compare(given)
+
+
 def test_a_folder_stands_for_the_runs_in_it(tmp_path, runs):
     assert len(compare(tmp_path).readings) == 4
     assert len(compare(str(tmp_path)).readings) == 4
@@ -238,7 +244,7 @@ def test_runs_without_predictions_or_sharpness_are_compared_by_what_they_have(tm
     assert "The sharpness was not recorded" in text or "No run was seen at the edge" in text
     assert "Without predictions, so compared by what was measured only: lr-0.1, lr-0.2" in text
     assert "How the errors grow with the learning rate is not known" in text
-    assert found.report(tmp_path).read_text().count("<svg") == 1
+    assert found.report(tmp_path).read_text().count("<svg") == 2
 
 
 @pytest.mark.parametrize("wanted", [0, -0.1, float("nan"), float("inf")])
@@ -256,7 +262,7 @@ def test_the_command_prints_the_summary_and_writes_the_page(tmp_path, runs):
     done = CliRunner().invoke(app, ["compare", *(str(run.path) for run in runs), "--out", str(tmp_path / "c.html")])
     assert done.exit_code == 0, done.output
     assert "4 runs of one model" in done.output
-    assert (tmp_path / "c.html").read_text().count("<svg") == 2
+    assert (tmp_path / "c.html").read_text().count("<svg") == 3
 
 
 def points(slope: float, noise: float, runs: int, seed: int, places: int = 8) -> pd.DataFrame:
