@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eom.analysis.errors import edge
+from eom.analysis.errors import edge, orders
 from eom.analysis.reading import AnyRun, Reading
 from eom.analysis.scaling import Largest, Slope, common_errors, largest, layer_errors, relative_errors, slope, slopes
 from eom.analysis.words import count, label
@@ -185,7 +185,7 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
             others[label(str(reading.path))] = "it holds no record"
         else:
             families.setdefault(repr(begins(reading)), []).append(reading)
-    alike = sorted(families.values(), key=len, reverse=True)
+    alike = sorted(families.values(), key=weight, reverse=True)
     own = alike[0] if alike else []
     for family in alike[1:]:
         if len(family) == 1 or len(own) < 2:
@@ -194,6 +194,11 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
         said = "; ".join(f"{name}: {why}" for name, why in others.items()) or count(len(own), "run")
         raise SettingError(f"expected two runs or more that begin alike, came {said}")
     return Comparison(rising(own), others, [Comparison(rising(family), {}) for family in alike[1:] if len(family) > 1])
+
+
+def weight(family: list[Reading]) -> tuple[bool, int, int]:
+    """What of several families the page is about: two runs or more, most of them with predictions, most of all."""
+    return len(family) > 1, sum(bool(orders(reading.rows)) for reading in family), len(family)
 
 
 def rising(family: list[Reading]) -> list[Reading]:

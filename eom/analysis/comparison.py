@@ -43,9 +43,9 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
         yield Figure(
             "Error over learning rate",
             curves.scaling("scaling", points),
-            f"How far each order is from the measured d|w|²/dt, the mean of its logarithm over {WHERE}; a marker for "
-            "each run, a line for the fitted power of the learning rate. Good: order k falls along a line of slope "
-            "k + 1; the table has the slopes with their intervals.",
+            f"How far each order is from d|w|²/dt as measured, or looked ahead: the mean of its logarithm over {WHERE}. A "
+            "marker for each run, a line for the fitted power of the learning rate. Good: order k falls along a line "
+            "of slope k + 1; the table has the slopes with their intervals.",
         )
     courses = over_time(comparison)
     if len(courses):
@@ -144,10 +144,11 @@ def rates(comparison: Comparison, wanted: float) -> Table:
             rows.append(cells + [Cell(at_rate(rate), rate.value) for rate in found])
     note = (
         "The largest learning rate at which the error of d|w|²/dt is at most the wanted share of it, in the worst "
-        "layer: as seen; as the predictions' own bars say; and where one step of the training ends that share of its "
-        "length from where the order's flow does (for gradient flow lr = 2 × share × |g| / |H g|, all parameters "
-        "together, which is sqrt(2 eps / |H g|) with eps = share × lr |g|). Between runs by interpolation. > and <: "
-        "every run keeps it, or none does. Good: the theories near what is seen."
+        "layer: as seen; as the predictions' own bars say; and, of all parameters together, where one step ends that "
+        "share of its length from where the order's flow does (for gradient flow lr = 2 × share × |g| / |H g|, which "
+        "is sqrt(2 eps / |H g|) with eps = share × lr |g|), root mean square over the records. Between runs by "
+        "interpolation. > and <: every run keeps it, or none does. Good: the bars near what is seen; one step is "
+        "another measure, and may be far."
     )
     return Table("The largest learning rate for a wanted error", note, headers, rows)
 

@@ -146,15 +146,16 @@ def relative_errors(reading: Reading, errors: pd.DataFrame) -> pd.DataFrame:
 
     Index ``source``. ``error``, the error over the rate, both as root mean squares, so that neither a rate that passes
     zero nor a long time in which nothing moves decides; ``bar``, what the order's own bar says of it; ``step``, what
-    the next term says of one step, over the length of that step, lr |H g| / (2 |g|) for gradient flow: the median.
+    the next term says of one step, over the length of that step, lr |H g| / (2 |g|) for gradient flow, as root mean
+    square.
     """
     known = errors.loc[np.isfinite(errors.error) & np.isfinite(errors.reference)]
     squares = known[["error", "bar", "reference"]].pow(2)
     means = squares.groupby([known.group, known.source], observed=True).mean().pow(0.5)
     shares = means[["error", "bar"]].div(means.reference.where(means.reference > 0), axis=0)
     found = shares.groupby("source", observed=True).max()
-    rows = reading.table()
-    return found.assign(step=rows.loc[rows.quantity == "step_error"].groupby("source", observed=True).value.median())
+    steps = reading.table().loc[lambda rows: rows.quantity == "step_error"]
+    return found.assign(step=steps.value.pow(2).groupby(steps.source, observed=True).mean().pow(0.5))
 
 
 class Rate(NamedTuple):
@@ -179,11 +180,7 @@ class Largest(NamedTuple):
 def largest(shares: pd.DataFrame, source: str, wanted: float) -> Largest:
     """Where the error of an order passes ``wanted``, given ``relative_errors`` with columns ``lr`` and ``source``."""
     own = shares.loc[shares.source == source].sort_values("lr")
-    step = crossing(own, "step", wanted)
-    if step.bound:  # the leading term is a law of its own: it leads on from the run at this end
-        share = float(own.loc[own.lr == step.value, "step"].median())
-        step = Rate(step.value * (wanted / share) ** (1 / (int(source.removeprefix("order-")) + 1)))
-    return Largest(crossing(own, "error", wanted), crossing(own, "bar", wanted), step)
+    return Largest(*(crossing(own, column, wanted) for column in ("error", "bar", "step")))
 
 
 def crossing(shares: pd.DataFrame, column: str, wanted: float) -> Rate:

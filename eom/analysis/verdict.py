@@ -1,29 +1,26 @@
 """What a comparison says, in sentences with their numbers."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from eom.analysis.compare import Comparison, apart
 from eom.analysis.scaling import Rate
 from eom.analysis.words import count, label, number, percent, source_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from eom.analysis.compare import Comparison
 
 FEW = 3  # runs named one by one
 OFTEN = 20  # sharpnesses along a run, below which their number is said
 STANDS = 0.5  # share of the rate from which on gradient flow has next to nothing to do with it
 
 
-def verdict(comparison: "Comparison", wanted: float) -> list[str]:
+def verdict(comparison: Comparison, wanted: float) -> list[str]:
     """First the answer: up to which learning rate each order holds, and where the edge of stability begins."""
     return [
         " ".join([*scope(comparison), *holds(comparison, wanted), *stability(comparison)]),
         *by_theory(comparison, wanted),
         *growth(comparison),
+        *looked_ahead(comparison),
         *repeated(comparison, wanted),
         *stretches(comparison),
         *unfinished(comparison),
@@ -39,7 +36,13 @@ def in_words(rate: Rate) -> str:
     return {">": "more than ", "<": "less than "}.get(rate.bound, "") + number(rate.value)
 
 
-def scope(comparison: "Comparison") -> Iterator[str]:
+def reach(rate: Rate) -> str:
+    return {"<": "at none of these rates", ">": "at every one of these rates"}.get(
+        rate.bound, f"up to {number(rate.value)}"
+    )
+
+
+def scope(comparison: Comparison) -> Iterator[str]:
     table = comparison.table()
     low, high = (number(x) for x in (table.lr.min(), table.lr.max()))
     rates = f"at learning rates {low} to {high}" if low != high else f"at learning rate {low}"
@@ -48,7 +51,7 @@ def scope(comparison: "Comparison") -> Iterator[str]:
     yield f"{count(len(table), 'run')} of one model from the same start, {rates}, {steps} each."
 
 
-def holds(comparison: "Comparison", wanted: float) -> Iterator[str]:
+def holds(comparison: Comparison, wanted: float) -> Iterator[str]:
     """Up to which rate each order keeps the wanted error."""
     for source, found in comparison.largest(wanted).items():
         name = source_name(source)
@@ -67,11 +70,12 @@ def holds(comparison: "Comparison", wanted: float) -> Iterator[str]:
             below, above = own.lr[own.lr <= seen.value].max(), own.lr[own.lr >= seen.value].min()
             said = f"up to a learning rate of about {number(seen.value)}, between the runs at {number(below)} and "
             said += number(above)
-        text = f"{name} describes how the norm of every layer changes to within {percent(wanted)} of its rate {said}."
+        text = f"{name} describes how the norm of every weight matrix or kernel changes to within {percent(wanted)} of "
+        text += f"its rate {said}."
         yield text[0].upper() + text[1:]
 
 
-def stability(comparison: "Comparison") -> Iterator[str]:
+def stability(comparison: Comparison) -> Iterator[str]:
     """From which rate on lr x sharpness reaches 2, and 1."""
     table = comparison.table()
     known = table.loc[table.sharpest.notna()]
@@ -79,8 +83,8 @@ def stability(comparison: "Comparison") -> Iterator[str]:
         yield "The sharpness was not recorded, so where the edge of stability begins is not known."
         return
     few, many = int(known.sharpnesses.min()), int(known.sharpnesses.max())
-    coarse = f"The sharpness was measured {few}{f' to {many}' if many > few else ''} times in each run: what it did "
-    coarse += "between is not known."
+    often = count(many, "time") if few == many else f"{few} to {count(many, 'time')}"
+    coarse = f"The sharpness was measured {often} in each run: what it did between is not known."
     beyond = known.loc[known.edge.notna()]
     if beyond.empty:
         top = known.loc[known.sharpest.idxmax()]
@@ -104,7 +108,7 @@ def stability(comparison: "Comparison") -> Iterator[str]:
         )
 
 
-def below_edge(known: "pd.DataFrame", lr: float) -> str:
+def below_edge(known: pd.DataFrame, lr: float) -> str:
     """What was seen at the next smaller rate."""
     smaller = known.loc[known.lr < lr].sort_values("lr")
     if smaller.empty:
@@ -112,24 +116,23 @@ def below_edge(known: "pd.DataFrame", lr: float) -> str:
     return f"; the largest value seen at {number(smaller.lr.iloc[-1])} is {number(smaller.sharpest.iloc[-1])}"
 
 
-def by_theory(comparison: "Comparison", wanted: float) -> Iterator[str]:
+def by_theory(comparison: Comparison, wanted: float) -> Iterator[str]:
     """The same rates from what single runs say of themselves."""
     for source, found in comparison.largest(wanted).items():
         said = []
         if not np.isnan(found.bars.value):
-            verb = {"<": "at none of these rates", ">": "at every one of these rates"}
-            said.append(f"its own error bars say {verb.get(found.bars.bound) or 'up to ' + number(found.bars.value)}")
+            said.append(f"its own error bars say {reach(found.bars)}")
         if not np.isnan(found.step.value):
-            law = f"2 × {number(wanted)} × |g| / |H g|" if source == "order-0" else "by its next term"
+            law = f"lr = 2 × {number(wanted)} × |g| / |H g|" if source == "order-0" else "its next term"
             said.append(
-                f"one step of the training ends within {percent(wanted)} of its length from where the flow does, all "
-                f"parameters together, up to {number(found.step.value)} ({law})"
+                f"one step ends within {percent(wanted)} of its length from where the flow does, all parameters "
+                f"together and root mean square over the records, {reach(found.step)} ({law})"
             )
         if said:
             yield f"By theory, for {source_name(source)} within {percent(wanted)}: {'; '.join(said)}."
 
 
-def growth(comparison: "Comparison") -> Iterator[str]:
+def growth(comparison: Comparison) -> Iterator[str]:
     """The fitted slopes over all layers."""
     said = []
     for source, fit in comparison.pooled().items():
@@ -152,8 +155,29 @@ def growth(comparison: "Comparison") -> Iterator[str]:
         )
 
 
-def repeated(comparison: "Comparison", wanted: float) -> Iterator[str]:
-    """The same rates in the other families of runs that begin alike among themselves."""
+def looked_ahead(comparison: Comparison) -> Iterator[str]:
+    """Steps that descend other functions than the one before."""
+    sources = pd.concat([errors.reference_source for errors in comparison.layer_errors])
+    looked = float((sources == "look-ahead").to_numpy().mean()) if len(sources) else 0.0
+    if looked > 0:
+        yield (
+            f"In {percent(looked)} of the records the run did not go on with steps like the record's own (but with "
+            "another batch, learning rate or random draw): the rates there are those of gradient descent on the "
+            "record's batch, a look-ahead, of which the sharpness is one too. Errors of two runs at one time are then "
+            "those of different batches, and their slopes vary with them."
+        )
+
+
+def repeated(comparison: Comparison, wanted: float) -> Iterator[str]:
+    """The other families of runs that begin alike among themselves, and the same rates there."""
+    if comparison.repeats:
+        own = comparison.readings[0]
+        why = sorted({apart(family.readings[0], own) for family in comparison.repeats})
+        others = count(sum(len(family.readings) for family in comparison.repeats), "run")
+        yield (
+            f"{others} more, which begin with {', or with '.join(why)}, are compared among themselves, in the last "
+            "table; all else here is about the first."
+        )
     for source, found in comparison.largest(wanted).items():
         there = [other.largest(wanted).get(source) for other in comparison.repeats]
         rates = [in_words(rate.seen) for rate in there if rate is not None and not np.isnan(rate.seen.value)]
@@ -164,17 +188,18 @@ def repeated(comparison: "Comparison", wanted: float) -> Iterator[str]:
             )
 
 
-def stretches(comparison: "Comparison") -> Iterator[str]:
+def stretches(comparison: Comparison) -> Iterator[str]:
     """Runs of equal steps, which end at different times."""
-    time = comparison.table().time
+    table = comparison.table()
+    time = table.time.loc[table.end == "finished"]
     if time.max() > 2 * time.min() and len(comparison.shares):
         yield (
-            f"The runs reach times {number(time.min())} to {number(time.max())}, and the errors of each are those over "
-            "its own records: to compare them over the same stretch, sweep with time in place of steps."
+            f"The last records are at times {number(time.min())} to {number(time.max())}, and the errors of each run "
+            "are those over its own: to compare them over the same stretch, sweep with time in place of steps."
         )
 
 
-def unfinished(comparison: "Comparison") -> Iterator[str]:
+def unfinished(comparison: Comparison) -> Iterator[str]:
     table = comparison.table()
     left = table.loc[table.end != "finished"]
     if len(left):
@@ -183,7 +208,7 @@ def unfinished(comparison: "Comparison") -> Iterator[str]:
         yield f"{count(len(left), 'run')} did not come to the end. {'; '.join(named)}{more}."
 
 
-def unpredicted(comparison: "Comparison") -> Iterator[str]:
+def unpredicted(comparison: Comparison) -> Iterator[str]:
     """Runs whose errors are not compared, and runs whose rate changed."""
     known = set(comparison.shares.run)
     without = [name for k, name in enumerate(comparison.names) if k not in known]

@@ -71,8 +71,8 @@ def lanczos(
             raise LossNotFiniteError(f"product {done} with the operator is not finite: no eigenvalues can be had there")
         small[m - 1, :m] = small[:m, m - 1] = along.cpu().numpy()
         values, s = (x[..., ::-1] for x in np.linalg.eigh(small[:m, :m]))
-        residuals = np.abs(beta * s[-1])
         scale = np.abs(values).max()
+        residuals = np.hypot(beta * s[-1], eps * scale)  # rounding is there always
         errors = residuals**2 / np.maximum(np.maximum(gaps(values), residuals), TINY)
         converged = m >= k and errors[:k].max() <= rtol * scale
         alone = beta <= BROKEN * eps * scale  # the basis holds all that the operator makes of it

@@ -11,7 +11,8 @@ from eom.analysis.words import number
 from eom.records.table import TABLE
 from eom.sweeps.grid import Cell
 
-TAIL = 1 << 14  # bytes of a table that are looked at
+WIDTH = 7  # columns of a table
+TAILS = (1 << 14, 1 << 17, 1 << 20)  # bytes of a table that are looked at, until a loss is among them
 
 
 def overview(cells: Sequence[Cell], folders: Mapping[Cell, Path], over: Mapping[Cell, str]) -> Table:
@@ -34,13 +35,17 @@ def overview(cells: Sequence[Cell], folders: Mapping[Cell, Path], over: Mapping[
 
 def latest(folder: Path) -> tuple[int | None, float | None]:
     """Step of the last row of a run's table, and its last loss; None where there is none yet."""
-    try:
-        with (folder / TABLE).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL))
-            lines = file.read().decode(errors="replace").splitlines()[1:]
-    except OSError:
-        return None, None
-    rows = [line.split(",") for line in lines[: -1 if lines and not lines[-1].strip() else None]]
-    steps = [int(row[0]) for row in rows if row[0].isdigit()]
-    losses = [float(row[5]) for row in rows if row[2:5] == ["all", "loss", "measured"] and len(row) == 7]
+    steps, losses = [], []
+    for size in TAILS:
+        try:
+            with (folder / TABLE).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - size))
+                lines = file.read().decode(errors="replace").splitlines()[1:]
+        except OSError:
+            return None, None
+        rows = [row for line in lines if len(row := line.split(",")) == WIDTH and row[0].isdigit()]
+        steps = [int(row[0]) for row in rows]
+        losses = [float(row[5]) for row in rows if row[2:5] == ["all", "loss", "measured"]]
+        if losses:
+            break
     return (steps[-1] if steps else None), (losses[-1] if losses else None)

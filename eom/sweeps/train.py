@@ -93,10 +93,22 @@ def first_batch(data: Any) -> Batch:
 
 
 def check_sizes(data: Any, sizes: Iterable[int | None]) -> None:
-    """Raise unless batches of these sizes can be cut from the data."""
+    """Raise unless batches of these sizes can be cut from the data.
+
+    Raises:
+        DataError: a batch size is asked for, and the data is no batch to be cut. SettingError: it is larger.
+    """
     largest = max((size for size in sizes if size), default=0)
-    if is_one_batch(data) and largest > length(data):
-        raise SettingError(f"batch_sizes holds {largest}, more than the {length(data):g} samples of the data")
+    if not largest:
+        return
+    samples = int(length(data)) if is_one_batch(data) else 0
+    if not samples or not all(x.ndim and len(x) == samples for x in tensors(data)):
+        raise DataError(
+            "batch sizes are swept, and the data is not one batch of tensors with a row for each sample: leave "
+            "batch_sizes out, or let setup return one such batch"
+        )
+    if largest > samples:
+        raise SettingError(f"batch_sizes holds {largest}, more than the {samples} samples of the data")
 
 
 def run(
@@ -143,23 +155,13 @@ def train(made: Made, cell: Cell, optimizer: MakeOptimizer, folder: Path, settin
 
 
 def batches(data: Any, cell: Cell) -> Iterator[Batch]:
-    """The data again and again; or batches of this size, drawn anew in each pass from the cell's seed.
-
-    Raises:
-        DataError: a batch size is asked for, and the data is no batch to be cut.
-    """
+    """The data again and again; or batches of this size, drawn anew in each pass from the cell's seed."""
     if cell.batch_size is None:
         while True:
             yield from [data] if is_one_batch(data) else data
-    samples = int(length(data)) if is_one_batch(data) else 0
-    if not all(x.ndim and len(x) == samples for x in tensors(data)) or not samples:
-        raise DataError(
-            "batch sizes are swept, and the data is not one batch of tensors with a row for each sample: leave "
-            "batch_sizes out, or let setup return one such batch"
-        )
     generator = torch.Generator().manual_seed(cell.seed)
     while True:
-        for rows in torch.randperm(samples, generator=generator).split(cell.batch_size):
+        for rows in torch.randperm(int(length(data)), generator=generator).split(cell.batch_size):
             yield taken(data, rows)
 
 

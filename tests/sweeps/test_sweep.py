@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import eom
 from eom.cli import app
 from eom.errors import (
+    DataError,
     FolderInUseError,
     FolderNotWritableError,
     FolderUsedError,
@@ -30,6 +31,7 @@ from eom.errors import (
 )
 from eom.records import Run, RunWriter
 from eom.sweeps.door import in_words
+from eom.sweeps.live import latest
 
 LRS = [0.1, 0.4]
 
@@ -111,9 +113,10 @@ def test_batches_are_passed_again_and_again(tmp_path):
     assert run.manifest["steps"] == 12
 
 
-def test_data_that_cannot_be_cut_is_refused_in_its_row(tmp_path):
-    with pytest.warns(SweepWarning, match="lr-0.1-batch-5: DataError: batch sizes are swept, and the data is not one"):
-        assert swept(tmp_path / "sweep", setups.batches, [0.1], batch_sizes=[5]) == []
+def test_data_that_cannot_be_cut_is_refused(tmp_path):
+    with pytest.raises(DataError, match="batch sizes are swept, and the data is not one batch"):
+        swept(tmp_path / "sweep", setups.batches, [0.1], batch_sizes=[5])
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_finished_runs_are_not_repeated_and_new_rates_are_added(tmp_path):
@@ -239,6 +242,12 @@ def test_a_damaged_run_is_done_again(tmp_path, name):
 def test_functions_among_the_settings_are_known_again_in_another_process():
     assert in_words({"a": setups.parabola, "b": 1}) == "{'a': 'setups.parabola', 'b': '1'}"
     assert in_words(partial(setups.batch, 3)) == "functools.partial(<function batch>, 3)"
+
+
+def test_the_loss_of_a_record_with_many_rows_is_seen_while_a_run_is_at_work(tmp_path):
+    row = "70,1.5,layer,norm_squared,measured,0.25,\n"
+    (tmp_path / "table.csv").write_text("header\n70,1.5,all,loss,measured,0.5,\n" + row * 3000 + "80,1.5,al")
+    assert latest(tmp_path) == (70, 0.5)
 
 
 def test_a_shuffling_loader_gives_the_batches_that_a_users_own_loop_has(tmp_path, one_thread):
