@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ class Comparison:
 
 def check_wanted(wanted: float) -> None:
     """Raise unless it is a positive number."""
-    if not 0 < wanted < np.inf:
+    if not isinstance(wanted, Real) or not 0 < float(wanted) < np.inf:
         raise SettingError(f"the wanted error is {wanted!r}, expected a positive share of the rate")
 
 

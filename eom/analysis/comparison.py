@@ -43,7 +43,7 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
         yield Figure(
             "Error over learning rate",
             curves.scaling("scaling", points),
-            f"How far each order is from d|w|²/dt as measured, or looked ahead: the mean of its logarithm over {WHERE}. A "
+            f"How far each order is from d|w|²/dt as measured, or looked ahead: means of the logarithm over {WHERE}. A "
             "marker for each run, a line for the fitted power of the learning rate. Good: order k falls along a line "
             "of slope k + 1; the table has the slopes with their intervals.",
         )

@@ -166,7 +166,8 @@ def _reverse(
 
 
 def _flat(parts: list[Tensor]) -> Tensor:
-    return torch.cat([x.detach().reshape(-1) for x in parts]) if len(parts) > 1 else parts[0].detach().reshape(-1)
+    """All parts in one vector of its own, which shares memory with none of them."""
+    return torch.cat([x.detach().reshape(-1) for x in parts])
 
 
 def _like(parts: list[Tensor], y: Tensor) -> list[Tensor]:

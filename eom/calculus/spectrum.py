@@ -1,6 +1,7 @@
 """Largest eigenvalues of a symmetric operator, with residuals."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from eom.errors import LossNotFiniteError, SettingError
 
 BROKEN = 100  # roundings of the operator's size: a residual below is none
 TINY = np.finfo(float).tiny
+SEVERAL, NEXT = 4, 0.1  # eigenvectors that another search begins from, and how much of those behind the first
 ROOM = 40  # basis vectors beyond which the search starts again from the best ones
 
 
@@ -26,6 +28,7 @@ class Spectrum(NamedTuple):
     residuals: Tensor
     vectors: Tensor
     errors: Tensor
+    several: Tensor  # [n] the best vector with a part of the next ones, to begin another search from
 
 
 def lanczos(
@@ -40,8 +43,8 @@ def lanczos(
     """The ``k`` algebraically largest eigenpairs by Lanczos with full reorthogonalisation and thick restarts.
 
     Stops when every wanted error, as estimated, is below ``rtol`` times the largest |Ritz value|, or after ``steps``
-    products; the errors say which. An eigenvector orthogonal to ``start`` is not seen, nor, as long as other ones are
-    found, a second one of the same eigenvalue.
+    products; the errors say which. An eigenvector orthogonal to ``start`` is not seen, and two whose eigenvalues are
+    closer than the residual count as one, unless the search comes to its end in few products.
 
     Args:
         product: [n] -> [n], symmetric.
@@ -57,13 +60,15 @@ def lanczos(
     n = start.numel()
     if type(k) is not int or not 1 <= k <= n:
         raise SettingError(f"k is {k!r}, expected a whole number between 1 and the dimension {n}")
-    if steps < k:
-        raise SettingError(f"steps is {steps}, expected k = {k} products or more")
+    if type(steps) is not int or steps < k:
+        raise SettingError(f"steps is {steps!r}, expected k = {k} products or more")
+    if not (isinstance(rtol, Real) and 0 <= float(rtol) < np.inf):
+        raise SettingError(f"rtol is {rtol!r}, expected a share of the largest eigenvalue, 0 or more")
     room = min(max(room, k + 2), steps, n)
     basis = start.new_empty((room, n))
     small = np.zeros((room, room))  # basis A basis^T, exactly tridiagonal until the first restart
     basis[0] = start / norm(start).to(start)
-    m, eps = 0, torch.finfo(start.dtype).eps
+    m, ends, eps = 0, 0, torch.finfo(start.dtype).eps
     for done in range(1, steps + 1):
         m += 1
         w, along, beta = orthogonal(product(basis[m - 1]), basis[:m])
@@ -74,9 +79,10 @@ def lanczos(
         scale = np.abs(values).max()
         residuals = np.hypot(beta * s[-1], eps * scale)  # rounding is there always
         errors = residuals**2 / np.maximum(np.maximum(gaps(values), residuals), TINY)
-        converged = m >= k and errors[:k].max() <= rtol * scale
         alone = beta <= BROKEN * eps * scale  # the basis holds all that the operator makes of it
-        if converged or done == steps or m == n or (alone and m >= k):
+        ends += alone  # each finds one more of equal eigenvalues
+        converged = m >= k and (ends >= k if ends else errors[:k].max() <= rtol * scale)
+        if converged or done == steps or m == n:
             break
         q = another(basis[:m]) if alone else w.div_(beta)
         if m == room:  # the best vectors stay, and the search goes on along their common residual
@@ -90,6 +96,7 @@ def lanczos(
         *(torch.from_numpy(x[:k].copy()) for x in (values, residuals)),
         vectors=combined(s[:, :k], basis[:m]),
         errors=torch.from_numpy(errors[:k].copy()),
+        several=combined(s[:, :1] + NEXT * s[:, 1:SEVERAL].sum(1, keepdims=True), basis[:m])[0],
     )
 
 
@@ -133,5 +140,5 @@ def gaps(values: np.ndarray) -> np.ndarray:
 
 
 def combined(weights: np.ndarray, basis: Tensor) -> Tensor:
-    """Unit vectors [k, n] in the basis [m, n], ``weights`` [m, k]."""
+    """Vectors [k, n] in the basis [m, n], ``weights`` [m, k]."""
     return torch.as_tensor(weights.T.copy(), dtype=basis.dtype, device=basis.device) @ basis

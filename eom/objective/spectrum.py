@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eom.calculus.potentials import Potential
 from eom.calculus.spectrum import lanczos
-from eom.errors import EomWarning, warn_user
+from eom.errors import EomWarning, SettingError, warn_user
 
 
 class Sharpness(NamedTuple):
@@ -37,12 +37,20 @@ def sharpness(
         steps: products allowed.
         seed: of the random start vector.
 
+    Of eigenvalues that lie closer together than the residuals, one may stand for several.
+
     Raises:
-        SettingError: k outside 1 .. n, or fewer steps than k. LossNotFiniteError: a product H v is NaN or infinite.
+        SettingError: k outside 1 .. n, fewer steps than k, or another argument outside what it may be. LossNotFiniteError: a product H v is NaN or infinite.
 
     Warns:
         EomWarning: an error wanted was not reached.
     """
+    if not hasattr(objective, "expansion"):
+        raise SettingError(f"objective is a {type(objective).__name__}, expected an eom.Objective")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise SettingError(f"seed is {seed!r}, expected a whole number, 0 or more")
+    if theta is not None and not isinstance(theta, Tensor):
+        raise SettingError(f"theta is a {type(theta).__name__}, expected a tensor [n]")
     at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined] - Objective
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)

@@ -13,6 +13,7 @@ MANIFEST = "manifest.json"
 ARRAYS = "arrays.npz"
 FORMAT = "eom-run"
 SCHEMA = 1
+KINDS = {"sha256": dict, "settings": dict, "groups": list, "weights": list, "steps": int}  # of what readers rely on
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -85,4 +86,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has schema {schema}, this version of eom reads up to {SCHEMA}. "
             f"Update eom; the run was written by version {manifest.get('eom', 'unknown')}."
         )
+    for name, kind in KINDS.items():
+        if not isinstance(manifest.get(name), kind | None):
+            raise DamagedRunError(f"{path} has {name} = {manifest[name]!r:.80}, expected {kind.__name__}")
     return manifest

@@ -66,7 +66,7 @@ def grid(
 def _several(name: str, values: Iterable[Any]) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise SettingError(f"{name} is {values!r}, expected a list")
-    found = list(values)
+    found = [float(x) if isinstance(x, Real) and not isinstance(x, Integral) else x for x in values]
     if not found:
         raise SettingError(f"{name} is empty, expected one value or more")
     if twice := sorted({str(x) for x in found if found.count(x) > 1}):

@@ -1,5 +1,6 @@
 """One run of a sweep, in whatever process it is given to."""
 
+import multiprocessing
 import random
 import shutil
 import warnings
@@ -32,14 +33,22 @@ MakeOptimizer = Callable[..., Optimizer]  # (parameters, lr=)
 
 @contextmanager
 def contained(threads: int, dtype: torch.dtype) -> Iterator[None]:
-    """With so many threads and this default dtype; they and the global generators are afterwards as they were."""
+    """With so many threads and this default dtype; they and the global generators are afterwards as they were.
+
+    A loader's own processes are begun as Python does by default: joblib's way works for joblib alone.
+    """
     before = torch.get_num_threads(), torch.get_default_dtype()
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method == "loky":
+        multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type] - which is the default
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
     try:
         with Replay.capture(nn.Module()).states(outside=True):
             yield
     finally:
+        if method == "loky":
+            multiprocessing.set_start_method(method, force=True)
         torch.set_num_threads(before[0])
         torch.set_default_dtype(before[1])
 
@@ -155,10 +164,19 @@ def train(made: Made, cell: Cell, optimizer: MakeOptimizer, folder: Path, settin
 
 
 def batches(data: Any, cell: Cell) -> Iterator[Batch]:
-    """The data again and again; or batches of this size, drawn anew in each pass from the cell's seed."""
+    """The data again and again; or batches of this size, drawn anew in each pass from the cell's seed.
+
+    Raises:
+        DataError: a pass is empty.
+    """
     if cell.batch_size is None:
         while True:
-            yield from [data] if is_one_batch(data) else data
+            passed = False
+            for batch in [data] if is_one_batch(data) else data:
+                passed = True
+                yield batch
+            if not passed:
+                raise DataError(f"a pass over the data, a {type(data).__name__}, gave no batch: it can be passed once")
     generator = torch.Generator().manual_seed(cell.seed)
     while True:
         for rows in torch.randperm(int(length(data)), generator=generator).split(cell.batch_size):

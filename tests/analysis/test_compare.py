@@ -1,5 +1,6 @@
 """Runs of different learning rates beside each other: planted laws are found, and what cannot be compared is named."""
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -199,6 +200,20 @@ def test_a_damaged_run_is_left_out_by_name(tmp_path, runs, name):
     assert len(found.readings) == 3
     (why,) = found.others.values()
     assert why.startswith("it cannot be read: ")
+
+
+@pytest.mark.parametrize("entry", [{"sha256": 5}, {"settings": "x"}, {"groups": 5}, {"steps": [1]}])
+def test_a_manifest_with_other_entries_is_a_damaged_one(tmp_path, runs, entry):
+    path = runs[0].path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    (why,) = compare(tmp_path).others.values()
+    assert next(iter(entry)) in why
+
+
+@pytest.mark.parametrize("wanted", [None, "a"])
+def test_a_wanted_error_that_is_no_number_is_refused(runs, wanted):
+    with pytest.raises(SettingError, match="the wanted error is"):
+        compare(runs).largest(wanted)
 
 
 def test_a_page_takes_the_place_of_pages_only(runs):

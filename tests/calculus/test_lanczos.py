@@ -1,5 +1,7 @@
 """Largest eigenvalues by Lanczos against dense eigenvalues, with residuals that can be believed."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -86,11 +88,11 @@ def test_a_budget_of_steps_that_is_too_small_shows_in_the_residuals():
     torch.testing.assert_close(found.residuals, true_residuals((a + a.T) / 2, found), rtol=1e-9, atol=0.0)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_a_degenerate_eigenvalue_is_found_once_and_nothing_is_invented(k):
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_a_degenerate_eigenvalue_is_found_as_often_as_it_is_there(k):
     matrix = symmetric([2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     found = solve(matrix, k)
-    torch.testing.assert_close(found.eigenvalues, torch.tensor([2.0, 1.0, 0.0])[:k], rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(found.eigenvalues, torch.tensor([2.0, 2.0, 2.0, 1.0])[:k], rtol=0.0, atol=1e-12)
     assert (true_residuals(matrix, found) < 1e-12).all()
 
 
@@ -153,7 +155,16 @@ def test_as_many_eigenvalues_as_wanted_come_from_an_operator_with_few_of_them():
     assert lanczos(lambda v: v, start, 3).eigenvalues.tolist() == pytest.approx([1, 1, 1])
     assert lanczos(lambda v: 0 * v, start, 3).eigenvalues.tolist() == [0, 0, 0]
     diagonal = torch.tensor([5.0, 5, 5, 5, 1, 1, 1, 1])
-    assert len(lanczos(lambda v: diagonal * v, start, 4).eigenvalues) == 4
+    assert lanczos(lambda v: diagonal * v, start, 4).eigenvalues.tolist() == pytest.approx([5, 5, 5, 5])
+    diagonal = torch.tensor([1.0, -5, 0, 0, 0, 0, 0, 0])
+    assert lanczos(lambda v: diagonal * v, start, 3).eigenvalues.tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 2.5}, {"steps": None}, {"rtol": math.nan}, {"rtol": -1}, {"rtol": "a"}])
+def test_settings_that_are_no_numbers_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(SettingError, match=f"{name} is "):
+        lanczos(lambda v: v, torch.randn(8), **settings)
 
 
 def test_fewer_products_than_eigenvalues_are_refused():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from eom.errors import EomWarning
+from eom.errors import EomWarning, SettingError
 from eom.objective import Objective
 from eom.objective.spectrum import sharpness
 from eom.testing import check_derivatives
@@ -119,6 +119,13 @@ def test_sharpness_is_the_largest_eigenvalues_of_the_dense_hessian(k):
     found = sharpness(objective, k, rtol=1e-9)
     torch.testing.assert_close(found.eigenvalues, dense.flip(0)[:k], rtol=1e-9, atol=1e-9)
     assert (found.residuals <= 1e-9**0.5 * dense.abs().max()).all()  # an error is of second order in it
+
+
+@pytest.mark.parametrize("settings", [{"seed": None}, {"seed": 2**70}, {"theta": [1.0] * 5}, {"objective": 3}])
+def test_sharpness_of_what_is_none_is_refused(settings):
+    (name,) = settings
+    with pytest.raises(SettingError, match=f"{name} is "):
+        sharpness(**({"objective": network("mlp")} | settings))
 
 
 def test_eigenvalues_that_are_not_known_as_well_as_wanted_are_said_to_be_so():

@@ -47,6 +47,22 @@ def loader():
     return network(), cross_entropy, torch.utils.data.DataLoader(data, batch_size=20, shuffle=True)
 
 
+def loader_with_workers():
+    data = torch.utils.data.TensorDataset(*batch())
+    return network(), cross_entropy, torch.utils.data.DataLoader(data, batch_size=20, num_workers=1)
+
+
+def passing_once():
+    """What DataLoader makes of a stream is re-iterable, and empty the second time."""
+    stream = iter(list(zip(*batch(), strict=True)))
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return stream
+
+    return network(), cross_entropy, torch.utils.data.DataLoader(Stream(), batch_size=20)
+
+
 def keeping():
     """The same model again and again, trained further by each run."""
     if not KEPT:

@@ -250,6 +250,16 @@ def test_the_loss_of_a_record_with_many_rows_is_seen_while_a_run_is_at_work(tmp_
     assert latest(tmp_path) == (70, 0.5)
 
 
+def test_a_loader_with_processes_of_its_own_is_read_in_a_process_of_the_sweep(tmp_path):
+    found = swept(tmp_path / "sweep", setups.loader_with_workers, [0.1, 0.05], jobs=2)
+    assert [run.manifest["steps"] for run in found] == [12, 12]
+
+
+def test_a_stream_that_is_empty_in_its_second_pass_is_a_row(tmp_path):
+    with pytest.warns(SweepWarning, match="lr-0.1: DataError: a pass over the data, a DataLoader, gave no batch"):
+        swept(tmp_path / "sweep", setups.passing_once, [0.1])
+
+
 def test_a_shuffling_loader_gives_the_batches_that_a_users_own_loop_has(tmp_path, one_thread):
     """Looking at its first batch draws from the generators, which is taken back."""
     (run,) = swept(tmp_path / "sweep", setups.loader, [0.1])

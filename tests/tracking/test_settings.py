@@ -314,3 +314,46 @@ def test_the_noise_of_autocast_is_not_taken_for_rounding_of_the_weights(tmp_path
             loss.backward()
             optimizer.step()
     assert not messages(tracker.run, "update_rounded")
+
+
+class Crossing(nn.Module):
+    """Two parts whose largest eigenvalues pass each other, in eigenvectors that stay: a falls to 0, b rises to 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([2.0, 1.0, 0.3], dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor([0.05, 0.04], dtype=torch.float64))
+
+
+def test_the_sharpness_changes_over_to_an_eigenvalue_that_becomes_the_largest(tmp_path):
+    model, wanted = Crossing(), []
+    optimizer = SGD(model.parameters(), lr=0.05)
+
+    def loss_fn(model, batch):
+        return (model.a**4).sum() / 4 + ((model.b**2 - 1) ** 2).sum() / 2
+
+    with eom.track(model, optimizer, loss_fn, tmp_path / "run", every=10, sharpness=1) as tracker:
+        for step in range(200):
+            if step % 10 == 0:
+                a, b = model.a.detach(), model.b.detach()
+                wanted.append(max(float((3 * a**2).max()), float((6 * b**2 - 2).max())))
+            steps(optimizer, tracker.loss, [torch.ones(1)])
+    table = tracker.run.table()
+    assert table.value[table.quantity == "sharpness"].tolist() == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_models_of_one_tensor_whose_products_share_memory_are_predicted(tmp_path, power):
+    """H g is an expanded tensor, or zeros that cannot be written to."""
+    model = nn.Linear(5, 1, bias=False).double()
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def loss_fn(model, batch):
+        return model.weight.sum() ** power / 2
+
+    with eom.track(model, optimizer, loss_fn, tmp_path / "run", every=2, sharpness=0) as tracker:
+        for _ in range(6):
+            steps(optimizer, tracker.loss, [torch.ones(1)])
+    table = tracker.run.table()
+    assert (table.source == "order-1").any()
+    assert not len(tracker.run.events())
