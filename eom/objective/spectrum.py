@@ -40,7 +40,8 @@ def sharpness(
     Of eigenvalues that lie closer together than the residuals, one may stand for several.
 
     Raises:
-        SettingError: k outside 1 .. n, fewer steps than k, or another argument outside what it may be. LossNotFiniteError: a product H v is NaN or infinite.
+        SettingError: k outside 1 .. n, fewer steps than k, or another argument outside what it may be.
+        LossNotFiniteError: a product H v is NaN or infinite.
 
     Warns:
         EomWarning: an error wanted was not reached.
