@@ -57,9 +57,11 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
             "a finite step. Where lr × sharpness passes 1 the log map need not converge, at 2 gradient descent is at "
             f"the edge of stability. {named_of(len(comparison.names))}",
         )
+    by_step = courses.loc[courses.panel.isin(BY_STEP)]
+    if len(by_step):
         yield Figure(
             "The runs on common steps",
-            curves.courses("steps", courses.loc[courses.panel.isin(BY_STEP)], comparison.names, "step", "step"),
+            curves.courses("steps", by_step, comparison.names, "step", "step"),
             "What the same number of steps buys at each learning rate: a loss that is lower is bought cheaper.",
         )
 

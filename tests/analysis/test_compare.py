@@ -179,6 +179,16 @@ def test_the_family_with_predictions_leads_and_the_other_ones_are_named(tmp_path
     assert any(sentence.startswith(said) for sentence in verdict(found, 0.012))
 
 
+def test_runs_without_a_loss_or_a_sharpness_have_a_page_of_what_they_have(tmp_path, runs):
+    for run in runs:
+        table = run.path / "table.csv"
+        kept = [row for row in table.read_text().splitlines() if ",loss," not in row and ",sharpness," not in row]
+        table.write_text("\n".join(kept) + "\n")
+    page = compare(runs).report(tmp_path / "page.html").read_text()
+    assert "The runs on common time" in page
+    assert "The runs on common steps" not in page
+
+
 def test_rates_that_are_looked_ahead_are_said_to_be_so(tmp_path, runs):
     for lr in (0.1, 0.2):
         planted(tmp_path / "ahead" / f"lr-{lr}", lr, reference="look-ahead")
