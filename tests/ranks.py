@@ -108,6 +108,7 @@ def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
     own = shard(rank, world)
     group = eom.Objective(network(), cross_entropy, own, process_group=dist.group.WORLD)
     normal = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    here, there = (group.expansion(group.theta() + shift) for shift in (0.0, 0.1))
     attempts: dict[str, Callable[[], object]] = {
         "another start": lambda: eom.Objective(network(rank), cross_entropy, own, process_group=dist.group.WORLD),
         "another point": lambda: group.gradient(group.theta() + rank),
@@ -119,6 +120,11 @@ def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
             network(), cross_entropy, own, 0.1 * rank, process_group=dist.group.WORLD
         ),
         "another direction": lambda: group.hvp(group.theta(), group.theta() * (rank + 1)),
+        "another expansion": lambda: (here if rank else there).hvp(group.theta()),
+        "other eigenvalues": lambda: eom.sharpness(group, 1 + rank),
+        "an empty part": lambda: eom.Objective(
+            network(), cross_entropy, [] if rank else own, process_group=dist.group.WORLD
+        ),
         "batch statistics": lambda: eom.Objective(normal, cross_entropy, own, process_group=dist.group.WORLD),
         "compiled": lambda: eom.Objective(
             network(), cross_entropy, own, process_group=dist.group.WORLD, product="compiled"

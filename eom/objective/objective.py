@@ -18,7 +18,7 @@ from eom.objective.loss import Around, BatchLoss, LossFunction
 from eom.objective.mean_loss import MeanLoss
 from eom.objective.parameters import Groups, Layout, decay_vector, layout_of, make_groups, plain, trainable
 from eom.objective.replay import Replay
-from eom.objective.shards import Shards, mark_of
+from eom.objective.shards import Shards, mark_of, told
 
 PRODUCTS = ("auto", "double-backward", "difference", "compiled")
 
@@ -67,28 +67,33 @@ class Objective:
         replay: Replay | None = None,
         process_group: Any = None,
     ):
-        check_callables(model, loss_fn)
-        self.model = plain(model)
-        self.layout: Layout = layout_of(self.model)
-        self.batches = data if isinstance(data, Batches) else Batches(data, weight)
-        self.decay = decay_vector(decay, self.layout)
-        self.product = product
-        self.replay = replay or Replay.capture(self.model)
-        self._loss_fn, self._groups, self._around = loss_fn, groups, Around(self.model)
-        self._compiled = Compiled(self._around, loss_fn, self.layout)
-        self._tested: dict[Any, Check] = {}
-        if product not in PRODUCTS:
-            raise SettingError(f"product is {product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
-        if process_group is not None and product == "compiled":
-            raise SettingError('product="compiled" runs in one process: leave product, or process_group, out')
-        alone = process_group is None
-        if not (alone and len(self.batches) == 1) and not per_batch_statistics and _uses_batch_statistics(self.model):
-            raise DataError(
-                "the model normalises by batch statistics and the data has "
-                f"{f'{len(self.batches)} batches' if alone else 'a part on every rank'}: the mean over them is then "
-                "not the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective by "
-                "name: eom.Objective(..., per_batch_statistics=True)."
-            )
+        with told(process_group):
+            check_callables(model, loss_fn)
+            self.model = plain(model)
+            self.layout: Layout = layout_of(self.model)
+            self.batches = data if isinstance(data, Batches) else Batches(data, weight)
+            self.decay = decay_vector(decay, self.layout)
+            self.product = product
+            self.replay = replay or Replay.capture(self.model)
+            self._loss_fn, self._groups, self._around = loss_fn, groups, Around(self.model)
+            self._compiled = Compiled(self._around, loss_fn, self.layout)
+            self._tested: dict[Any, Check] = {}
+            if product not in PRODUCTS:
+                raise SettingError(f"product is {product!r}, expected one of {', '.join(map(repr, PRODUCTS))}")
+            if process_group is not None and product == "compiled":
+                raise SettingError('product="compiled" runs in one process: leave product, or process_group, out')
+            alone = process_group is None
+            if (
+                not (alone and len(self.batches) == 1)
+                and not per_batch_statistics
+                and _uses_batch_statistics(self.model)
+            ):
+                parts = f"{len(self.batches)} batches" if alone else "a part on every rank"
+                raise DataError(
+                    f"the model normalises by batch statistics and the data has {parts}: the mean over them is then "
+                    "not the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective by "
+                    "name: eom.Objective(..., per_batch_statistics=True)."
+                )
         self.shards: Shards | None = None
         if process_group is not None:
             settings = product, f"{mark_of(self.decay.reshape(-1)):.10g}"
@@ -180,7 +185,8 @@ class Objective:
         """
         route, theta = self._product(theta), theta.detach().clone()  # the caller may write to his own
         value, g, product = self._expanded(route, theta)
-        return Expansion(value, g, lambda v: product(self._vector("v", v, theta)))
+        asked = "H v" if self.shards is None else f"H v of expansion {next(self.shards.numbers)}"
+        return Expansion(value, g, lambda v: product(self._vector("v", v, theta, asked)))
 
     def _expanded(self, route: str, theta: Tensor) -> Expansion:
         if route == "compiled":

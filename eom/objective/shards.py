@@ -2,9 +2,11 @@
 
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
@@ -14,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from eom.calculus.inner import dot, norm
-from eom.errors import ParametersError, RankError, SettingError
+from eom.errors import EomError, ParametersError, RankError, SettingError
 
 ALIKE = 1e-10  # difference of two vectors, in their size, that is rounding
 NOISE = 1 << 16  # random numbers in a mark
@@ -26,13 +28,15 @@ T = TypeVar("T")
 class Shards:
     """The ranks of a process group; ``share`` is this one's part of the weight of all data, which sums to 1.
 
-    ``single`` says that every rank holds one batch; ``places`` are host and process of every rank.
+    ``single`` says that every rank holds one batch; ``places`` are host and process of every rank; ``numbers`` tell
+    apart what is asked for more than once.
     """
 
     group: Any
     share: float
     single: bool
     places: tuple[tuple[str, int], ...]
+    numbers: Iterator[int] = field(default_factory=count)
 
     @classmethod
     def join(cls, group: Any, weight: float, batches: int, theta: Tensor, settings: tuple[Any, ...]) -> "Shards":
@@ -43,20 +47,9 @@ class Shards:
             ParametersError: the ranks hold other parameters.
             RankError: a rank was lost.
         """
-        if not (dist.is_available() and dist.is_initialized()):
-            raise SettingError(
-                "process_group was given, and torch.distributed is not initialized: call "
-                "torch.distributed.init_process_group first, under torchrun"
-            )
-        try:
-            size = dist.get_world_size(group)
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise SettingError(f"process_group is {group!r}, expected a torch.distributed group ({error})") from error
-        if dist.get_rank(group) < 0:
-            raise SettingError("this process is not in the process group that was given")
-        met: list[Any] = [None] * size
-        mine = (weight, batches, (socket.gethostname(), os.getpid()), theta.numel(), mark_of(theta), settings)
-        cls(group, 1.0, True, ()).together(lambda: dist.all_gather_object(met, mine, group=group))
+        size = check_group(group)
+        place = socket.gethostname(), os.getpid()
+        met = meet(group, (weight, batches, place, theta.numel(), mark_of(theta), settings))
         weights, counts, places, lengths, marks, asked = zip(*met, strict=True)
         rounding = ALIKE * float(norm(theta))
         if others := [r for r in range(size) if lengths[r] != lengths[0] or abs(marks[r] - marks[0]) > rounding]:
@@ -112,6 +105,51 @@ class Shards:
             work()
         except RuntimeError as error:
             raise lost(error, self.group, self.places) from error
+
+
+def check_group(group: Any) -> int:
+    """Number of ranks.
+
+    Raises:
+        SettingError: there is no such group, or this process is not in it.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        raise SettingError(
+            "process_group was given, and torch.distributed is not initialized: call "
+            "torch.distributed.init_process_group first, under torchrun"
+        )
+    try:
+        size = dist.get_world_size(group)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(f"process_group is {group!r}, expected a torch.distributed group ({error})") from error
+    if dist.get_rank(group) < 0:
+        raise SettingError("this process is not in the process group that was given")
+    return size
+
+
+def meet(group: Any, mine: Any) -> list[Any]:
+    """What every rank brings to the making of an objective; an error of one in place of its part ends all.
+
+    Raises:
+        RankError: another rank brings an error, or was lost.
+    """
+    met: list[Any] = [None] * dist.get_world_size(group)
+    Shards(group, 1.0, True, ()).together(lambda: dist.all_gather_object(met, mine, group=group))
+    if failed := {rank: str(brought) for rank, brought in enumerate(met) if isinstance(brought, Exception)}:
+        raise RankError("; ".join(f"rank {rank} has no objective: {why}" for rank, why in failed.items()))
+    return met
+
+
+@contextmanager
+def told(group: Any) -> Iterator[None]:
+    """Let the other ranks, if there is a group, know of an error in what each does by itself before they meet."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(EomError):  # this one is raised here
+            if group is not None and check_group(group):
+                meet(group, EomError(f"{type(error).__name__}: {error}"))
+        raise
 
 
 def lost(error: RuntimeError, group: Any, places: tuple[tuple[str, int], ...] = ()) -> RankError:

@@ -53,6 +53,8 @@ def sharpness(
     if theta is not None and not isinstance(theta, Tensor):
         raise SettingError(f"theta is a {type(theta).__name__}, expected a tensor [n]")
     at: Tensor = objective.theta() if theta is None else theta  # type: ignore[attr-defined] - Objective
+    if (shards := getattr(objective, "shards", None)) is not None:
+        shards.same(f"sharpness(k={k!r}, rtol={rtol!r}, steps={steps!r}, seed={seed!r})", "theta", at)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
     found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps)

@@ -1,6 +1,7 @@
 """The folder of a sweep: what its runs have in common, which are over, and why others failed."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ DIVERGED = "the training diverged"  # ends the message of a run whose loss was n
 
 @dataclass
 class Folder:
-    """A sweep on disk: what is ``asked`` of all runs, their ``names``, and ``starts`` {seed: what they begin with}."""
+    """A sweep on disk: what is ``asked`` of all runs, their ``names``, and what they begin with.
+
+    ``starts`` {"start with seed 0": {"parameters": hash, ...}, "optimizer SGD": {"momentum": 0, ...}}.
+    """
 
     path: Path
     asked: Mapping[str, Any]
-    starts: dict[str, dict[str, str]]
+    starts: dict[str, dict[str, Any]]
     names: list[str]
 
     @contextmanager
@@ -76,8 +80,9 @@ class Folder:
                 f"{self.path} holds {', '.join(foreign)}, which this sweep has not made: choose another folder"
             )
         other = differing(asked, json.loads(json.dumps(self.asked)))
-        for seed, hashes in self.starts.items():
-            other += [f"initial {k}" for k, value in starts.get(seed, hashes).items() if hashes[k] != value]
+        for of, now in self.starts.items():
+            then = starts.get(of, now)
+            other += [f"{k} of {of}" for k in sorted(now.keys() | then) if not alike(then.get(k), now.get(k))]
         if other:
             raise FolderUsedError(
                 f"{self.path} holds a sweep with other {' and '.join(dict.fromkeys(other))}, whose runs do not belong "
@@ -137,3 +142,10 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         elif old != new:
             found.append(f"{name} (before: {old}, now: {new})")
     return sorted(found)
+
+
+def alike(before: Any, now: Any) -> bool:
+    """Whether two values are the same; of the loss, a number, to rounding in single precision."""
+    if isinstance(before, float) and isinstance(now, float):
+        return math.isclose(before, now, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(before) and math.isnan(now))
+    return before == now

@@ -2,14 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from eom.errors import SettingError
 
+T = TypeVar("T")
 LONGEST = 1e12  # steps of a run
 
 
@@ -47,7 +49,7 @@ def grid(
     Raises:
         SettingError: nothing to sweep, a value outside what it may be, or twice the same.
     """
-    rates = [_positive("lrs", lr) for lr in _several("lrs", lrs)]
+    rates = _several("lrs", lrs, lambda lr: _positive("lrs", lr))
     if (steps is None) == (time is None):
         raise SettingError(f"steps is {steps!r} and time {time!r}, expected one of them")
     if steps is None:
@@ -55,18 +57,18 @@ def grid(
         lengths = {lr: _length(end, lr) for lr in rates}
     else:
         lengths = dict.fromkeys(rates, whole_number("steps", steps, 1))
-    kinds = [_name(name) for name in _several("optimizers", optimizers)]
-    drawn = [whole_number("seeds", seed, 0, 2**32 - 1) for seed in _several("seeds", seeds)]
-    sizes = [b if b is None else whole_number("batch_sizes", b, 1) for b in _several("batch_sizes", batch_sizes)]
+    kinds = _several("optimizers", optimizers, _name)
+    drawn = _several("seeds", seeds, lambda seed: whole_number("seeds", seed, 0, 2**32 - 1))
+    sizes = _several("batch_sizes", batch_sizes, lambda b: b if b is None else whole_number("batch_sizes", b, 1))
     rates.sort(reverse=True)
     found = product(rates, drawn, sizes, kinds)
     return [Cell(lr, lengths[lr], seed, size, kind) for lr, seed, size, kind in found]
 
 
-def _several(name: str, values: Iterable[Any]) -> list[Any]:
+def _several(name: str, values: Iterable[Any], checked: Callable[[Any], T]) -> list[T]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise SettingError(f"{name} is {values!r}, expected a list")
-    found = [float(x) if isinstance(x, Real) and not isinstance(x, Integral) else x for x in values]
+    found = [checked(x) for x in values]
     if not found:
         raise SettingError(f"{name} is empty, expected one value or more")
     if twice := sorted({str(x) for x in found if found.count(x) > 1}):
@@ -75,7 +77,7 @@ def _several(name: str, values: Iterable[Any]) -> list[Any]:
 
 
 def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= sys.float_info.max:
         raise SettingError(f"{name} holds {value!r}, expected positive finite numbers")
     return float(value)
 

@@ -19,7 +19,7 @@ from eom.sweeps.door import check_sent, check_tracking, in_words
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell, grid, whole_number
 from eom.sweeps.live import overview
-from eom.sweeps.train import MakeOptimizer, Setup, check_sizes, contained, make, run, start
+from eom.sweeps.train import MakeOptimizer, Setup, check_sizes, contained, make, run, settings_of, start
 
 SHARPNESS = 5  # records from one to the next: the edge of stability is looked for
 DIED = "its process died; too little memory is the usual cause"
@@ -72,16 +72,19 @@ def sweep(
     for name, value in (("jobs", jobs), ("threads", threads)):
         if value is not None:
             whole_number(name, value, 1)
-    if not isinstance(out, str | PathLike):
-        raise SettingError(f"out is a {type(out).__name__}, expected the name of a folder")
+    if not isinstance(out, str | PathLike) or out == "":
+        raise SettingError(f"out is {out!r}, expected the name of a folder")
     settings = {"sharpness": SHARPNESS} | settings
     check_tracking(settings)
     dtype, path, starts = torch.get_default_dtype(), Path(out).absolute(), {}  # of this process, for the others too
-    with contained(torch.get_num_threads(), dtype):
+    at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment] - untyped
+    threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
+    with contained(threads, dtype):  # as in the runs, so that their losses are the same
         for seed in dict.fromkeys(cell.seed for cell in cells):
             made = make(setup, seed)
-            starts[str(seed)] = start(made)
+            starts[f"start with seed {seed}"] = start(made)
             check_sizes(made[2], batch_sizes)
+        starts |= {f"optimizer {name}": settings_of(name, maker, made[0]) for name, maker in makers.items()}
     asked = {
         "steps": steps,
         "time": time,
@@ -89,13 +92,13 @@ def sweep(
         "settings": {k: in_words(v) for k, v in sorted(settings.items())},
     }
     folder = Folder(path, asked, starts, [cell.name for cell in cells])
-    at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment] - untyped
-    threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
     check_sent(setup, makers, at_once)
 
     def work(cell: Cell) -> str:
         with contained(threads, dtype):
-            return run(setup, cell, makers[cell.optimizer], folder.of(cell), starts[str(cell.seed)], settings)
+            return run(
+                setup, cell, makers[cell.optimizer], folder.of(cell), starts[f"start with seed {cell.seed}"], settings
+            )
 
     with folder.held():
         over = {cell: why for cell in cells if (why := folder.outcome(cell)) is not None}

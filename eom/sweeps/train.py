@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eom.errors import DataError, LossNotFiniteError, SettingError, TrackingWarning
+from eom.objective import Objective
 from eom.objective.data import Batch, digest, is_one_batch, length, tensors
-from eom.objective.parameters import plain
 from eom.objective.replay import Replay
 from eom.records import open_run
-from eom.sweeps.folder import DIVERGED, whole
+from eom.sweeps.folder import DIVERGED, alike, whole
 from eom.sweeps.grid import Cell
-from eom.tracking.description import fingerprint
+from eom.tracking.description import describe_optimizer, fingerprint
 from eom.tracking.snapshot import generators_of, kept_generators
 from eom.tracking.track import track
 
@@ -68,19 +68,39 @@ def make(setup: Setup, seed: int) -> Made:
     return made
 
 
-def start(made: Made) -> dict[str, str]:
-    """SHA-256 of what a run begins with: parameters, model, first batch, and what else can be seen to be alike.
+def start(made: Made) -> dict[str, Any]:
+    """What a run begins with: its loss, and SHA-256 of parameters, model, first batch and what else can be seen.
 
     Raises:
-        SettingError: the data can be passed once only, or is empty.
+        SettingError: the data can be passed once only, or is empty. EomError: the loss is none that can be tracked.
     """
-    model, _, data = made
+    model, loss_fn, data = made
     constants = [*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)]
     found = {"buffers": digest(constants), "generator state": digest([torch.get_rng_state()])}
     if type(data) is list:
         found["batches"] = digest([x for batch in data for x in tensors(batch)])
     with kept_generators(generators_of(data)):  # a loader draws from them, and the run is to begin with these
-        return found | fingerprint(plain(model), first_batch(data))
+        first = first_batch(data)
+    objective = Objective(model, loss_fn, first)
+    return found | fingerprint(objective.model, first) | {"loss": objective.loss(objective.theta()).item()}
+
+
+def settings_of(name: str, optimizer: MakeOptimizer, model: nn.Module) -> dict[str, Any]:
+    """Class and settings of what a factory of optimizers makes, but for the learning rate.
+
+    Raises:
+        SettingError: it makes none.
+    """
+    wanted = "expected a function (parameters, lr=) that returns a torch.optim.Optimizer"
+    try:
+        made = optimizer(model.parameters(), lr=1.0)
+    except Exception as error:  # of the user's own code
+        raise SettingError(f"optimizer {name} cannot be made ({type(error).__name__}: {error}), {wanted}") from error
+    if not isinstance(made, Optimizer):
+        raise SettingError(f"optimizer {name} is a {type(made).__name__}, {wanted}")
+    found = describe_optimizer(made)
+    settings = {k: v for k, v in found["optimizer_settings"].items() if k not in ("lr", "initial_lr")}
+    return settings | {"class": found["optimizer"]}
 
 
 def first_batch(data: Any) -> Batch:
@@ -125,14 +145,14 @@ def run(
     cell: Cell,
     optimizer: MakeOptimizer,
     folder: Path,
-    expected: Mapping[str, str],
+    expected: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> str:
     """Train and track one run in a new folder, in place of an unfinished one; returns what went wrong, or nothing."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         made = make(setup, cell.seed)
-        if changed := [name for name, found in start(made).items() if found != expected[name]]:
+        if changed := [name for name, found in start(made).items() if not alike(expected[name], found)]:
             return (
                 f"setup gave other {' and '.join(changed)} than at first: it is not deterministic, or keeps state from "
                 "run to run, as a model made outside of it does"

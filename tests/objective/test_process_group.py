@@ -16,13 +16,18 @@ def test_uneven_shards_give_what_one_process_gives(tmp_path, world):
 
 @pytest.mark.slow
 def test_what_ranks_cannot_do_together_is_refused_on_every_one_of_them(tmp_path):
-    for found in together("refused", 2, tmp_path):
+    empty = "DataError: data holds no batch; expected at least one"
+    messages = together("refused", 2, tmp_path)
+    assert [found["an empty part"] for found in messages] == [f"RankError: rank 1 has no objective: {empty}", empty]
+    for found in messages:
         assert "ParametersError: rank 1 holds other parameters than rank 0" in found["another start"]
         assert "RankError: the ranks ask for derivatives at different theta" in found["another point"]
         for name in ("another order of the same", "nearly the same point"):
             assert "RankError: the ranks ask for derivatives at different theta" in found[name]
         for name in ("another method", "another precision"):
             assert "RankError: the ranks ask for different things, this one for the" in found[name]
+        assert "different things, this one for H v of expansion" in found["another expansion"]
+        assert "different things, this one for sharpness(k=" in found["other eigenvalues"]
         assert "SettingError: rank 1 has another decay or product than rank 0" in found["another decay"]
         assert "RankError: the ranks ask for derivatives at different v" in found["another direction"]
         assert "the data has a part on every rank" in found["batch statistics"]

@@ -85,6 +85,13 @@ def drawing():
     return model, cross_entropy, batch()
 
 
+def heavier():
+    """A loss that grows from call to call."""
+    CALLS.append(1)
+    weight = len(CALLS)
+    return network(), lambda model, batch: weight * cross_entropy(model, batch), batch()
+
+
 def parabola(model: nn.Module, batch: Tensor) -> Tensor:
     """Diverges above lr = 2, to infinity soon."""
     return 0.5 * (model.weight * 1.0).square().sum() + 0 * batch.sum()  # type: ignore[operator]
