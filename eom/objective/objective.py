@@ -91,8 +91,8 @@ class Objective:
                 parts = f"{len(self.batches)} batches" if alone else "a part on every rank"
                 raise DataError(
                     f"the model normalises by batch statistics and the data has {parts}: the mean over them is then "
-                    "not the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective by "
-                    "name: eom.Objective(..., per_batch_statistics=True)."
+                    "not the loss of all samples. Pass one batch, call model.eval(), or ask for this other objective "
+                    "by name: eom.Objective(..., per_batch_statistics=True)."
                 )
         self.shards: Shards | None = None
         if process_group is not None:
