@@ -78,7 +78,7 @@ def _several(name: str, values: Iterable[Any], checked: Callable[[Any], T]) -> l
 
 def _positive(name: str, value: Any) -> float:
     real = isinstance(value, Real) and not isinstance(value, bool)
-    if not (real and value <= sys.float_info.max and float(value) > 0):
+    if not (real and abs(value) <= sys.float_info.max and float(value) > 0):
         raise SettingError(f"{name} holds {value!r}, expected positive finite numbers")
     return float(value)
 
