@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -77,10 +76,13 @@ def _several(name: str, values: Iterable[Any], checked: Callable[[Any], T]) -> l
 
 
 def _positive(name: str, value: Any) -> float:
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not (real and abs(value) <= sys.float_info.max and float(value) > 0):
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number beyond floats
+        number = math.inf
+    if not 0 < number < math.inf:
         raise SettingError(f"{name} holds {value!r}, expected positive finite numbers")
-    return float(value)
+    return number
 
 
 def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
