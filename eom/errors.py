@@ -54,6 +54,14 @@ class IntegrationError(EomError, RuntimeError):
     """The reference flow could not be followed to the end of its time span."""
 
 
+class NoiseError(EomError, ValueError):
+    """A diffusion of the wrong shape, of no covariance, or of another kind than a stepper takes."""
+
+
+class ExplosionError(EomError, ArithmeticError):
+    """A path left the finite numbers, or a step is too large for its scheme to be stable."""
+
+
 class TrackingWarning(EomWarning):
     """A quantity of a running training is withheld; the training goes on."""
 

@@ -5,17 +5,21 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from eom.dynamics.field import State, VectorField
+from eom.dynamics.sde import Sde
 
 
 class Stepper(Protocol):
-    """Advances a state by a step ``h``; what it remembers between steps is the ``carry``."""
+    """Advances a state by a step ``h``; what it remembers between steps is the ``carry``.
+
+    A stepper of vector fields takes one for ``field``, a stochastic one an ``Sde``.
+    """
 
     def init(self, y: State) -> Any: ...
-    def step(self, field: VectorField, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]: ...
+    def step(self, field: Any, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]: ...
 
 
 def march(
-    field: VectorField, stepper: Stepper, y: State, *, h: float, steps: int, t: float = 0.0
+    field: VectorField | Sde, stepper: Stepper, y: State, *, h: float, steps: int, t: float = 0.0
 ) -> Iterator[tuple[float, State]]:
     """Yield (t, y [n]) at the start and after each of ``steps`` steps of size ``h``."""
     carry = stepper.init(y)
@@ -25,7 +29,7 @@ def march(
         yield t + (k + 1) * h, y
 
 
-def end(field: VectorField, stepper: Stepper, y: State, *, h: float, steps: int) -> State:
+def end(field: VectorField | Sde, stepper: Stepper, y: State, *, h: float, steps: int) -> State:
     """State [n] after ``steps`` steps."""
     [(_, y)] = deque(march(field, stepper, y, h=h, steps=steps), maxlen=1)
     return y
