@@ -24,17 +24,22 @@ def tensors(batch: Batch) -> Iterator[Tensor]:
         yield from (x for value in batch for x in tensors(value))
 
 
-def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
-    """The batch with its floating tensors in ``dtype``; the rest as it is."""
+def mapped(batch: Batch, f: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with ``f`` of each of its tensors, in the order of ``tensors``; the rest as it is."""
     if isinstance(batch, Tensor):
-        return batch.to(dtype) if batch.is_floating_point() else batch
+        return f(batch)
     if isinstance(batch, Mapping):
-        return type(batch)({k: in_dtype(v, dtype) for k, v in batch.items()})  # type: ignore[call-arg] - a user's own mapping
+        return type(batch)({k: mapped(v, f) for k, v in batch.items()})  # type: ignore[call-arg] - a user's own mapping
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(in_dtype(v, dtype) for v in batch))
+        return type(batch)(*(mapped(v, f) for v in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(in_dtype(v, dtype) for v in batch)
+        return type(batch)(mapped(v, f) for v in batch)
     return batch
+
+
+def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The batch with its floating tensors in ``dtype``."""
+    return mapped(batch, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
 
 def same(a: Batch, b: Batch) -> bool:

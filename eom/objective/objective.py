@@ -86,7 +86,7 @@ class Objective:
             if (
                 not (alone and len(self.batches) == 1)
                 and not per_batch_statistics
-                and _uses_batch_statistics(self.model)
+                and uses_batch_statistics(self.model)
             ):
                 parts = f"{len(self.batches)} batches" if alone else "a part on every rank"
                 raise DataError(
@@ -190,7 +190,7 @@ class Objective:
 
     def _expanded(self, route: str, theta: Tensor) -> Expansion:
         if route == "compiled":
-            parts = [(w, self._loss_of(batch)) for w, batch in self.batches]
+            parts = [(w, self.loss_of(batch)) for w, batch in self.batches]
             return self._compiled.expansion(theta, self._decay(theta), parts)
         if route == "difference":
             value, g = self.mean_loss.value_and_gradient(theta)
@@ -284,15 +284,15 @@ class Objective:
     def _decay(self, theta: Tensor) -> Tensor:
         return self.decay.to(theta)
 
-    def _loss_of(self, batch: Batch) -> BatchLoss:
+    def loss_of(self, batch: Batch) -> BatchLoss:
         return BatchLoss(self._around, self._loss_fn, self.layout, self.replay, batch)
 
     @property
     def mean_loss(self) -> MeanLoss:
         """The loss without the penalty."""
-        return MeanLoss(self._loss_of, self.batches, self.shards)
+        return MeanLoss(self.loss_of, self.batches, self.shards)
 
 
-def _uses_batch_statistics(model: nn.Module) -> bool:
+def uses_batch_statistics(model: nn.Module) -> bool:
     kinds = nn.modules.batchnorm._BatchNorm
     return any(isinstance(m, kinds) and (m.training or m.running_mean is None) for m in model.modules())

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from eom.errors import DataError, LossNotFiniteError, SettingError, TrackingWarning
 from eom.objective import Objective
-from eom.objective.data import Batch, digest, is_one_batch, length, tensors
+from eom.objective.data import Batch, digest, is_one_batch, length, mapped, tensors
 from eom.objective.replay import Replay
 from eom.records import open_run
 from eom.sweeps.folder import DIVERGED, alike, whole
@@ -200,15 +200,4 @@ def batches(data: Any, cell: Cell) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(cell.seed)
     while True:
         for rows in torch.randperm(int(length(data)), generator=generator).split(cell.batch_size):
-            yield taken(data, rows)
-
-
-def taken(batch: Batch, rows: Tensor) -> Batch:
-    """These samples of a batch."""
-    if isinstance(batch, Tensor):
-        return batch[rows.to(batch.device)]
-    if isinstance(batch, Mapping):
-        return {name: taken(x, rows) for name, x in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(taken(x, rows) for x in batch)
-    return batch
+            yield mapped(data, lambda x, rows=rows: x[rows.to(x.device)])

@@ -13,10 +13,10 @@ from eom.dynamics.sampling import strong_errors, weak_differences
 from eom.dynamics.sde import Sde
 from eom.dynamics.stepper import end
 from eom.dynamics.stochastic_steppers import SRA1, EulerMaruyama, Milstein, Platen, StochasticHeun
-from eom.dynamics.transfer import grid, interpolation, semigroup, transfer
+from eom.dynamics.transfer import Circle, semigroup, transfer
 
 STEPPERS = [EulerMaruyama, StochasticHeun, Milstein, SRA1, Platen]
-CIRCLE = 41  # points, which give these smooth problems to rounding
+CIRCLE = Circle(41)  # points, which give these smooth problems to rounding
 STEPS = [1 / 2**k for k in range(3, 12)]  # powers of a matrix: as many as are wanted
 
 
@@ -43,7 +43,7 @@ def one_step(stepper, sde: Sde, h: float):
 def weak(kind, sde: Sde) -> Ladder:
     """Of E phi(y_1) on the circle, without sampling."""
     nodes = gaussian_nodes(1, 12, areas=kind is SRA1)
-    phi = torch.exp(torch.cos(grid(CIRCLE)))
+    phi = torch.exp(torch.cos(CIRCLE.grid()))
     exact = semigroup(sde, 1.0, CIRCLE) @ phi
 
     def error(h: float) -> float:
@@ -143,7 +143,7 @@ def test_differences_on_common_paths_fall_with_the_weak_order_within_their_bars(
     y = torch.full((20000, 1), 0.5)
     sde, nodes = ON_THE_CIRCLE["commuting"], gaussian_nodes(1, 12)
     found = weak_differences(sde, EulerMaruyama(), y, lambda x: x[:, 0].cos().exp(), 1.0, 2, 3)
-    phi, here = torch.exp(torch.cos(grid(CIRCLE))), interpolation(torch.tensor(0.5), CIRCLE)
+    phi, here = torch.exp(torch.cos(CIRCLE.grid())), CIRCLE.at(torch.tensor(0.5))
 
     def exact(h: float) -> Tensor:
         chain = transfer(one_step(EulerMaruyama(nodes), sde, h), nodes.weights, CIRCLE)

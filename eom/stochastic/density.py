@@ -1,0 +1,123 @@
+"""What is sampled: a density by its energy, and the posterior of a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from struct import pack, unpack
+
+import torch
+from torch import Tensor
+
+from eom.calculus.products import value_and_gradient
+from eom.dynamics.field import State
+from eom.errors import DataError, SettingError
+from eom.objective import Objective
+from eom.objective.data import length, mapped, tensors
+from eom.stochastic.batches import draw, each, require_batches
+
+SUMMED = 1e-3  # how near a loss of all comes to the sum of those of its parts, relative, to be called one
+
+
+@dataclass(frozen=True)
+class Density:
+    """exp(-U / T) up to a factor, by its ``energy`` U, [..., n] -> [...]; called, it is the field f = -grad U."""
+
+    energy: Callable[[State], Tensor]
+    temperature: float = 1.0
+
+    def potential(self, y: State) -> Tensor:
+        """[...] U."""
+        return self.energy(y)
+
+    def __call__(self, t: float, y: State) -> State:
+        with torch.enable_grad():
+            at = y.detach().requires_grad_()
+            total = self.energy(at).sum()
+        return -torch.autograd.grad(total, at)[0]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """U(theta) = N R(theta) + |theta|^2 / (2 prior^2): N times the mean loss of a sample, and a Gaussian prior.
+
+    With R the mean negative log likelihood of the N ``samples`` this is the Bayesian posterior at T = 1. The factor N
+    is this class's: the objective's loss is a mean, as in training. Made by ``posterior``.
+    """
+
+    objective: Objective
+    samples: int
+    prior: float
+    temperature: float = 1.0
+
+    def potential(self, theta: State) -> Tensor:
+        """[...] U."""
+        loss = each(self.objective.mean_loss.value, theta)
+        return self.samples * loss + theta.square().sum(-1) / (2 * self.prior**2)
+
+    def __call__(self, t: float, theta: State) -> State:
+        return -self.samples * each(self.objective.mean_loss.gradient, theta) - theta / self.prior**2
+
+    def by_batches(self, size: int, seed: int = 0) -> "BatchForce":
+        """The force from random batches of this size, without bias: of SGLD and its kin.
+
+        Raises:
+            DataError: the batch is larger than the data, or the data is not one batch.
+        """
+        require_batches(self.objective, size)
+        return BatchForce(self, size, seed)
+
+
+@dataclass(frozen=True)
+class BatchForce:
+    """-N grad R_B - theta / prior^2 over a batch B drawn with replacement, the same one for the same time and seed.
+
+    MALA cannot weigh its steps by it.
+    """
+
+    posterior: Posterior
+    size: int
+    seed: int
+
+    def __call__(self, t: float, theta: State) -> State:
+        own = self.posterior
+        (bits,) = unpack("<Q", pack("<d", float(t)))
+        loss = own.objective.loss_of(draw(own.objective, self.size, self.seed, bits, replacement=True))
+        return -own.samples * each(lambda y: value_and_gradient(loss, y)[1], theta) - theta / own.prior**2
+
+
+def posterior(objective: Objective, prior: float = 1.0, temperature: float = 1.0) -> Posterior:
+    """The posterior of a network: N times its mean loss, and a Gaussian prior of standard deviation ``prior``.
+
+    Args:
+        objective: whose loss is the mean negative log likelihood over samples; without decay, which the prior is.
+        temperature: 1 is Bayesian; below, a cold posterior.
+
+    Raises:
+        SettingError: a loss that is the sum over samples, decay, or a number that is not positive. DataError: data
+            without a dimension of samples.
+    """
+    if bool(objective.decay.any()):
+        raise SettingError("the objective has weight decay, and the prior stands for that: make it with decay=0")
+    for name, value in (("prior", prior), ("temperature", temperature)):
+        if not (value > 0 and value < float("inf")):
+            raise SettingError(f"{name} is {value}, expected a positive number")
+    require_mean(objective)
+    return Posterior(objective, int(objective.batches.total), prior, temperature)
+
+
+def require_mean(objective: Objective) -> None:
+    """Raise where the loss of a batch is the sum of those of its two halves, and not their mean."""
+    batch, theta = objective.batches.first, objective.theta()
+    samples = int(length(batch))
+    if not all(x.ndim and len(x) == samples for x in tensors(batch)):
+        raise DataError("the batch has no dimension of samples: expected tensors with a row for each")
+    if samples < 2:
+        return
+    half = samples // 2
+    parts = [slice(0, half), slice(half, 2 * half), slice(0, 2 * half)]
+    first, second, both = (float(objective.loss_of(mapped(batch, lambda x, p=p: x[p]))(theta)) for p in parts)
+    total = first + second
+    if abs(both - total) < SUMMED * abs(total) and abs(both - total / 2) > SUMMED * abs(total):
+        raise SettingError(
+            f"the loss of {2 * half} samples, {both:.4g}, is the sum of those of its halves, {first:.4g} and "
+            f"{second:.4g}, so a sum over samples. Write it as their mean: a posterior multiplies by N itself"
+        )
