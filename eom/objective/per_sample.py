@@ -27,17 +27,26 @@ def per_sample_gradients(objective: Objective, theta: Tensor) -> Tensor:
             over samples, or it draws random numbers.
         DataError: the data is no batch of samples, or the gradients would not fit into the memory.
     """
-    if uses_batch_statistics(objective.model):
-        raise LossNotDifferentiableError(
-            "the model normalises by batch statistics (BatchNorm in train mode), so that a sample has no gradient of "
-            "its own: call model.eval(), or use GroupNorm or LayerNorm"
-        )
+    require_samples(objective)
     found = torch.cat([of_batch(objective, theta, batch) for _, batch in objective.batches])
     whole = objective.mean_loss.gradient(theta)
     mean, rounding = found.mean(0), torch.finfo(theta.dtype).eps ** 0.5
     if float(norm(mean - whole)) > rounding * float(found.norm(dim=1).mean()):
         raise LossNotDifferentiableError(_no_mean(mean, whole, len(found)))
     return found
+
+
+def require_samples(objective: Objective) -> None:
+    """Raise where the model couples samples by its layers.
+
+    Raises:
+        LossNotDifferentiableError: it normalises by batch statistics.
+    """
+    if uses_batch_statistics(objective.model):
+        raise LossNotDifferentiableError(
+            "the model normalises by batch statistics (BatchNorm in train mode), so that a sample has no gradient of "
+            "its own: call model.eval(), or use GroupNorm or LayerNorm"
+        )
 
 
 def of_batch(objective: Objective, theta: Tensor, batch: Batch) -> Tensor:

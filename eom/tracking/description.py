@@ -24,7 +24,7 @@ def now() -> str:
 
 
 def describe_start(
-    optimizer: Optimizer, settings: dict[str, Any], observables: Iterable[str], groups: Groups
+    optimizer: Optimizer, settings: dict[str, Any], units: dict[str, str], groups: Groups
 ) -> dict[str, Any]:
     """What is known before the first batch."""
     packages = ("torch", "numpy", "scipy", "pandas")
@@ -36,7 +36,7 @@ def describe_start(
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
         "seed": torch.initial_seed(),
         "settings": settings | describe_optimizer(optimizer),
-        "units": UNITS | own_units(observables),
+        "units": UNITS | units,
         "group_kind": groups if isinstance(groups, str) else "user",
         "predictions": {"withheld": None},
     }

@@ -112,6 +112,9 @@ class Follower:
     def _record(self, moment: Moment) -> None:
         rows, window = self._recorder.measure(moment)
         self._log.write(rows)
+        if self._recorder.quantities and moment.passes and not any(p.changed for p in moment.passes):
+            with self._log.guard("a quantity"), in_modes(self._recorder.model, moment.passes[0].modes):
+                self._log.write(self._recorder.measure_others(moment))
         if window is None:
             return
         reason = self._recorder.obstacle(moment)

@@ -22,6 +22,7 @@ from eom.records import Row
 from eom.tracking.mismatch import Mismatch, adding, relative
 from eom.tracking.moment import Moment, Settings
 from eom.tracking.observables import Observables
+from eom.tracking.quantities import Quantities
 from eom.tracking.ranks import Led, Ranks
 from eom.tracking.sharpness import Sharpness
 from eom.tracking.snapshot import Pass
@@ -51,6 +52,7 @@ class Recorder:
     casts: frozenset[torch.dtype] = frozenset()  # of autocast
     hessian: bool = True  # there is one, of which the sharpness is an eigenvalue
     ranks: Ranks | None = None  # of a training on several processes
+    quantities: Quantities | None = None  # of the user's own
 
     def __post_init__(self) -> None:
         self.order, self.product = self.settings.order, self.settings.product
@@ -113,6 +115,16 @@ class Recorder:
         if self.order is None:
             return rows, None
         return rows, Window(moment.step, moment.time, descent, moment.theta, TERMS + 1, [values])
+
+    def measure_others(self, moment: Moment) -> list[Row]:
+        """The rows of the quantities that are due, on the first batch of the step."""
+        assert self.quantities is not None
+        p, decay = moment.passes[0], moment.descent.decay
+        known = torch.zeros_like(decay) if decay.isnan().any() else decay
+        replay, data = p.replayed(self.settings.precision), Batches(p.batch, single=True)
+        objective = self.objective.replaced(product=self.product, data=data, decay=known, replay=replay)
+        theta = moment.theta.to(self.precision)
+        return self.quantities.rows(self.records, moment.step, moment.time, objective, theta)
 
     def obstacle(self, moment: Moment) -> str | None:
         """Why nothing is predicted at this step, if so."""

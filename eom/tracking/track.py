@@ -1,6 +1,6 @@
 """The door of the tracker: ``eom.track``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from eom.records import Run, open_run
 from eom.tracking.helper import Helper
 from eom.tracking.moment import Settings
 from eom.tracking.observables import UserObservable
+from eom.tracking.quantities import Quantity
 from eom.tracking.ranks import check_alone, ranks_of
 from eom.tracking.resume import Resume
 from eom.tracking.schedule import Every
@@ -38,6 +39,7 @@ def track(
     horizon: int | None = None,
     horizons: int = 10,
     data: Any = None,
+    quantities: Sequence[Quantity] = (),
     precision: torch.dtype | None = None,
     resume: Resume | None = None,
     disabled: bool = False,
@@ -70,6 +72,7 @@ def track(
             hundred gradients of its data, once more for every learning rate on the way, while the training waits.
         horizons: one displacement starts in the middle of every so many records.
         data: for mini-batch training, the whole data (one batch or a re-iterable) that displacements are about.
+        quantities: more that is measured at records, such as ``eom.stochastic.gradient_noise()``.
         precision: of the evaluations behind predictions, such as torch.float64; the model's own by default.
         resume: a step, or a tracker's ``state_dict()``, from which to continue the run in the folder ``run``.
         disabled: follow and write nothing.
@@ -81,12 +84,13 @@ def track(
     ranks = None if disabled else ranks_of(model)
     settings = Settings(order, product, bars, sharpness, horizon, horizons, precision)
     if ranks is not None:
-        check_alone(data=data, resume=resume)
+        check_alone(data=data, resume=resume, quantities=quantities or None)
         if not ranks.first:
             return Helper(model, optimizer, loss_fn, ranks, settings, run)
     elif disabled or _other_rank():
         return Untracked(model, loss_fn, run)
-    return Tracker(model, optimizer, loss_fn, run, every, settings, observables or {}, groups, data, resume, ranks)
+    own = observables or {}
+    return Tracker(model, optimizer, loss_fn, run, every, settings, own, groups, data, resume, ranks, quantities)
 
 
 class Untracked:

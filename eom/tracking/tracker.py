@@ -1,6 +1,6 @@
 """The tracker: follows a running training from its optimizer's step hooks, and writes what it finds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from math import isfinite
@@ -19,13 +19,14 @@ from eom.objective.loss import LossFunction
 from eom.objective.parameters import Groups, layout_of, make_groups, plain
 from eom.objective.replay import Replay
 from eom.records import Run, RunWriter, open_run
-from eom.tracking.description import UNITS, describe_objective, describe_start, now
+from eom.tracking.description import UNITS, describe_objective, describe_start, now, own_units
 from eom.tracking.door import check_settings, whole_data
 from eom.tracking.follower import Follower
 from eom.tracking.horizons import Horizons
 from eom.tracking.log import Log
 from eom.tracking.moment import Settings
 from eom.tracking.observables import Observables, UserObservable, check_names
+from eom.tracking.quantities import Quantities, Quantity
 from eom.tracking.ranks import Ranks
 from eom.tracking.reader import Forward, Reader
 from eom.tracking.recorder import Recorder
@@ -55,6 +56,7 @@ class Tracker:
         data: Any,
         resume: Resume | None,
         ranks: Ranks | None = None,
+        quantities: Sequence[Quantity] = (),
     ):
         check_settings(settings)
         check_callables(model, loss_fn)
@@ -69,10 +71,11 @@ class Tracker:
             batches = whole_data(data)
         self._log = Log()
         self._observables = Observables(self._layout, members, own, self._log.event)
-        self._recorder = Recorder(settings, self._observables, self._log.event, ranks=ranks)
+        others = Quantities(quantities, (*UNITS, *own), self._log.event)
+        self._recorder = Recorder(settings, self._observables, self._log.event, ranks=ranks, quantities=others)
         self._ranks = ranks
         self._seen = 0  # forward passes of the step under way
-        predicts = settings.order is not None
+        predicts = settings.order is not None or bool(others)
         self._reader = Reader(self._model, optimizer, self._layout, self._observables, predicts=predicts)
         self._watch = Watch(self._model, optimizer)
         changed = self._watch.parameters
@@ -85,7 +88,7 @@ class Tracker:
         self._path = Path(run).absolute()
         self._resumed = resume is not None
         plainly = settings.plain() | {"every": plain_every(every)}
-        manifest = describe_start(optimizer, plainly, own, groups)
+        manifest = describe_start(optimizer, plainly, own_units(own) | others.units, groups)
         if resume is None:
             self._due = self._is_due()
             self._log.writer = RunWriter.create(self._path, manifest)
@@ -226,6 +229,8 @@ class Tracker:
                 objective = self._ranks.objective(self._model, self._loss_fn, batch, **asked)
             self._recorder.first = objective
             self._observables.check(objective.theta())
+            if self._recorder.quantities:
+                self._recorder.quantities.check(objective)
             entries: dict[str, Any] = {} if self._resumed else describe_objective(objective, batch)
             if reason := unsupported(self._optimizer):
                 entries["predictions"] = {"withheld": reason}
@@ -294,7 +299,8 @@ class Tracker:
             self._log.event("parameters_changed", f"{why}; nothing is recorded from here on: track it as a new run")
             return
         self._look_at_optimizer()
-        with kept_generators(self._generators) if self._settings.order is not None else nullcontext():
+        evaluates = self._settings.order is not None or bool(self._recorder.quantities)
+        with kept_generators(self._generators) if evaluates else nullcontext():
             moment = self._reader.moment(self._log.step, self._log.time)
             if self._ranks is not None and self._due and moment.loss is not None:
                 self._ranks.ask("losses")
