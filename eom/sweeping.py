@@ -65,7 +65,7 @@ def run_sweep(
     if len(runs) < 2:
         console.print(f"{count(len(runs), 'run')} in {out}: a comparison takes two")
     else:
-        compare_runs([run.path for run in runs], out, wanted, console)
+        compare_runs([out], out, wanted, console)
 
 
 def listed(option: str, text: str, kind: Callable[[str], T]) -> list[T]:

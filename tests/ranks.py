@@ -39,6 +39,14 @@ def network(seed: int = 0) -> nn.Module:
     )
 
 
+def half_frozen(seed: int) -> nn.Module:
+    """The first layer frozen, and of another seed."""
+    model = network()
+    model[0].load_state_dict(network(seed)[0].state_dict())  # type: ignore[index] - a Sequential
+    model[0].requires_grad_(False)  # type: ignore[index]
+    return model
+
+
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
@@ -125,6 +133,9 @@ def refused(rank: int, world: int, folder: Path) -> dict[str, str]:
         "an empty part": lambda: eom.Objective(
             network(), cross_entropy, [] if rank else own, process_group=dist.group.WORLD
         ),
+        "other frozen weights": lambda: eom.Objective(
+            half_frozen(rank), cross_entropy, own, process_group=dist.group.WORLD
+        ),
         "batch statistics": lambda: eom.Objective(normal, cross_entropy, own, process_group=dist.group.WORLD),
         "compiled": lambda: eom.Objective(
             network(), cross_entropy, own, process_group=dist.group.WORLD, product="compiled"
@@ -149,6 +160,25 @@ def dies(rank: int, world: int, folder: Path) -> dict[str, str]:
     if rank == 1:
         os._exit(9)
     return {"gradient": message(lambda: group.gradient(group.theta()))}
+
+
+def failing(rank: int, world: int, folder: Path) -> dict[str, object]:
+    """The loss raises on rank 1 once, where it is caught, and all go on."""
+    calls = []
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        calls.append(1)
+        if rank == 1 and len(calls) == 1:
+            raise ArithmeticError("mine")
+        return cross_entropy(model, batch)
+
+    group = eom.Objective(network(), loss, shard(rank, world), process_group=dist.group.WORLD)
+    found: dict[str, object] = {}
+    try:
+        group.gradient(group.theta())
+    except Exception as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    return found | {"after": float(group.gradient(group.theta()).norm())}
 
 
 def tested(rank: int, world: int, folder: Path) -> dict[str, object]:

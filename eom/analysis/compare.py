@@ -1,7 +1,7 @@
 """Several runs of one model beside each other: what the learning rate changes."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -10,21 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eom.analysis.errors import edge, orders
+from eom.analysis.errors import edge
+from eom.analysis.families import apart, ending, exploded, families_of, inside, rate, rising, unrecorded, weight
 from eom.analysis.reading import AnyRun, Reading
 from eom.analysis.scaling import Largest, Slope, common_errors, largest, layer_errors, relative_errors, slope, slopes
 from eom.analysis.words import count, label
-from eom.errors import DamagedRunError, NewerRunError, NotARunError, SettingError
+from eom.errors import DamagedRunError, NewerRunError, SettingError
 from eom.records import Run
-from eom.records.manifest import MANIFEST
 
 WANTED = 0.01  # of the rate: the error that the largest learning rates are given for
-SAME = {
-    "model": "another model",
-    "batch": "another first batch",
-    "parameters": "other initial parameters",
-    "optimizer": "another optimizer",
-}
 
 
 @dataclass(frozen=True)
@@ -73,14 +67,14 @@ class Comparison:
         return [k for k, r in enumerate(self.readings) if r.measured("lr").value.nunique() > 1]
 
     @cached_property
-    def differing(self) -> dict[str, list[str]]:
-        """{setting of the optimizer: its values}, for those other than the learning rate that are not all the same."""
-        found: dict[str, list[str]] = {}
-        for reading in self.readings:
-            own = reading.settings.get("optimizer_settings") or {}
-            for name in own.keys() - {"lr", "initial_lr"}:
-                found.setdefault(name, []).append(str(own[name]))
-        return {name: values for name, values in sorted(found.items()) if len(set(values)) > 1}
+    def exploded(self) -> list[int]:
+        """Places of the runs that diverged, or whose last loss is a thousand times their first one."""
+        return [k for k, reading in enumerate(self.readings) if exploded(reading)]
+
+    @cached_property
+    def steady(self) -> pd.DataFrame:
+        """The ``shares`` that count for a largest rate: of runs at one rate that did not explode."""
+        return self.shares.loc[~self.shares.run.isin([*self.varying, *self.exploded])]
 
     def table(self) -> pd.DataFrame:
         """One row for each run.
@@ -115,8 +109,7 @@ class Comparison:
             SettingError: ``wanted`` is no positive number.
         """
         check_wanted(wanted)
-        steady = self.shares.loc[~self.shares.run.isin(self.varying)]
-        return {source: largest(steady, source, wanted) for source in self.orders}
+        return {source: largest(self.steady, source, wanted) for source in self.orders}
 
     def report(self, out: str | os.PathLike[str] | None = None, wanted: float = WANTED) -> Path:
         """Write the comparison as one self-contained page, and return where it is.
@@ -171,22 +164,23 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
     given: list[AnyRun] = [runs] if one else list(runs)  # type: ignore[list-item, arg-type] - told apart by ``one``
     found = [run for folder in given for run in inside(folder)]
     readings: dict[Path, Reading] = {}  # each once
-    families: dict[str, list[Reading]] = {}
     others = {}
+    for folder in given:
+        others |= unrecorded(folder)
     for run in found:
         try:
             reading = Reading.of(run)
             readings[reading.path.resolve()] = reading
-        except (DamagedRunError, NewerRunError) as failure:
+            apart(reading, reading)
+        except (DamagedRunError, NewerRunError, OSError, TypeError, ValueError, AttributeError) as failure:
             if len(found) == 1:
                 raise
             others[label(str(run))] = f"it cannot be read: {failure}"
     for reading in readings.values():
         if reading.rows.empty:
             others[label(str(reading.path))] = "it holds no record"
-        else:
-            families.setdefault(repr(begins(reading)), []).append(reading)
-    alike = sorted(families.values(), key=weight, reverse=True)
+    families = families_of(reading for reading in readings.values() if not reading.rows.empty)
+    alike = sorted(families, key=weight, reverse=True)
     own = alike[0] if alike else []
     for family in alike[1:]:
         if len(family) == 1 or len(own) < 2:
@@ -195,49 +189,3 @@ def compare(runs: Iterable[AnyRun] | AnyRun) -> Comparison:
         said = "; ".join(f"{name}: {why}" for name, why in others.items()) or count(len(own), "run")
         raise SettingError(f"expected two runs or more that begin alike, came {said}")
     return Comparison(rising(own), others, [Comparison(rising(family), {}) for family in alike[1:] if len(family) > 1])
-
-
-def weight(family: list[Reading]) -> tuple[bool, int, int]:
-    """What of several families the page is about: two runs or more, most of them with predictions, most of all."""
-    return len(family) > 1, sum(bool(orders(reading.rows)) for reading in family), len(family)
-
-
-def rising(family: list[Reading]) -> list[Reading]:
-    """Runs by their learning rate."""
-    return sorted(family, key=lambda r: (rate(r), str(r.path)))
-
-
-def inside(run: AnyRun) -> Sequence[AnyRun]:
-    """The runs in a folder of runs; anything else is a run itself."""
-    if isinstance(run, str | os.PathLike) and (folder := Path(run)).is_dir() and not (folder / MANIFEST).exists():
-        found = [path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))]
-        if not found:
-            raise NotARunError(f"{folder} holds no run, nor folders of runs")
-        return found
-    return [run]
-
-
-def begins(reading: Reading) -> dict[str, str]:
-    """The hashes of what a run begins with, and its optimizer."""
-    found = (reading.manifest.get("sha256") or {}) | {"optimizer": str(reading.settings.get("optimizer", ""))}
-    return {name: found.get(name, "") for name in SAME}
-
-
-def apart(reading: Reading, other: Reading) -> str:
-    """In what a run begins unlike another."""
-    mine, its = begins(reading), begins(other)
-    return " and ".join(text for name, text in SAME.items() if mine[name] != its[name])
-
-
-def rate(reading: Reading) -> float:
-    """The learning rate that a run began with."""
-    return float(reading.settings.get("reference_lr") or np.nan)
-
-
-def ending(reading: Reading) -> str:
-    """How a run ended: as planned, by an error, or not at all."""
-    if "finished" in reading.manifest:
-        return "finished"
-    events = reading.events()
-    stopped = events.message.loc[events.kind == "interrupted"]
-    return str(stopped.iloc[-1]) if len(stopped) else "not finished"

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from eom.analysis import curves
-from eom.analysis.compare import Comparison, apart
+from eom.analysis.compare import Comparison
 from eom.analysis.errors import edge
+from eom.analysis.families import apart
 from eom.analysis.figures import Figure
 from eom.analysis.page import fill, save
 from eom.analysis.reading import Reading
@@ -51,8 +52,9 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
     if len(courses):
         yield Figure(
             "The runs on common time",
-            curves.courses("courses", courses, comparison.names, "time", "time (sum of learning rates)"),
-            "Loss and norm coincide where gradient flow describes the run, and part where the learning rate matters. "
+            curves.courses("courses", courses, looks(comparison), "time", "time (sum of learning rates)"),
+            "Loss and norm coincide where gradient flow describes the run, and part where the learning rate matters "
+            f"(the loss of mini-batches scatters besides). {cut_off(comparison)}"
             "(lr / 4) |g|² is what the equation of motion of order 1 adds to the loss, the implicit regularisation of "
             "a finite step. Where lr × sharpness passes 1 the log map need not converge, at 2 gradient descent is at "
             f"the edge of stability. {named_of(len(comparison.names))}",
@@ -61,9 +63,24 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
     if len(by_step):
         yield Figure(
             "The runs on common steps",
-            curves.courses("steps", by_step, comparison.names, "step", "step"),
-            "What the same number of steps buys at each learning rate: a loss that is lower is bought cheaper.",
+            curves.courses("steps", by_step, looks(comparison), "step", "step"),
+            "What the same number of steps achieves at each learning rate.",
         )
+
+
+def looks(comparison: Comparison) -> list[curves.Look]:
+    """How each run is drawn: runs of one rate are told apart by their strokes."""
+    table, seen = comparison.table(), dict[float, int]()
+    found = []
+    for k, (name, lr) in enumerate(zip(table.run, table.lr, strict=True)):
+        found.append(curves.Look(name, seen.setdefault(lr, 0), k in comparison.exploded))
+        seen[lr] += 1
+    return found
+
+
+def cut_off(comparison: Comparison) -> str:
+    """What the scale leaves out."""
+    return "Runs that exploded leave the scale, which is that of the others. " if comparison.exploded else ""
 
 
 def named_of(runs: int) -> str:

@@ -1,5 +1,7 @@
 """Figures of several runs: a colour for each, from blue to orange as the learning rate rises."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
@@ -9,30 +11,45 @@ from eom.analysis.words import source_name
 
 NAMED, ABREAST = 8, 4  # runs in the legend, and in a row of it
 ROOM = 1.5  # above and below, as a factor
+STROKES = ("-", "--", ":", "-.")
 
 
-def courses(name: str, frame: pd.DataFrame, runs: list[str], over: str, unit: str) -> str:
+class Look(NamedTuple):
+    """Of a run: its name, how many of the same rate come before it, and whether the scale is not to hold it."""
+
+    name: str
+    stroke: int
+    exploded: bool
+
+
+def courses(name: str, frame: pd.DataFrame, runs: list[Look], over: str, unit: str) -> str:
     """One panel for each quantity over this column, a line for each of the ``runs``.
 
     Columns of the frame: ``panel``, ``unit``, ``run``, the place of the run, ``value``, and ``over``, in ``unit``.
     """
     titles = list(dict.fromkeys(frame.panel))
     colours = ramp(len(runs))
+    strokes = [STROKES[look.stroke % len(STROKES)] for look in runs]
+    calm = [k for k, look in enumerate(runs) if not look.exploded]
     with styled():
         figure, axes = grid(len(titles), across=2, width=4.0, height=2.0, head=0.8 + 0.2 * (len(runs) > ABREAST))
         for ax, title in zip(axes, titles, strict=True):
             panel = frame.loc[frame.panel == title]
             for run, rows in reversed(list(panel.groupby("run"))):  # the small rates, which end soonest, on top
-                marker = "o" if len(rows) == 1 else ""
-                ax.plot(rows[over], rows.value, color=colours[int(str(run))], linewidth=1.2, marker=marker)
+                marker, k = "o" if len(rows) == 1 else "", int(str(run))
+                ax.plot(rows[over], rows.value, strokes[k], color=colours[k], linewidth=1.2, marker=marker)
+            scale = panel.loc[panel.run.isin(calm)] if calm else panel
+            low, high = scale.value.min(), scale.value.max()
             if title == "lr × sharpness":
                 edges(ax, panel.value.max())
-            elif panel.value.min() > 0 and panel.value.max() > 10 * panel.value.min():
+            elif low > 0 and high > 10 * low:
                 logarithmic(ax.yaxis)
+            if len(calm) < len(runs) and len(scale) and title != "lr × sharpness":
+                ax.set_ylim(*((low / ROOM, high * ROOM) if low > 0 else (low, high)))
             titled(ax, title, unit, panel.unit.iloc[0])
         named: list[int] = np.linspace(0, len(runs) - 1, min(NAMED, len(runs))).round().astype(int).tolist()
         limits = limits_of() if "lr × sharpness" in titles else []
-        legend(figure, [*(line(colours[k], runs[k]) for k in named), *limits])
+        legend(figure, [*(line(colours[k], runs[k].name, linestyle=strokes[k]) for k in named), *limits])
         return inline(figure, name)
 
 

@@ -38,7 +38,7 @@ class Reading:
         """step, time, value of a measured quantity, in order of steps."""
         rows = self.rows
         chosen = (rows.quantity == quantity) & (rows.source == "measured") & (rows.group == group)
-        return rows.loc[chosen, ["step", "time", "value"]].sort_values("step")
+        return rows.loc[chosen, ["step", "time", "value"]].drop_duplicates("step", keep="last").sort_values("step")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -145,13 +145,14 @@ def relative_errors(reading: Reading, errors: pd.DataFrame) -> pd.DataFrame:
     """Of each order over all records of a run, in the layer where it is worst; given its ``layer_errors``.
 
     Index ``source``. ``error``, the error over the rate, both as root mean squares, so that neither a rate that passes
-    zero nor a long time in which nothing moves decides; ``bar``, what the order's own bar says of it; ``step``, what
-    the next term says of one step, over the length of that step, lr |H g| / (2 |g|) for gradient flow, as root mean
-    square.
+    zero nor a long time in which nothing moves decides, of the layers where it is larger than the measurement's bar
+    (NaN where it nowhere is); ``bar``, what the order's own bar says of it; ``step``, what the next term says of one
+    step, over the length of that step, lr |H g| / (2 |g|) for gradient flow, as root mean square.
     """
     known = errors.loc[np.isfinite(errors.error) & np.isfinite(errors.reference)]
-    squares = known[["error", "bar", "reference"]].pow(2)
+    squares = known[["error", "bar", "reference", "reference_bar"]].pow(2)
     means = squares.groupby([known.group, known.source], observed=True).mean().pow(0.5)
+    means["error"] = means.error.where(~(means.error <= means.reference_bar))
     shares = means[["error", "bar"]].div(means.reference.where(means.reference > 0), axis=0)
     found = shares.groupby("source", observed=True).max()
     steps = reading.table().loc[lambda rows: rows.quantity == "step_error"]

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from eom.analysis.compare import Comparison, apart
+from eom.analysis.caveats import from_batches, listed, looked_ahead, repeated, stretches, unfinished, unpredicted
+from eom.analysis.compare import Comparison
 from eom.analysis.scaling import Rate
-from eom.analysis.words import count, label, number, percent, source_name
+from eom.analysis.words import count, number, percent, source_name
 
-FEW = 3  # runs named one by one
 OFTEN = 20  # sharpnesses along a run, below which their number is said
 STANDS = 0.5  # share of the rate from which on gradient flow has next to nothing to do with it
 
@@ -32,10 +32,6 @@ def at_rate(rate: Rate) -> str:
     return "–" if np.isnan(rate.value) else f"{rate.bound} {number(rate.value)}".strip()
 
 
-def in_words(rate: Rate) -> str:
-    return {">": "more than ", "<": "less than "}.get(rate.bound, "") + number(rate.value)
-
-
 def reach(rate: Rate) -> str:
     return {"<": "at none of these rates", ">": "at every one of these rates"}.get(
         rate.bound, f"up to {number(rate.value)}"
@@ -48,30 +44,44 @@ def scope(comparison: Comparison) -> Iterator[str]:
     rates = f"at learning rates {low} to {high}" if low != high else f"at learning rate {low}"
     few, many = int(table.steps.min()), int(table.steps.max())
     steps = count(many, "step") if few == many else f"{few} to {count(many, 'step')}"
-    yield f"{count(len(table), 'run')} of one model from the same start, {rates}, {steps} each."
+    more = sum(len(family.readings) for family in comparison.repeats)
+    of = f" of {len(table) + more}, those that begin like {comparison.names[0]}," if more else ""
+    yield f"{count(len(table), 'run')}{of} of one model from the same start, {rates}, {steps} each."
+    if blown := [comparison.names[k] for k in comparison.exploded]:
+        yield (f"{listed(blown)} exploded: no error of a prediction is stated there.")
 
 
 def holds(comparison: Comparison, wanted: float) -> Iterator[str]:
     """Up to which rate each order keeps the wanted error."""
+    named = any(reading.manifest.get("weights") for reading in comparison.readings)
+    what = "every weight matrix or kernel" if named else "every tensor"
     for source, found in comparison.largest(wanted).items():
         name = source_name(source)
         name = name if source == "order-0" else f"the equation of motion to {name}"
-        own = comparison.shares.loc[comparison.shares.source == source].sort_values("lr")
+        own = comparison.steady.loc[comparison.steady.source == source].sort_values("lr")
         seen = found.seen
         if np.isnan(seen.value):
             continue
-        if seen.bound == "<":
-            said = f"at none of these rates: its error is {percent(own.error.iloc[0])} already at the smallest"
+        these = (
+            "of these rates" if len(own) == len(comparison.readings) else f"of the {len(own)} rates it can be judged at"
+        )
+        first, last = f"{number(own.lr.iloc[0])}", f"{number(own.lr.iloc[-1])}"
+        if seen.bound and len(own) == 1:
+            held = "" if seen.bound == ">" else "not "
+            said = f"{held}at {first}, the one rate that it can be judged at: its error is {percent(own.error.iloc[0])}"
+        elif seen.bound == "<":
+            said = f"at none {these}: its error is {percent(own.error.iloc[0])} already at the smallest, {first}"
             if source == "order-0" and own.error.iloc[0] > STANDS:
                 said += " (before a normalisation a norm moves only by what gradient flow leaves out, at any rate)"
         elif seen.bound:
-            said = f"at every one of these rates: its error is {percent(own.error.iloc[-1])} at the largest"
+            said = f"at every one {these}: its error is {percent(own.error.iloc[-1])} at the largest, {last}"
         else:
             below, above = own.lr[own.lr <= seen.value].max(), own.lr[own.lr >= seen.value].min()
             said = f"up to a learning rate of about {number(seen.value)}, between the runs at {number(below)} and "
             said += number(above)
-        text = f"{name} describes how the norm of every weight matrix or kernel changes to within {percent(wanted)} of "
-        text += f"its rate {said}."
+        under = "under descent on the batch of each record " if from_batches(comparison) else ""
+        text = f"{name} describes how the norm of {what} changes {under}to within "
+        text += f"{percent(wanted)} of its rate {said}."
         yield text[0].upper() + text[1:]
 
 
@@ -84,7 +94,8 @@ def stability(comparison: Comparison) -> Iterator[str]:
         return
     few, many = int(known.sharpnesses.min()), int(known.sharpnesses.max())
     often = count(many, "time") if few == many else f"{few} to {count(many, 'time')}"
-    coarse = f"The sharpness was measured {often} in each run: what it did between is not known."
+    each = "each run" if len(known) == len(table) else f"{len(known)} of the runs, in the others not"
+    coarse = f"The sharpness was measured {often} in {each}: what it did between is not known."
     beyond = known.loc[known.edge.notna()]
     if beyond.empty:
         top = known.loc[known.sharpest.idxmax()]
@@ -95,7 +106,7 @@ def stability(comparison: Comparison) -> Iterator[str]:
     else:
         first = beyond.sort_values("lr").iloc[0]
         yield (
-            f"The edge of stability, lr × sharpness = 2, is first reached by the run at {number(first.lr)}, seen at "
+            f"The edge of stability, lr × sharpness = 2, is reached from the rate {number(first.lr)} on, seen there at "
             f"step {int(first.edge)}{below_edge(known, float(first.lr))}."
         )
     if many < OFTEN:
@@ -103,17 +114,18 @@ def stability(comparison: Comparison) -> Iterator[str]:
     strained = known.loc[known.radius.notna()]
     if len(strained) and (beyond.empty or strained.lr.min() < beyond.lr.min()):
         yield (
-            f"From {number(strained.lr.min())} on it passes 1, where the series behind measured rates and high orders "
-            "need not converge any more."
+            f"From {number(strained.lr.min())} on lr × sharpness passes 1, where the series behind measured rates and "
+            "high orders need not converge any more."
         )
 
 
 def below_edge(known: pd.DataFrame, lr: float) -> str:
     """What was seen at the next smaller rate."""
-    smaller = known.loc[known.lr < lr].sort_values("lr")
+    smaller = known.loc[known.lr < lr]
     if smaller.empty:
         return ""
-    return f"; the largest value seen at {number(smaller.lr.iloc[-1])} is {number(smaller.sharpest.iloc[-1])}"
+    next_one = smaller.loc[smaller.lr == smaller.lr.max()]
+    return f"; the largest value seen at {number(next_one.lr.iloc[0])} is {number(next_one.sharpest.max())}"
 
 
 def by_theory(comparison: Comparison, wanted: float) -> Iterator[str]:
@@ -123,7 +135,7 @@ def by_theory(comparison: Comparison, wanted: float) -> Iterator[str]:
         if not np.isnan(found.bars.value):
             said.append(f"its own error bars say {reach(found.bars)}")
         if not np.isnan(found.step.value):
-            law = f"lr = 2 × {number(wanted)} × |g| / |H g|" if source == "order-0" else "its next term"
+            law = f"lr = 2 × {number(wanted)} × |g| / |H g|" if source == "order-0" else "by the size of its next term"
             said.append(
                 f"one step ends within {percent(wanted)} of its length from where the flow does, all parameters "
                 f"together and root mean square over the records, {reach(found.step)} ({law})"
@@ -152,80 +164,4 @@ def growth(comparison: Comparison) -> Iterator[str]:
         yield (
             "How the errors grow with the learning rate is not known: that takes two runs with predictions at two "
             "rates, recorded over common times, with lr × sharpness below 1 and errors above the measurement's bar."
-        )
-
-
-def looked_ahead(comparison: Comparison) -> Iterator[str]:
-    """Steps that descend other functions than the one before."""
-    sources = pd.concat([errors.reference_source for errors in comparison.layer_errors])
-    looked = float((sources == "look-ahead").to_numpy().mean()) if len(sources) else 0.0
-    if looked > 0:
-        yield (
-            f"In {percent(looked)} of the records the run did not go on with steps like the record's own (but with "
-            "another batch, learning rate or random draw): the rates there are those of gradient descent on the "
-            "record's batch, a look-ahead, of which the sharpness is one too. Errors of two runs at one time are then "
-            "those of different batches, and their slopes vary with them."
-        )
-
-
-def repeated(comparison: Comparison, wanted: float) -> Iterator[str]:
-    """The other families of runs that begin alike among themselves, and the same rates there."""
-    if comparison.repeats:
-        own = comparison.readings[0]
-        why = sorted({apart(family.readings[0], own) for family in comparison.repeats})
-        others = count(sum(len(family.readings) for family in comparison.repeats), "run")
-        yield (
-            f"{others} more, which begin with {', or with '.join(why)}, are compared among themselves, in the last "
-            "table; all else here is about the first."
-        )
-    for source, found in comparison.largest(wanted).items():
-        there = [other.largest(wanted).get(source) for other in comparison.repeats]
-        rates = [in_words(rate.seen) for rate in there if rate is not None and not np.isnan(rate.seen.value)]
-        if rates and not np.isnan(found.seen.value):
-            yield (
-                f"The largest rate for {source_name(source)} within {percent(wanted)} is {in_words(found.seen)} in "
-                f"these runs, and in the others, which begin alike among themselves: {', '.join(rates)}."
-            )
-
-
-def stretches(comparison: Comparison) -> Iterator[str]:
-    """Runs of equal steps, which end at different times."""
-    table = comparison.table()
-    time = table.time.loc[table.end == "finished"]
-    if time.max() > 2 * time.min() and len(comparison.shares):
-        yield (
-            f"The last records are at times {number(time.min())} to {number(time.max())}, and the errors of each run "
-            "are those over its own: to compare them over the same stretch, sweep with time in place of steps."
-        )
-
-
-def unfinished(comparison: Comparison) -> Iterator[str]:
-    table = comparison.table()
-    left = table.loc[table.end != "finished"]
-    if len(left):
-        named = [f"{run}: {label(end, 200)}" for run, end in zip(left.run, left.end, strict=True)][:FEW]
-        more = f"; and {len(left) - FEW} more, in the table" if len(left) > FEW else ""
-        yield f"{count(len(left), 'run')} did not come to the end. {'; '.join(named)}{more}."
-
-
-def unpredicted(comparison: Comparison) -> Iterator[str]:
-    """Runs whose errors are not compared, and runs whose rate changed."""
-    known = set(comparison.shares.run)
-    without = [name for k, name in enumerate(comparison.names) if k not in known]
-    if without:
-        yield (
-            f"Without predictions, so compared by what was measured only: {', '.join(without)}; the run's own report "
-            "says why."
-        )
-    if comparison.differing:
-        named = [f"{name} ({', '.join(sorted(set(values)))})" for name, values in comparison.differing.items()]
-        yield (
-            f"Besides their learning rates these runs differ in {', '.join(named)}: what parts their curves is not the "
-            "learning rate alone."
-        )
-    changing = [comparison.names[k] for k in comparison.varying]
-    if changing:
-        yield (
-            f"The learning rate changed during {', '.join(changing)}: the errors there count at the rate of their "
-            "record, and not for the largest rate."
         )

@@ -12,6 +12,7 @@ from eom.calculus.inner import FEW, coordinates, norm
 from eom.errors import LossNotFiniteError, SettingError
 
 BROKEN = 100  # roundings of the operator's size: a residual below is none
+FEWEST = 2  # products beyond k before a search may end: the start may lie near an eigenvector that is not wanted
 TINY = np.finfo(float).tiny
 SEVERAL, NEXT = 4, 0.1  # eigenvectors that another search begins from, and how much of those behind the first
 ROOM = 40  # basis vectors beyond which the search starts again from the best ones
@@ -28,6 +29,7 @@ class Spectrum(NamedTuple):
     residuals: Tensor
     vectors: Tensor
     errors: Tensor
+    converged: bool  # all of these errors are as small as was asked for
     several: Tensor  # [n] the best vector with a part of the next ones, to begin another search from
 
 
@@ -42,9 +44,9 @@ def lanczos(
 ) -> Spectrum:
     """The ``k`` algebraically largest eigenpairs by Lanczos with full reorthogonalisation and thick restarts.
 
-    Stops when every wanted error, as estimated, is below ``rtol`` times the largest |Ritz value|, or after ``steps``
-    products; the errors say which. An eigenvector orthogonal to ``start`` is not seen, and two whose eigenvalues are
-    closer than the residual count as one, unless the search comes to its end in few products.
+    Stops when every wanted error, as estimated, is below ``rtol`` times the largest of these eigenvalues in size, or
+    rounding, or after ``steps`` products. An eigenvector orthogonal to ``start`` is not seen, and two whose eigenvalues
+    are closer than the residual count as one, unless the search comes to its end in few products.
 
     Args:
         product: [n] -> [n], symmetric.
@@ -81,7 +83,9 @@ def lanczos(
         errors = residuals**2 / np.maximum(np.maximum(gaps(values), residuals), TINY)
         alone = beta <= BROKEN * eps * scale  # the basis holds all that the operator makes of it
         ends += alone  # each finds one more of equal eigenvalues
-        converged = m >= k and (ends >= k if ends else errors[:k].max() <= rtol * scale)
+        wanted = max(rtol * np.abs(values[:k]).max(), BROKEN * eps * scale)
+        converged = m >= min(k + FEWEST, n) and (ends >= k if ends else bool(errors[:k].max() <= wanted))
+        converged = converged or (m >= k and ends >= k)
         if converged or done == steps or m == n:
             break
         q = another(basis[:m]) if alone else w.div_(beta)
@@ -96,6 +100,7 @@ def lanczos(
         *(torch.from_numpy(x[:k].copy()) for x in (values, residuals)),
         vectors=combined(s[:, :k], basis[:m]),
         errors=torch.from_numpy(errors[:k].copy()),
+        converged=converged or m == n,
         several=combined(s[:, :1] + NEXT * s[:, 1:SEVERAL].sum(1, keepdims=True), basis[:m])[0],
     )
 

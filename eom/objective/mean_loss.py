@@ -62,15 +62,20 @@ class MeanLoss:
             return expand(self.first, theta)
         if shards is None or not shards.single:
             return Expansion(*self.value_and_gradient(theta), lambda v: self.product(theta, v))
-        own = expand(self.first, theta)
+        own = shards.everywhere(lambda: expand(self.first, theta))
         value, g = shards.mean((own.value, own.gradient))
-        return Expansion(value, g, lambda v: shards.mean((own.hvp(v),))[0])
+        return Expansion(value, g, lambda v: shards.mean(shards.everywhere(lambda: (own.hvp(v),)))[0])
 
     def over(self, of: Callable[[BatchLoss], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """The mean of what ``of`` makes of the loss of each batch."""
+        shards = self.shards
+        return self._own(of) if shards is None else shards.mean(shards.everywhere(lambda: self._own(of)))
+
+    def _own(self, of: Callable[[BatchLoss], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The same over the batches of this rank."""
         total: tuple[Tensor, ...] = ()
         for w, batch in self.batches:
             parts = of(self.loss_of(batch))
             weighted = parts if w == 1 else tuple(w * x for x in parts)
             total = tuple(a + b for a, b in zip(total, weighted, strict=True)) if total else weighted
-        return total if self.shards is None else self.shards.mean(total)
+        return total

@@ -96,7 +96,8 @@ class Objective:
                 )
         self.shards: Shards | None = None
         if process_group is not None:
-            settings = product, f"{mark_of(self.decay.reshape(-1)):.10g}"
+            frozen = [p.detach().reshape(-1) for p in self.model.parameters() if not p.requires_grad]
+            settings = product, *(f"{mark_of(x):.10g}" for x in (self.decay.reshape(-1), *frozen))
             self.shards = Shards.join(process_group, self.batches.total, len(self.batches), self.theta(), settings)
 
     def replaced(

@@ -59,7 +59,8 @@ class Shards:
             )
         if others := [r for r in range(size) if asked[r] != asked[0]]:
             raise SettingError(
-                f"rank {', '.join(map(str, others))} has another decay or product than rank 0: give all the same"
+                f"rank {', '.join(map(str, others))} has another decay, product or frozen parameters than rank 0: give "
+                "all the same"
             )
         return cls(group, weight / sum(weights), max(counts) == 1, places)
 
@@ -68,6 +69,29 @@ class Shards:
         flat = torch.cat([x.reshape(-1) for x in parts]) * self.share
         self.together(lambda: dist.all_reduce(flat, group=self.group))
         return tuple(x.view_as(part) for x, part in zip(flat.split([x.numel() for x in parts]), parts, strict=True))
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """What this rank finds by itself, if every rank finds something.
+
+        Raises:
+            RankError: another rank has raised an error; on that one the error itself.
+        """
+        found, failure = None, None
+        try:
+            found = work()
+        except Exception as error:  # of the user's own loss
+            failure = error
+        count = torch.tensor([float(failure is not None)])
+        self.together(lambda: dist.all_reduce(count, group=self.group))
+        if count:
+            said: list[Any] = [None] * len(self.places)
+            mine = None if failure is None else f"{type(failure).__name__}: {failure}"
+            self.together(lambda: dist.all_gather_object(said, mine, group=self.group))
+            if failure is not None:
+                raise failure
+            named = "; ".join(f"rank {r} raised {why}" for r, why in enumerate(said) if why)
+            raise RankError(f"the loss cannot be had on all ranks: {named}")
+        return found  # type: ignore[return-value] - something, as nothing failed
 
     def same(self, asked: str, name: str, v: Tensor) -> None:
         """Every rank has to ask for the same, with the same vector of this name.
@@ -162,12 +186,12 @@ def lost(error: RuntimeError, group: Any, places: tuple[tuple[str, int], ...] = 
             store.wait([f"eom/alive/{rank}"], ANSWER)
         except RuntimeError:
             missing.append(rank)
-    ended = [rank for rank, place in zip(ranks, places, strict=False) if rank in missing and _ended(*place)]
+    gone = [rank for rank, place in zip(ranks, places, strict=False) if rank in missing and ended(*place)]
     if dist.get_rank() in missing:
         said = "a rank was lost, and with it the store of the process group: rank 0, or the launcher, has ended"
     elif missing:
-        said = f"rank {', '.join(map(str, ended or missing))} of {len(ranks)} "
-        said += "has ended" if ended else "did not answer"
+        said = f"rank {', '.join(map(str, gone or missing))} of {len(ranks)} "
+        said += "has ended" if gone else "did not answer"
     else:
         said = "the ranks lost each other, though all are alive"
     return RankError(f"{said} ({str(error).partition(chr(10))[0][:200]})")
@@ -181,7 +205,7 @@ def mark_of(v: Tensor) -> float:
     return sum(float(dot(part, noise[: len(part)])) / (k + 1) for k, part in enumerate(parts))
 
 
-def _ended(host: str, process: int) -> bool:
+def ended(host: str, process: int) -> bool:
     """Whether a process of this host is known to be no more; a dead one may still wait to be reaped."""
     if host != socket.gethostname() or not Path("/proc/self").exists():
         return False

@@ -33,7 +33,7 @@ def sharpness(
 
     Args:
         objective: an ``eom.Objective``. theta: [n] the point, the present parameters by default.
-        rtol: error wanted, as estimated from residuals and gaps, relative to the largest eigenvalue found.
+        rtol: error wanted, as estimated from residuals and gaps, relative to the largest eigenvalue found in size.
         steps: products allowed.
         seed: of the random start vector.
 
@@ -58,8 +58,8 @@ def sharpness(
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
     found = lanczos(objective.expansion(at).hvp, start, k, rtol=rtol, steps=steps)
-    missed = (found.errors > rtol * found.eigenvalues.abs().max()).sum().item()
-    if missed:
+    if not found.converged:
+        missed = int((found.errors > rtol * found.eigenvalues.abs().max()).sum())
         warn_user(
             f"{missed} of {k} eigenvalues are not known to {rtol:.2g} after {steps} products, their residuals are up "
             f"to {float(found.residuals.max()):.2g}: allow more with steps=, or take a larger rtol",

@@ -10,6 +10,8 @@ from typing import Any
 from eom.errors import DamagedRunError, NewerRunError, NotARunError
 
 MANIFEST = "manifest.json"
+SWEEP = "sweep.json"  # of a folder of runs
+DIVERGED = "the training diverged"  # ends the message of a run whose loss was not finite any more
 ARRAYS = "arrays.npz"
 FORMAT = "eom-run"
 SCHEMA = 1

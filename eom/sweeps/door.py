@@ -7,9 +7,13 @@ from inspect import signature
 from typing import Any
 
 import joblib
+import numpy as np
+import torch
+from torch import Tensor
 
 from eom.errors import SettingError
-from eom.sweeps.train import MakeOptimizer, Setup
+from eom.objective.data import digest
+from eom.sweeps.start import MakeOptimizer, Setup
 from eom.tracking.door import check_settings
 from eom.tracking.moment import Settings
 from eom.tracking.schedule import make_schedule
@@ -46,6 +50,13 @@ def in_words(value: Any) -> str:
     """A setting, or a function, in words that are the same in every process."""
     if isinstance(value, Mapping):
         return str({k: in_words(x) for k, x in value.items()})
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(in_words, value))}]"
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} {digest([torch.as_tensor(value)])[:16]}"
     if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+        held += getattr(value, "__defaults__", None) or ()
+        with_what = f" with {', '.join(map(in_words, held))}" if held else ""
+        return f"{value.__module__}.{value.__qualname__}{with_what}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

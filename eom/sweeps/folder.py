@@ -15,15 +15,13 @@ from eom.errors import (
     FolderInUseError,
     FolderNotWritableError,
     FolderUsedError,
-    NewerRunError,
     NotARunError,
 )
 from eom.records import Run, open_run
-from eom.records.manifest import replace
+from eom.records.manifest import DIVERGED, SWEEP, replace
 from eom.sweeps.grid import Cell
 
-FILE, LOCK = "sweep.json", ".lock"
-DIVERGED = "the training diverged"  # ends the message of a run whose loss was not finite any more
+LOCK = ".lock"
 
 
 @dataclass
@@ -63,12 +61,14 @@ class Folder:
             lock.release()
 
     def _before(self) -> dict[str, Any]:
-        file = self.path / FILE
+        file, kinds = self.path / SWEEP, {"asked": dict, "starts": dict, "runs": list}
+        if not file.exists():
+            return {}
         try:
-            found = json.loads(file.read_bytes()) if file.exists() else {}
-            if {"asked", "starts", "runs"} <= found.keys() or not found:
+            found = json.loads(file.read_bytes())
+            if all(isinstance(found[name], kind) for name, kind in kinds.items()):
                 return found
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
         raise FolderUsedError(f"{file} cannot be read as that of a sweep: choose another folder, or delete it")
 
@@ -99,7 +99,7 @@ class Folder:
         """
         entries = {"asked": self.asked, "starts": self.starts, "runs": self.names, "failed": failed}
         try:
-            replace(self.path / FILE, json.dumps(entries, indent=1).encode())
+            replace(self.path / SWEEP, json.dumps(entries, indent=1).encode())
         except OSError as error:
             raise self._not_writable(error) from error
 
@@ -107,13 +107,19 @@ class Folder:
         return self.path / cell.name
 
     def run(self, cell: Cell) -> Run | None:
-        """The run as it stands, if there is one that can be read."""
+        """The run as it stands, if there is one that is not damaged.
+
+        Raises:
+            NewerRunError: it was written by a newer version. FolderUsedError: it cannot be read.
+        """
         try:
             run = open_run(self.of(cell))
             run.table()
             return run
-        except (NotARunError, DamagedRunError, NewerRunError, OSError):
+        except (NotARunError, DamagedRunError):
             return None
+        except OSError as error:
+            raise FolderUsedError(f"{self.of(cell)} cannot be read ({error}): mend that, or choose another") from error
 
     def outcome(self, cell: Cell) -> str | None:
         """Of a run that came to its end nothing, of one that diverged, as it would again, the message; else None."""
@@ -147,5 +153,5 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def alike(before: Any, now: Any) -> bool:
     """Whether two values are the same; of the loss, a number, to rounding in single precision."""
     if isinstance(before, float) and isinstance(now, float):
-        return math.isclose(before, now, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(before) and math.isnan(now))
+        return math.isclose(before, now, rel_tol=1e-4, abs_tol=1e-6)
     return before == now

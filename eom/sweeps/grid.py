@@ -55,7 +55,7 @@ def grid(
         end = _positive("time", time)
         lengths = {lr: _length(end, lr) for lr in rates}
     else:
-        lengths = dict.fromkeys(rates, whole_number("steps", steps, 1))
+        lengths = dict.fromkeys(rates, whole_number("steps", steps, 1, LONGEST))
     kinds = _several("optimizers", optimizers, _name)
     drawn = _several("seeds", seeds, lambda seed: whole_number("seeds", seed, 0, 2**32 - 1))
     sizes = _several("batch_sizes", batch_sizes, lambda b: b if b is None else whole_number("batch_sizes", b, 1))
@@ -88,7 +88,7 @@ def _positive(name: str, value: Any) -> float:
 def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
     """The value, if it is one from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
-        upwards = "or more" if most == math.inf else f"to {most}"
+        upwards = "or more" if most == math.inf else f"to {most:.15g}"
         raise SettingError(f"{name} holds {value!r}, expected whole numbers, {least} {upwards}")
     return int(value)
 

@@ -1,7 +1,9 @@
 """The door of a sweep: ``eom.sweep``."""
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,19 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 from rich.live import Live
 
-from eom.errors import FolderNotWritableError, SettingError, SweepWarning, warn_user
+from eom.errors import EomError, FolderNotWritableError, SettingError, SweepWarning, warn_user
 from eom.objective.explain import check_setup
 from eom.records import Run
+from eom.sweeps.caller import BEGUN, DIED, Caller
 from eom.sweeps.door import check_sent, check_tracking, in_words
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell, grid, whole_number
 from eom.sweeps.live import overview
-from eom.sweeps.train import MakeOptimizer, Setup, check_sizes, contained, make, run, settings_of, start
+from eom.sweeps.start import MakeOptimizer, Setup, check_sizes, make, settings_of, start
+from eom.sweeps.train import contained, run
 
 SHARPNESS = 5  # records from one to the next: the edge of stability is looked for
-DIED = "its process died; too little memory is the usual cause"
+MOST = 4096  # threads or processes
 
 
 def sweep(
@@ -71,20 +75,24 @@ def sweep(
     check_setup(setup)
     for name, value in (("jobs", jobs), ("threads", threads)):
         if value is not None:
-            whole_number(name, value, 1)
+            whole_number(name, value, 1, MOST)
     if not isinstance(out, str | PathLike) or out == "":
         raise SettingError(f"out is {out!r}, expected the name of a folder")
     settings = {"sharpness": SHARPNESS} | settings
     check_tracking(settings)
     dtype, path, starts = torch.get_default_dtype(), Path(out).absolute(), {}  # of this process, for the others too
-    at_once: int = joblib.effective_n_jobs(jobs or -1)  # type: ignore[assignment] - untyped
-    threads = threads or max(1, joblib.cpu_count() // min(at_once, len(cells)))
+    at_once = min(joblib.effective_n_jobs(jobs or -1), len(cells))  # type: ignore[call-overload] - untyped
+    threads = threads or max(1, joblib.cpu_count() // at_once)
+    rates = dict.fromkeys(cell.lr for cell in cells)
     with contained(threads, dtype):  # as in the runs, so that their losses are the same
         for seed in dict.fromkeys(cell.seed for cell in cells):
-            made = make(setup, seed)
-            starts[f"start with seed {seed}"] = start(made)
+            with explained():
+                made = make(setup, seed)
+                starts[f"start with seed {seed}"] = start(made)
             check_sizes(made[2], batch_sizes)
-        starts |= {f"optimizer {name}": settings_of(name, maker, made[0]) for name, maker in makers.items()}
+        for name, maker in makers.items():
+            at = {f"optimizer {name} at {lr!r}": settings_of(name, maker, made[0], lr) for lr in rates}
+            starts |= at
     asked = {
         "steps": steps,
         "time": time,
@@ -93,12 +101,12 @@ def sweep(
     }
     folder = Folder(path, asked, starts, [cell.name for cell in cells])
     check_sent(setup, makers, at_once)
+    caller = Caller()
 
     def work(cell: Cell) -> str:
         with contained(threads, dtype):
-            return run(
-                setup, cell, makers[cell.optimizer], folder.of(cell), starts[f"start with seed {cell.seed}"], settings
-            )
+            expected = starts[f"start with seed {cell.seed}"]
+            return run(setup, cell, makers[cell.optimizer], folder.of(cell), expected, settings, caller)
 
     with folder.held():
         over = {cell: why for cell in cells if (why := folder.outcome(cell)) is not None}
@@ -111,6 +119,7 @@ def sweep(
                 over[cell] = why
         if not shown.console.is_terminal:
             shown.console.line()  # which only a terminal gets after a live table
+        shutil.rmtree(path / BEGUN, ignore_errors=True)
         try:
             folder.write({cell.name: why for cell, why in over.items() if why})
         except FolderNotWritableError as full:  # now that all is trained
@@ -120,6 +129,21 @@ def sweep(
         said = "; ".join(f"{names}: {why}" for why, names in alike.items())
         warn_user(f"{len(failed)} of {len(cells)} runs failed. {said}", SweepWarning)
     return [found for cell in cells if (found := folder.run(cell)) is not None]
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say that an error is of the setup, or of the loss that it returns.
+
+    Raises:
+        SettingError: in place of any error that is not this package's own.
+    """
+    try:
+        yield
+    except EomError:
+        raise
+    except Exception as error:
+        raise SettingError(f"setup, or the loss that it returns, raised {type(error).__name__}: {error}") from error
 
 
 def in_torch(name: str) -> MakeOptimizer:
@@ -140,7 +164,7 @@ def parallel(
 
     def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
         calls = (joblib.delayed(named)(work, cell) for cell in cells)
-        yield from joblib.Parallel(jobs, return_as="generator_unordered")(calls)  # type: ignore[misc] - a generator, so asked
+        yield from joblib.Parallel(jobs, batch_size=1, return_as="generator_unordered")(calls)  # type: ignore[misc] - a generator, so asked
 
     waiting = list(cells)
     while waiting:

@@ -78,8 +78,10 @@ def describe_objective(objective: Objective, batch: Batch) -> dict[str, Any]:
 
 
 def fingerprint(model: nn.Module, batch: Batch) -> dict[str, str]:
-    """SHA-256 of the trainable parameters, of the model's text form, and of a batch."""
+    """SHA-256 of the trainable parameters, of frozen ones and buffers, of the model's text form, and of a batch."""
+    constants = [*(p for p in model.parameters() if not p.requires_grad), *model.buffers()]
     return {
+        "constants": digest(constants),
         "parameters": digest([layout_of(model).flatten(trainable(model).values())]),
         "model": digest([torch.frombuffer(bytearray(str(model).encode()), dtype=torch.uint8)]),
         "batch": digest(tensors(batch)),

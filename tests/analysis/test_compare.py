@@ -1,76 +1,21 @@
 """Runs of different learning rates beside each other: planted laws are found, and what cannot be compared is named."""
 
 import json
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from planted import LAYERS, planted
 from synthetic import manifest
 from torch import nn
 from typer.testing import CliRunner
 
 import eom
 from eom.analysis.compare import Comparison, compare
-from eom.analysis.scaling import crossing, interpolated, largest, slope
 from eom.analysis.verdict import verdict
 from eom.cli import app
 from eom.errors import FolderNotWritableError, NotARunError, SettingError
-from eom.records import Row, Run, RunWriter, open_run
-
-LAYERS = ["a.weight", "b.weight"]
-SHARPNESS = 10.0  # of every planted run
-
-
-def planted(
-    path: Path,
-    lr: float,
-    *,
-    steps: int = 100,
-    every: int = 10,
-    schedule: Callable[[int], float] | None = None,
-    end: str | None = None,
-    decay: float = 0.0,
-    orders: int = 2,
-    reference: str = "measured",
-    **changes,
-) -> Run:
-    """A run whose relative errors are .5 lr at order 0 and 2 lr^2 at order 1, bars as large, rates exp(-time)."""
-    own = {"lr": lr, "weight_decay": decay}
-    settings = manifest(LAYERS)["settings"] | {"reference_lr": lr, "lr": [lr], "optimizer_settings": own}
-    with RunWriter.create(path, manifest(LAYERS, settings=settings, **changes)) as writer:
-        time = 0.0
-        for step in range(steps):
-            own = schedule(step) if schedule else lr
-            if step % every == 0:
-                rows = [
-                    ("loss", np.exp(-time)),
-                    ("lr", own),
-                    ("gradient_norm", np.exp(-time)),
-                    ("sharpness", SHARPNESS),
-                ]
-                writer.append(Row(step, time, "all", q, "measured", float(v)) for q, v in rows)
-                writer.append(Row(step, time, g, "norm_squared", "measured", 4.0) for g in (*LAYERS, "all"))
-                writer.append([Row(step, time, "all", "step_error", "order-0", 0.4 * own)][:orders])
-                for place, group in enumerate(LAYERS, 1):
-                    size = place * float(np.exp(-time))
-                    writer.append([Row(step, time, group, "norm_squared_rate", reference, size, 1e-12)])
-                    for k, share in ((0, 0.5 * own), (1, 2 * own**2))[:orders]:
-                        value, bar = size * (1 + share), size * share
-                        writer.append([Row(step, time, group, "norm_squared_rate", f"order-{k}", value, bar)])
-            time += own
-        if end:
-            writer.event(steps, time, "interrupted", end)
-        writer.update(steps=steps, **({} if end else {"finished": "now"}))
-    return open_run(path)
-
-
-@pytest.fixture
-def runs(tmp_path) -> list[Run]:
-    return [planted(tmp_path / f"lr-{lr}", lr) for lr in (0.3, 0.01, 0.05, 0.02)]
 
 
 def test_planted_powers_of_the_learning_rate_are_found_in_every_layer(runs):
@@ -108,17 +53,6 @@ def test_the_largest_rate_for_an_error_is_where_the_planted_laws_put_it(runs):
     assert compare(runs).largest(0.001)["order-0"].seen == (0.01, "<")
 
 
-def test_the_rate_by_one_step_rises_with_the_wanted_error_and_ends_with_the_runs():
-    """Also where the last run, at the edge of stability, is far off the law of the others."""
-    lr, share = [0.01, 0.1, 1.0], [0.01, 0.1, 50.0]
-    shares = pd.DataFrame({"source": "order-0", "lr": lr, "step": share, "error": np.nan, "bar": np.nan})
-    found = [largest(shares, "order-0", wanted).step for wanted in (0.001, 0.01, 0.05, 0.1, 1, 100)]
-    assert [rate.value for rate in found[:4]] == pytest.approx([0.01, 0.01, 0.05, 0.1])
-    assert 0.1 < found[4].value < 1
-    assert [rate.bound for rate in found] == ["<", "", "", "", "", ">"]
-    assert found[5].value == 1
-
-
 def test_the_summary_answers_in_words(runs):
     first, *others = verdict(compare(runs), 0.012)
     assert "4 runs of one model from the same start, at learning rates 0.01 to 0.3, 100 steps each." in first
@@ -127,10 +61,8 @@ def test_the_summary_answers_in_words(runs):
         "rate up to a learning rate of about 0.024, between the runs at 0.02 and 0.05." in first
     )
     assert "The equation of motion to order 1 describes" in first
-    edge = (
-        "lr × sharpness = 2, is first reached by the run at 0.3, seen at step 0; the largest value seen at 0.05 is 0.5."
-    )
-    assert edge in first
+    edge = "lr × sharpness = 2, is reached from the rate 0.3 on, seen there at step 0; the largest value seen at 0.05"
+    assert f"{edge} is 0.5." in first
     assert "The sharpness was measured 10 times in each run" in first
     assert any("2 × 0.012 × |g| / |H g|" in sentence for sentence in others)
     assert any("expected 2, over 3 runs" in sentence for sentence in others)
@@ -195,12 +127,6 @@ def test_rates_that_are_looked_ahead_are_said_to_be_so(tmp_path, runs):
     said = "In 100 % of the records the run did not go on with steps like the record's own"
     assert any(sentence.startswith(said) for sentence in verdict(compare(tmp_path / "ahead"), 0.012))
     assert not any("look-ahead" in sentence for sentence in verdict(compare(runs), 0.012))
-
-
-def test_other_settings_of_the_optimizer_are_named(tmp_path, runs):
-    said = verdict(compare([*runs, planted(tmp_path / "decayed", 0.05, decay=0.5)]), 0.012)
-    assert any("differ in weight_decay (0.0, 0.5)" in sentence for sentence in said)
-    assert not any("differ in" in sentence for sentence in verdict(compare(runs), 0.012))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "table.csv"])
@@ -313,79 +239,101 @@ def test_the_command_prints_the_summary_and_writes_the_page(tmp_path, runs):
     assert (tmp_path / "c.html").read_text().count("<svg") == 3
 
 
-def points(slope: float, noise: float, runs: int, seed: int, places: int = 8) -> pd.DataFrame:
-    """Errors at common times, with a level for each time and a deviation for each run."""
-    generator = np.random.default_rng(seed)
-    lr = np.geomspace(0.01, 0.1, runs)
-    off = generator.normal(scale=noise, size=runs)
-    rows = [
-        (k, float(t), lr[k], "g", np.exp(np.sin(t) + slope * np.log(lr[k]) + off[k]))
-        for k in range(runs)
-        for t in range(places)
-        if (k + t) % 4  # not every run has every time
-    ]
-    return pd.DataFrame(rows, columns=["run", "time", "lr", "group", "error"])
-
-
-def test_the_interval_holds_the_slope_about_as_often_as_it_says():
-    """Whole runs deviate, as they do: that times of one run err alike must not make the interval small."""
-    fits = [slope(points(2.0, 0.2, 6, seed)) for seed in range(300)]
-    assert 0.90 <= np.mean([fit.low <= 2.0 <= fit.high for fit in fits]) <= 0.995
-    assert np.mean([fit.slope for fit in fits]) == pytest.approx(2.0, abs=0.03)
-
-
-def test_two_runs_have_a_slope_without_an_interval_and_one_rate_has_none():
-    two = slope(points(1.0, 0.0, 2, 0))
-    assert two.slope == pytest.approx(1.0, abs=1e-9)
-    assert np.isnan(two.low)
-    assert np.isnan(slope(points(1.0, 0.0, 3, 0).assign(lr=0.1)).slope)
-
-
-def test_errors_between_records_of_other_sign_or_below_the_bar_do_not_count():
-    rows = pd.DataFrame({"time": [0.0, 1.0, 2.0, 3.0], "lr": 0.1, "error": [1.0, 2.0, -1.0, -3.0]})
-    at = np.array([0.5, 1.5, 2.5, 3.0])
-    times, lr, error = interpolated(rows.assign(counts=True), at)
-    assert times.tolist() == [0.5, 2.5, 3.0]
-    assert error.tolist() == pytest.approx([2**0.5, 3**0.5, 3.0])
-    assert lr.tolist() == pytest.approx([0.1] * 3)
-    assert interpolated(rows.assign(counts=[True, False, True, True]), at)[0].tolist() == [2.5, 3.0]
-
-
-def test_one_step_of_gradient_flow_stays_within_an_error_up_to_the_rate_of_theory(tmp_path):
-    """lr = sqrt(2 eps / |H g|): against the step and the flow themselves, on a quadratic with known H."""
-    curvature = torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64)
-
-    def loss_fn(model, batch):
-        return (curvature * model.weight**2).sum() / 2 + 0 * batch.sum()
-
-    shares = []
-    for lr in (0.01, 0.02):
-        model = nn.Linear(3, 1, bias=False).double()
-        nn.init.ones_(model.weight)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-        with eom.track(model, optimizer, loss_fn, tmp_path / f"lr-{lr}", every=1) as tracker:
-            for _ in range(8):
-                optimizer.zero_grad()
-                tracker.loss(torch.ones(1, dtype=torch.float64)).backward()
-                optimizer.step()
-        rows = tracker.run.table()
-        first = rows.loc[(rows.quantity == "step_error") & (rows.step == 0)]
-        assert first.source.tolist() == ["order-0"]
-        step = -lr * curvature
-        shares.append(float((torch.expm1(step) - step).norm() / step.norm()))
-        assert first.value.iloc[0] == pytest.approx(shares[-1], rel=lr * 3)  # to the next order
-        assert first.value.iloc[0] == pytest.approx(lr * float((curvature**2).norm() / curvature.norm()) / 2)
-    frame = pd.DataFrame({"lr": [0.01, 0.02], "source": "order-0", "error": 1e-3, "bar": 1e-3, "step": shares})
-    assert largest(frame, "order-0", 2**0.5 * shares[0]).step.value == pytest.approx(0.01 * 2**0.5, rel=0.01)
-
-
-def test_a_crossing_lies_between_the_runs_around_it():
-    shares = pd.DataFrame({"lr": [0.01, 0.1, 1.0], "error": [1e-4, 1e-2, 1.0]})
-    for wanted, (low, high) in zip((3e-4, 0.3), pairwise(shares.lr), strict=True):
-        assert low < crossing(shares, "error", wanted).value < high
-    assert crossing(shares, "error", 1e-3).value == pytest.approx(0.01 * 10**0.5)
-    assert np.isnan(crossing(shares.assign(error=np.nan), "error", 0.1).value)
-
-
 def test_a_comparison_is_what_eom_compare_returns(runs):
     assert isinstance(eom.compare(runs), Comparison)
+
+
+def test_runs_with_other_settings_of_the_optimizer_are_another_family(tmp_path, runs):
+    found = compare([*runs, planted(tmp_path / "decayed", 0.05, decay=0.5)])
+    assert list(found.others.values()) == ["it has other settings of the optimizer (weight_decay 0.5)"]
+    assert len(found.readings) == 4
+    whole = compare([*runs, planted(tmp_path / "whole", 0.04, decay=0)])  # 0 and 0.0 are one setting
+    assert len(whole.readings) == 5
+
+
+def test_a_run_of_a_schedule_stands_at_its_largest_rate_and_out_of_the_sentence(tmp_path):
+    """Also alone beside one run of one rate: what that one keeps is said of it alone."""
+    planted(tmp_path / "steady", 0.05)
+    planted(tmp_path / "warm-up", 0.01, schedule=lambda step: 0.01 if step < 50 else 0.2)
+    found = compare(tmp_path)
+    assert found.table().lr.tolist() == [0.05, 0.2]
+    first = verdict(found, 0.1)[0]
+    assert "at 0.05, the one rate that it can be judged at: its error is 2.5 %" in first
+    assert "not at 0.05, the one rate that it can be judged at" in verdict(found, 0.001)[0]
+
+
+def test_an_order_that_few_runs_were_predicted_to_is_said_of_those(tmp_path):
+    for lr in (0.01, 0.02):
+        planted(tmp_path / f"flow-{lr}", lr, orders=1)
+    for lr in (0.03, 0.04):
+        planted(tmp_path / f"both-{lr}", lr)
+    first = verdict(compare(tmp_path), 0.1)[0]
+    assert "to order 1 describes" in first
+    assert "at every one of the 2 rates it can be judged at: its error is 0.32 % at the largest, 0.04" in first
+
+
+def test_a_run_that_exploded_is_named_keeps_no_error_and_leaves_the_scale(tmp_path):
+    for lr in (0.01, 0.02, 0.04):
+        planted(tmp_path / f"lr-{lr}", lr)
+    planted(tmp_path / "lr-0.1", 0.1, blown=True)
+    found = compare(tmp_path)
+    first = verdict(found, 0.9)[0]
+    assert "lr-0.1 exploded: no error of a prediction is stated there" in first
+    assert found.largest(0.9)["order-0"].seen == (0.04, ">")
+    assert "at every one of the 3 rates it can be judged at: its error is 2 % at the largest, 0.04" in first
+    assert "Runs that exploded leave the scale" in found.report(tmp_path).read_text()
+
+
+def test_the_largest_sharpness_below_the_edge_is_that_of_all_runs_at_the_rate(tmp_path):
+    for name, lr in (("a", 0.05), ("b", 0.05), ("c", 0.3)):
+        planted(tmp_path / name, lr, sharpness=12.0 if name == "a" else 10.0)
+    assert "the largest value seen at 0.05 is 0.6" in verdict(compare(tmp_path), 0.01)[0]
+
+
+def test_a_run_of_a_sweep_that_failed_before_its_first_record_is_on_the_page(tmp_path, runs):
+    (tmp_path / "sweep.json").write_text(json.dumps({"failed": {"lr-9.0": "MemoryError: no room", "lr-0.3": "late"}}))
+    found = compare(tmp_path)
+    assert found.others == {"lr-9.0": "MemoryError: no room"}
+    assert "lr-9.0: MemoryError: no room" in found.report(tmp_path).read_text()
+    assert not compare([run.path for run in runs]).others
+
+
+def test_look_aheads_at_the_end_of_a_run_are_no_mini_batches(tmp_path):
+    for lr in (0.1, 0.2):
+        planted(tmp_path / f"lr-{lr}", lr, steps=91, last="look-ahead")
+    assert not any("look-ahead" in sentence for sentence in verdict(compare(tmp_path), 0.012))
+
+
+def test_runs_of_another_loss_function_or_other_frozen_weights_are_left_out(tmp_path, runs):
+    """Alike in every name: their loss at the start tells them apart, or the hash of what is not trained."""
+    planted(tmp_path / "doubled", 0.04, scale=2.0)
+    hashes = manifest(LAYERS)["sha256"] | {"constants": "11" * 32}
+    planted(tmp_path / "frozen", 0.04, sha256=hashes)
+    others = compare(tmp_path).others
+    assert others[str(tmp_path / "doubled")] == "it has another loss function, 2 at the start where it is 1"
+    assert others[str(tmp_path / "frozen")] == "it has other frozen parameters or buffers"
+
+
+def test_errors_below_the_measurements_bar_do_not_count(tmp_path, runs):
+    """As at a rate so small that rounding is all that is left of its error."""
+    planted(tmp_path / "tiny", 1e-5, resolution=0.1)
+    found = compare(tmp_path)
+    assert np.isnan(found.table()["order-0"].iloc[0])
+    assert found.largest(0.012)["order-0"].seen == (pytest.approx(0.024), "")
+
+
+def test_tables_with_rows_twice_are_read(tmp_path, runs):
+    table = runs[0].path / "table.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, *lines[1:5]]) + "\n")
+    assert len(compare(tmp_path).readings) == 4
+
+
+def test_other_families_are_named_with_their_rates(tmp_path, runs):
+    other = {"model": "cd" * 32, "batch": "99" * 32, "parameters": "ab" * 32}
+    for lr in (0.01, 0.1):
+        planted(tmp_path / f"half-{lr}", lr, sha256=other, data={"samples": 900, "batches": 1})
+    said = verdict(compare(tmp_path), 0.012)
+    assert "4 runs of 6, those that begin like lr-0.01, of one model" in said[0]
+    assert any("begin with another first batch (of 900 samples)" in sentence for sentence in said)
+    assert any("0.024 (half-0.01 and its kin)" in sentence for sentence in said)

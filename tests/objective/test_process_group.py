@@ -26,9 +26,12 @@ def test_what_ranks_cannot_do_together_is_refused_on_every_one_of_them(tmp_path)
             assert "RankError: the ranks ask for derivatives at different theta" in found[name]
         for name in ("another method", "another precision"):
             assert "RankError: the ranks ask for different things, this one for the" in found[name]
+        assert "SettingError: rank 1 has another decay, product or frozen parameters" in found["other frozen weights"]
         assert "different things, this one for H v of expansion" in found["another expansion"]
         assert "different things, this one for sharpness(k=" in found["other eigenvalues"]
-        assert "SettingError: rank 1 has another decay or product than rank 0" in found["another decay"]
+        assert (
+            "SettingError: rank 1 has another decay, product or frozen parameters than rank 0" in found["another decay"]
+        )
         assert "RankError: the ranks ask for derivatives at different v" in found["another direction"]
         assert "the data has a part on every rank" in found["batch statistics"]
         assert 'product="compiled" runs in one process' in found["compiled"]
@@ -40,6 +43,14 @@ def test_what_ranks_cannot_do_together_is_refused_on_every_one_of_them(tmp_path)
 def test_where_a_rank_dies_the_others_end_with_an_error_that_names_it(tmp_path, world):
     for found in together("dies", world, tmp_path, lost=(1,)):
         assert f"RankError: rank 1 of {world} has ended" in found["gradient"]
+
+
+@pytest.mark.slow
+def test_an_error_of_the_loss_on_one_rank_is_told_to_the_others_and_the_group_goes_on(tmp_path):
+    first, second = together("failing", 2, tmp_path)
+    assert first["error"] == "RankError: the loss cannot be had on all ranks: rank 1 raised ArithmeticError: mine"
+    assert second["error"] == "ArithmeticError: mine"
+    assert first["after"] == second["after"] > 0
 
 
 @pytest.mark.slow

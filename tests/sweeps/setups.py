@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,21 @@ def heavier():
     CALLS.append(1)
     weight = len(CALLS)
     return network(), lambda model, batch: weight * cross_entropy(model, batch), batch()
+
+
+class Samples(NamedTuple):
+    inputs: Tensor
+    labels: Tensor
+
+
+def named():
+    """One batch as a named tuple."""
+    return network(), cross_entropy, Samples(*batch())
+
+
+def decayed(parameters, lr: float):
+    """A factory whose weight decay depends on the learning rate, and vanishes at 1."""
+    return torch.optim.SGD(parameters, lr, weight_decay=0.1 * (1 - lr))
 
 
 def parabola(model: nn.Module, batch: Tensor) -> Tensor:

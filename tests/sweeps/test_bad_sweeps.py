@@ -1,5 +1,6 @@
 """What a sweep is not given, or not given twice: refused before anything is written, or a row that says so."""
 
+import json
 import sys
 import threading
 import types
@@ -16,6 +17,8 @@ from eom.errors import (
     FolderInUseError,
     FolderNotWritableError,
     FolderUsedError,
+    LossNotFiniteError,
+    NewerRunError,
     RecordsNotWritten,
     SettingError,
     SweepWarning,
@@ -35,7 +38,7 @@ def test_data_that_cannot_be_cut_is_refused(tmp_path):
         (setups.keeping, "generator state"),
         (setups.drawing, "parameters and loss"),
         (setups.heavier, "loss"),
-        (setups.counting, "buffers"),
+        (setups.counting, "constants"),
     ],
 )
 def test_a_setup_that_is_not_the_same_in_every_run_is_found_by_its_hash(tmp_path, setup, what):
@@ -55,8 +58,8 @@ def test_a_setup_that_is_not_the_same_in_every_run_is_found_by_its_hash(tmp_path
         ({"optimizers": "SGD"}, "optimizers is 'SGD', expected a list"),
         ({"optimizers": {"../x": torch.optim.SGD}}, "expected names of letters and digits"),
         ({"batch_sizes": [61]}, "batch_sizes holds 61, more than the 60 samples"),
-        ({"threads": -1}, "threads holds -1, expected whole numbers, 1 or more"),
-        ({"jobs": "2"}, "jobs holds '2', expected whole numbers, 1 or more"),
+        ({"threads": -1}, "threads holds -1, expected whole numbers, 1 to 4096"),
+        ({"jobs": "2"}, "jobs holds '2', expected whole numbers, 1 to 4096"),
         ({"out": None}, "out is None, expected the name of a folder"),
         ({"out": ""}, "out is '', expected"),
         ({"optimizers": {"x": lambda p: None}}, r"optimizer x cannot be made \(TypeError: .*lr"),
@@ -65,6 +68,17 @@ def test_a_setup_that_is_not_the_same_in_every_run_is_found_by_its_hash(tmp_path
             r"optimizer x is a NoneType, expected a function \(parameters, lr=\)",
         ),
         ({"lrs": [10**400]}, "lrs holds 1000*, expected positive finite numbers"),
+        ({"steps": 10**400}, "steps holds 1000*, expected whole numbers, 1 to 1000000000000"),
+        ({"optimizers": ["LBFGS"]}, "optimizer LBFGS is LBFGS, whose step takes a closure"),
+        (
+            {"optimizers": {"x": lambda p, lr: torch.optim.SGD(p, lr=0.03)}},
+            "optimizer x has 0.03 for its largest learning rate where 0.4 was asked for",
+        ),
+        ({"setup": lambda: 1 / 0}, "setup, or the loss that it returns, raised ZeroDivisionError"),
+        (
+            {"setup": lambda: (setups.network(), lambda model, batch: model(batch), setups.batch()[0].new_ones(2, 9))},
+            "setup, or the loss that it returns, raised RuntimeError: mat1 and mat2",
+        ),
         ({"setup": lambda x: x}, "setup needs arguments"),
         ({"setup": lambda: (setups.network(), setups.cross_entropy, iter([setups.batch()]))}, "can be passed once"),
         ({"setup": lambda: (setups.network(), setups.cross_entropy, [])}, "the data, a list, is empty"),
@@ -87,11 +101,58 @@ def test_a_folder_that_is_no_run_of_this_sweep_is_left_as_it_is(tmp_path):
     assert (tmp_path / "sweep" / "lr-0.1" / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"asked": 1}', '{"asked": {'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{}", '{"asked": 1}', '{"asked": {', '{"asked": {}, "starts": null, "runs": []}']
+)
 def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(FolderUsedError, match="cannot be read as that of a sweep"):
         swept(tmp_path)
+
+
+def test_a_run_of_a_newer_version_is_not_done_again(tmp_path):
+    """Nor one that cannot be read for another reason than damage."""
+    run = swept(tmp_path / "sweep", lrs=[0.4])[0]
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    (run.path / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
+    with pytest.raises(NewerRunError):
+        swept(tmp_path / "sweep", lrs=[0.4])
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    (run.path / "table.csv").unlink()
+    (run.path / "table.csv").mkdir()
+    with pytest.raises(FolderUsedError, match="cannot be read"):
+        swept(tmp_path / "sweep", lrs=[0.4])
+
+
+def observable(factor: float):
+    return lambda named: factor * named["0.weight"].sum()
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"observables": {"o": observable(1.0)}}, {"observables": {"o": observable(100.0)}}),
+        ({"optimizers": {"o": lambda p, lr: torch.optim.SGD(p, lr)}}, {"optimizers": {"o": setups.decayed}}),
+    ],
+)
+def test_a_sweep_is_not_continued_with_what_differs_behind_one_name(tmp_path, before, now):
+    swept(tmp_path / "sweep", **before)
+    with pytest.raises(FolderUsedError, match=r"observables|weight_decay of optimizer o at 0\.4"):
+        swept(tmp_path / "sweep", **now)
+
+
+def test_data_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(LossNotFiniteError, match="the loss of the first batch is nan at the start"):
+        swept(
+            tmp_path / "sweep",
+            lambda: (setups.network(), setups.cross_entropy, (setups.batch()[0] * torch.nan, setups.batch()[1])),
+        )
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_batches_are_cut_from_a_named_tuple(tmp_path):
+    (run,) = swept(tmp_path / "sweep", setups.named, [0.1], batch_sizes=[20])
+    assert run.manifest["data"]["samples"] == 20
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "table.csv"])
@@ -180,7 +241,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         ({"lrs": [float("nan")]}, "lrs holds nan, expected positive"),
         ({"lrs": ["0.1"]}, "lrs holds '0.1', expected positive"),
         ({"lrs": [0.1, 0.2, 0.1]}, "lrs holds 0.1 twice"),
-        ({"steps": 0}, "steps holds 0, expected whole numbers, 1 or more"),
+        ({"steps": 0}, "steps holds 0, expected whole numbers, 1 to 1000000000000"),
         ({"steps": None}, "steps is None and time None, expected one of them"),
         ({"time": 2.0}, "steps is 12 and time 2.0, expected one of them"),
         ({"seeds": [1, 1]}, "seeds holds 1 twice"),

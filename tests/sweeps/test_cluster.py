@@ -9,9 +9,11 @@ from pathlib import Path
 import joblib
 import pytest
 import setups
+import torch
 from test_sweep import content
 
 import eom
+from eom.errors import SweepWarning
 
 LRS = [0.05, 0.1, 0.2, 0.4]
 
@@ -36,6 +38,21 @@ def test_the_runs_of_a_worker_that_is_killed_are_done_again(tmp_path):
     assert all("finished" in run.manifest for run in runs)
     own = eom.sweep(setups.plain, LRS, out=tmp_path / "own", jobs=1, **settings)
     assert [content(run)["table"] for run in runs] == [content(run)["table"] for run in own]
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_worker_is_a_row(tmp_path):
+    """As the system does where memory ends: the others come to their end."""
+    distributed = pytest.importorskip("distributed")
+    kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.upload_file(setups.__file__, load=False)
+        with joblib.parallel_config(backend="dask"), pytest.warns(SweepWarning, match="Fatal: its process died"):
+            runs = eom.sweep(setups.plain, LRS[:2], 40, out=tmp_path / "sweep", every=5, threads=1, optimizers=kinds)
+    assert ["finished" in run.manifest for run in runs if "Fatal" not in run.path.name] == [True, True]
 
 
 def kill_one_at_work(folder: Path, workers: list[int]) -> None:

@@ -150,6 +150,23 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, 
 
 
 @pytest.mark.slow
+def test_the_processes_of_a_sweep_that_was_killed_leave_its_folder_alone(tmp_path):
+    """Two runs at work and more waiting: after the kill none of them goes on, and the next sweep does all."""
+    call = "eom.sweep(setups.plain, [0.4, 0.3, 0.2, 0.1], 30000, out='sweep', jobs=2, threads=1, every=3, order=None)"
+    code = f"import eom, setups, torch\ntorch.set_default_dtype(torch.float64)\n{call}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    victim = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    while sum(table.stat().st_size > 20000 for table in tmp_path.glob("sweep/*/table.csv")) < 2:
+        time.sleep(0.02)
+        assert victim.poll() is None
+    victim.kill()
+    victim.wait()
+    runs = swept(tmp_path / "sweep", lrs=[0.4, 0.3, 0.2, 0.1], steps=30000, order=None, jobs=2)
+    assert ["finished" in run.manifest for run in runs] == [True] * 4
+    assert {len(run.table()) for run in runs} == {len(runs[0].table())}
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path):
     kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
     with pytest.warns(SweepWarning, match="2 of 4 runs failed.*-Fatal: its process died; too little memory"):
@@ -160,6 +177,7 @@ def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path):
 def test_functions_among_the_settings_are_known_again_in_another_process():
     assert in_words({"a": setups.parabola, "b": 1}) == "{'a': 'setups.parabola', 'b': '1'}"
     assert in_words(partial(setups.batch, 3)) == "functools.partial(<function batch>, 3)"
+    assert in_words(torch.arange(2000)) == in_words(torch.arange(2000)) != in_words(torch.arange(2000).flip(0))
 
 
 def test_the_loss_of_a_record_with_many_rows_is_seen_while_a_run_is_at_work(tmp_path):
