@@ -18,6 +18,7 @@ FLOORS: dict[str, set[str]] = {  # what each part may import
     "dynamics": {"errors", "calculus"},
     "objective": {"errors", "calculus", "dynamics"},
     "training": {"errors", "calculus", "dynamics", "objective"},
+    "stochastic": {"errors", "calculus", "dynamics", "objective"},
     "prediction": {"errors", "calculus", "dynamics", "objective", "training"},
     "tracking": {"errors", "calculus", "dynamics", "objective", "training", "prediction", "records"},
     "analysis": {"errors", "records"},
