@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eom import testing
+    from eom import stochastic, testing
     from eom.analysis.compare import compare
     from eom.analysis.report import report
     from eom.dynamics.correction import corrected
@@ -50,13 +50,13 @@ _HOME = {
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "Objective", "gradient_flow", "plus", "scaled", "decay", "Euler", "Heun", "RK4", "corrected", "march", "end",
     "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "compare",
-    "sweep", "testing",
+    "sweep", "stochastic", "testing",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":
-        return import_module("eom.testing")
+    if name in ("stochastic", "testing"):
+        return import_module(f"eom.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'eom' has no attribute {name!r}")

@@ -1,10 +1,12 @@
 """The floors of the house: imports go downward, and what is heavy is imported where it is used."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -22,7 +24,7 @@ FLOORS: dict[str, set[str]] = {  # what each part may import
     "prediction": {"errors", "calculus", "dynamics", "objective", "training"},
     "tracking": {"errors", "calculus", "dynamics", "objective", "training", "prediction", "records"},
     "analysis": {"errors", "records"},
-    "sweeps": {"errors", "objective", "records", "tracking", "analysis"},
+    "sweeps": {"errors", "objective", "stochastic", "records", "tracking", "analysis"},
     "testing": {"errors"},
 }
 TOP = {"__init__", "__main__", "cli", "demo", "checking", "sweeping", "target"}
@@ -144,3 +146,21 @@ def test_every_public_name_is_there():
 def test_an_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'eom' has no attribute 'nope'"):
         _ = eom.nope  # type: ignore
+
+
+@pytest.mark.parametrize("space", ["eom.stochastic"])
+def test_every_name_of_a_namespace_is_there_and_no_module_hides_one(space):
+    """A module of the same name would take a function's place as soon as it is imported."""
+    module = importlib.import_module(space)
+    for file in (ROOT / space.split(".")[1]).glob("*.py"):
+        if file.stem != "__init__":
+            importlib.import_module(f"{space}.{file.stem}")
+    assert set(module.__all__) == set(dir(module)) == set(module._HOME)
+    for name in module.__all__:
+        assert not isinstance(getattr(module, name), ModuleType), name
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        _ = module.nope
+
+
+def test_a_namespace_loads_nothing_heavy():
+    assert not loaded_by("import eom.stochastic") & HEAVY

@@ -8,21 +8,14 @@ import pandas as pd
 from eom.analysis.compare import Comparison
 from eom.analysis.families import apart
 from eom.analysis.scaling import Rate
-from eom.analysis.words import count, label, number, percent, source_name
+from eom.analysis.words import FEW, count, label, number, percent, source_name
 
-FEW = 3  # runs named one by one
 FOLLOWED = 8  # steps behind a record in which its rates are measured, and more
 OFTEN_AHEAD = 0.1  # share of records from which on a run is one of mini-batches
 
 
 def in_words(rate: Rate) -> str:
     return {">": "more than ", "<": "less than "}.get(rate.bound, "") + number(rate.value)
-
-
-def listed(names: list[str]) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
 
 
 def looked_ahead(comparison: Comparison) -> Iterator[str]:

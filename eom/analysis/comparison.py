@@ -20,6 +20,10 @@ from eom.analysis.verdict import at_rate, verdict
 from eom.analysis.words import count, label, percent, source_name
 
 BY_STEP = ["loss", "lr × sharpness"]  # panels that are shown over steps too
+LEAD = (
+    "What the learning rate changes: how far gradient flow (the limit of small rates) and the equation of motion "
+    "(order k keeps the first k corrections for a finite one) describe each run."
+)
 WHERE = "common times, where lr × sharpness is below 1 and the error larger than the measurement's bar"
 
 
@@ -29,6 +33,7 @@ def write(comparison: Comparison, path: Path, wanted: float) -> Path:
     page = fill(
         "comparison.html.j2",
         name=title,
+        lead=LEAD,
         sentences=verdict(comparison, wanted),
         figures=list(figures(comparison)),
         tables=[runs(comparison), rates(comparison, wanted), layers(comparison), starts(comparison, wanted)],

@@ -76,5 +76,25 @@ def scaling(name: str, points: pd.DataFrame) -> str:
         return inline(figure, name)
 
 
+def bands(name: str, frame: pd.DataFrame, of: str) -> str:
+    """One panel for each ``panel`` over time: a mean with its interval for every ``refinement``, called ``of``.
+
+    Columns of the frame: ``panel``, ``unit``, ``refinement``, ``time``, ``mean``, ``bar``.
+    """
+    titles, levels = list(dict.fromkeys(frame.panel)), sorted(frame.refinement.unique())
+    colours = dict(zip(levels, ramp(len(levels)), strict=True))
+    with styled():
+        figure, axes = grid(len(titles), across=2, width=4.0, height=2.2, head=0.6)
+        for ax, title in zip(axes, titles, strict=True):
+            for level, rows in frame.loc[frame.panel == title].groupby("refinement"):
+                colour = colours[level]
+                ax.plot(rows.time, rows["mean"], color=colour, linewidth=1.2)
+                ax.fill_between(rows.time, rows["mean"] - rows.bar, rows["mean"] + rows.bar, color=colour, alpha=0.25)
+            unit = frame.loc[frame.panel == title, "unit"].iloc[0]
+            titled(ax, title, "time (sum of learning rates)", f"{unit}, mean over seeds" if unit else "mean over seeds")
+        legend(figure, [line(colours[level], f"{of} = {level}") for level in levels])
+        return inline(figure, name)
+
+
 def legend(figure: Figure, handles: list) -> None:
     figure.legend(handles=handles, loc="upper left", ncols=ABREAST)

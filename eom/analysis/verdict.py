@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from eom.analysis.caveats import from_batches, listed, looked_ahead, repeated, stretches, unfinished, unpredicted
+from eom.analysis.caveats import from_batches, looked_ahead, repeated, stretches, unfinished, unpredicted
 from eom.analysis.compare import Comparison
 from eom.analysis.scaling import Rate
-from eom.analysis.words import count, number, percent, source_name
+from eom.analysis.words import count, listed, number, percent, source_name
 
 OFTEN = 20  # sharpnesses along a run, below which their number is said
 STANDS = 0.5  # share of the rate from which on gradient flow has next to nothing to do with it

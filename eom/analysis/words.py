@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+FEW = 3  # names in a list
+
 
 def number(value: float, digits: int = 3) -> str:
     """Two or three significant digits: 0.0123, 3.1e-4, 12.3, 1.5e6; or ``digits``, the last one left out beside e."""
@@ -33,6 +35,12 @@ def count(number_of: int, noun: str) -> str:
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
+
+
 def label(name: str, width: int = 1000) -> str:
     """A name on one line, what cannot be printed escaped, its middle left out beyond ``width`` characters."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name) or '""'
@@ -48,6 +56,8 @@ def source_name(source: str) -> str:
 
 def quantity_name(quantity: str) -> str:
     """norm_squared_rate is d|w|²/dt."""
+    if quantity == "whole_loss":
+        return "loss of all data"
     if quantity == "position_error":
         return "distance from the run"
     norms = {"norm_squared": "|w|²", "norm": "|w|"}

@@ -4,8 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from eom.dynamics.field import State, VectorField
-from eom.dynamics.sde import Sde
+from eom.dynamics.field import State
 
 
 class Stepper(Protocol):
@@ -19,7 +18,7 @@ class Stepper(Protocol):
 
 
 def march(
-    field: VectorField | Sde, stepper: Stepper, y: State, *, h: float, steps: int, t: float = 0.0
+    field: Any, stepper: Stepper, y: State, *, h: float, steps: int, t: float = 0.0
 ) -> Iterator[tuple[float, State]]:
     """Yield (t, y [n]) at the start and after each of ``steps`` steps of size ``h``."""
     carry = stepper.init(y)
@@ -29,7 +28,7 @@ def march(
         yield t + (k + 1) * h, y
 
 
-def end(field: VectorField | Sde, stepper: Stepper, y: State, *, h: float, steps: int) -> State:
+def end(field: Any, stepper: Stepper, y: State, *, h: float, steps: int) -> State:
     """State [n] after ``steps`` steps."""
     [(_, y)] = deque(march(field, stepper, y, h=h, steps=steps), maxlen=1)
     return y

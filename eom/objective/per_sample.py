@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eom.calculus.inner import dot, norm
 from eom.errors import DataError, EomWarning, LossNotDifferentiableError, warn_user
@@ -31,7 +32,7 @@ def per_sample_gradients(objective: Objective, theta: Tensor) -> Tensor:
     found = torch.cat([of_batch(objective, theta, batch) for _, batch in objective.batches])
     whole = objective.mean_loss.gradient(theta)
     mean, rounding = found.mean(0), torch.finfo(theta.dtype).eps ** 0.5
-    if float(norm(mean - whole)) > rounding * float(found.norm(dim=1).mean()):
+    if not float(norm(mean - whole)) <= rounding * float(found.norm(dim=1).mean()):
         raise LossNotDifferentiableError(_no_mean(mean, whole, len(found)))
     return found
 
@@ -69,7 +70,8 @@ def of_batch(objective: Objective, theta: Tensor, batch: Batch) -> Tensor:
     chunk = max(1, min(samples, AT_ONCE // theta.numel()))
     over = vmap(grad(loss), (None, *(0 if s else None for s in split)), chunk_size=chunk)
     try:
-        return over(theta, *leaves)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap goes through the fused attention one by one
+            return over(theta, *leaves)
     except Exception as failure:  # as many kinds as there are operations that vmap does not know
         found = _one_by_one(loss, theta, leaves, split)
         warn_user(f"samples are differentiated one after another, as vmap failed: {str(failure)[:200]}", EomWarning)

@@ -54,10 +54,11 @@ class Adaptive:
         Raises:
             SettingError: k so large that a beta would be negative.
         """
-        betas = {name: 1 - k * (1 - getattr(self, name)) for name in ("beta1", "beta2") if getattr(self, name)}
-        if not k > 0 or min(betas.values(), default=0.0) < 0:
-            raise SettingError(f"k is {k}, expected a positive number of at most {1 / (1 - min(betas.values())):.3g}")
-        root = math.sqrt(k)
+        known = {name: 1 - getattr(self, name) for name in ("beta1", "beta2") if getattr(self, name)}
+        most = 1 / max(known.values(), default=1.0)
+        if not 0 < k <= most:
+            raise SettingError(f"k is {k}, expected a positive number of at most {most:.3g}, where a beta comes to 0")
+        root, betas = math.sqrt(k), {name: 1 - k * gap for name, gap in known.items()}
         return replace(self, lr=self.lr * root, sigma=self.sigma / root, eps=self.eps / root, **betas)
 
     @property

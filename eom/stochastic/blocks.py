@@ -4,14 +4,10 @@ Sources: Gastaldi, Shake-Shake regularization, arXiv 1705.07485, sec. 2; Huang e
 depth, ECCV 2016, eq. 2 and 5.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from eom.errors import SettingError
-
-Backward = Literal["independent", "forward", "even"]
 
 
 class ShakeShake(nn.Module):
@@ -30,8 +26,8 @@ class ShakeShake(nn.Module):
         first: nn.Module,
         second: nn.Module,
         *,
-        per: Literal["sample", "batch"] = "sample",
-        backward: Backward = "independent",
+        per: str = "sample",
+        backward: str = "independent",
     ):
         super().__init__()
         if per not in ("sample", "batch"):
@@ -57,7 +53,7 @@ class ShakeShake(nn.Module):
 class StochasticDepth(nn.Module):
     """x + b F(x) with b = 1 of chance ``survival`` and else 0 in train mode, and x + survival F(x) in eval mode."""
 
-    def __init__(self, branch: nn.Module, survival: float = 0.5, *, per: Literal["sample", "batch"] = "batch"):
+    def __init__(self, branch: nn.Module, survival: float = 0.5, *, per: str = "batch"):
         super().__init__()
         if not 0 < survival <= 1:
             raise SettingError(f"survival is {survival}, expected a chance above 0, up to 1")

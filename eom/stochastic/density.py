@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.products import value_and_gradient
+from eom.dynamics.brownian import mixed
 from eom.dynamics.field import State
 from eom.errors import DataError, SettingError
 from eom.objective import Objective
@@ -80,7 +81,7 @@ class BatchForce:
     def __call__(self, t: float, theta: State) -> State:
         own = self.posterior
         (bits,) = unpack("<Q", pack("<d", float(t)))
-        loss = own.objective.loss_of(draw(own.objective, self.size, self.seed, bits, replacement=True))
+        loss = own.objective.loss_of(draw(own.objective, self.size, self.seed, mixed(bits), replacement=True))
         return -own.samples * each(lambda y: value_and_gradient(loss, y)[1], theta) - theta / own.prior**2
 
 

@@ -78,7 +78,7 @@ class Splitting:
 
         B: p <- p + h f(q)    A: q <- q + h p    O: p <- e^{-gamma h} p + sqrt(T (1 - e^{-2 gamma h})) N(0, 1)
 
-    BAOAB samples positions of a Gaussian exactly; its bias is h^2 elsewhere, that of OBABO some ten times as large. A
+    BAOAB samples positions of a Gaussian exactly; elsewhere its bias is of h^2, as is that of OBABO, which is larger. A
     force at unmoved positions is not computed again, so that both take one for a step.
     """
 

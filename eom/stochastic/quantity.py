@@ -10,7 +10,7 @@ from eom.calculus.inner import dot
 from eom.errors import SettingError
 from eom.objective import Objective
 from eom.objective.per_sample import require_samples
-from eom.stochastic.gradient_noise import FEWEST, TAIL, noise_of
+from eom.stochastic.covariance import FEWEST, TAIL, noise_of
 
 UNITS = {
     "gradient_noise": "loss² per weight²",

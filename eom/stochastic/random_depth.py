@@ -52,7 +52,8 @@ def survival_law(p: float) -> Law:
     if not 0 < p < 1:
         raise SettingError(f"p is {p}, expected a chance between 0 and 1")
     root = math.sqrt(p * (1 - p))
-    return Law(torch.tensor([-p / root, (1 - p) / root]), torch.tensor([1 - p, p]))
+    kind = torch.float64
+    return Law(torch.tensor([-p / root, (1 - p) / root], dtype=kind), torch.tensor([1 - p, p], dtype=kind))
 
 
 def diffusive(b: Coefficient, d: Coefficient, calculus: str = "ito") -> Sde:

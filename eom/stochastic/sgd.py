@@ -25,7 +25,7 @@ from eom.dynamics.sde import Sde
 from eom.errors import SettingError
 from eom.objective import Objective
 from eom.stochastic.batches import each
-from eom.stochastic.gradient_noise import noise_of
+from eom.stochastic.covariance import noise_of
 
 
 def sgd_sde(

@@ -26,8 +26,8 @@ from torch import Tensor
 from eom.dynamics.brownian import Brownian, Place
 from eom.dynamics.field import State
 from eom.errors import NoiseError, SettingError
+from eom.stochastic.covariance import Estimate
 from eom.stochastic.density import Density
-from eom.stochastic.gradient_noise import Estimate
 from eom.stochastic.langevin import MALA
 
 Energy = Callable[[State, float], Tensor]  # ([b, n], lam) -> [b]

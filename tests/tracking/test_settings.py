@@ -258,7 +258,7 @@ def test_the_manifest_describes_the_run(tmp_path):
     assert manifest["settings"]["lr"] == [LR]
     assert manifest["settings"]["weight_decay"] == [0.01]
     assert manifest["units"]["sum_rate"] == "own unit per unit time"
-    assert set(manifest["sha256"]) == {"parameters", "model", "batch"}
+    assert set(manifest["sha256"]) == {"parameters", "constants", "model", "batch"}
     assert all(p["verdict"] == "passed" for p in manifest["self_test"])
     json.dumps(manifest, allow_nan=False)
 

@@ -1,0 +1,214 @@
+"""Trainings by SVAG beside each other: do expectations depend on the refinement?"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from eom.analysis.curves import bands
+from eom.analysis.figures import Figure
+from eom.analysis.page import fill, save
+from eom.analysis.reading import AnyRun, Reading
+from eom.analysis.tables import Cell, Table, amount
+from eom.analysis.words import count, label, listed, number, percent, quantity_name
+from eom.errors import SettingError
+
+WANTED = 0.05  # share of a quantity's change that its expectation may differ by
+PLACES = 50  # times at most at which runs are compared
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Svag:
+    """Runs by refinement l; each quantity's mean over seeds, and how far that of l = 1, SGD, is from the finest."""
+
+    runs: Mapping[int, Sequence[Reading]]
+    folder: Path
+    wanted: float = WANTED
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Columns ``refinement``, ``time``, ``quantity``, ``group``, ``mean``; ``bar``, the half-width of its 95 %
+        interval over runs; ``start``, the mean at the first record.
+        """
+        parts = [means_of(readings).assign(refinement=level) for level, readings in self.runs.items()]
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """Of SGD from the finest refinement, by quantity and group, at the ``time`` where it is largest in its bars.
+
+        Columns ``quantity``, ``group``; ``difference`` and ``bar``, of intervals that hold for all rows together, as
+        shares of ``scale``, the largest change of the quantity from its start; ``verdict``: "agrees" where difference
+        and bar stay within the wanted share at all times, "differs" where the difference exceeds it by more than the
+        bar, else "open".
+        """
+        coarse, fine = (self.means.loc[self.means.refinement == level] for level in (1, max(self.runs)))
+        both = coarse.merge(fine, on=["time", "quantity", "group"], suffixes=("", "_fine"))
+        each = list(both.groupby(["quantity", "group"], sort=False, observed=True))
+        fewest = min(len(readings) for readings in self.runs.values())
+        return pd.DataFrame([difference(rows, self.wanted, wider(len(each), fewest)) for _, rows in each])
+
+    @property
+    def verdict(self) -> str:
+        """ "credible", "not credible", or "open", of all quantities together."""
+        said = set(self.differences.verdict)
+        return "not credible" if "differs" in said else "open" if "open" in said else "credible"
+
+    def table(self) -> pd.DataFrame:
+        """``differences``, a copy."""
+        return self.differences.copy()
+
+    def sentences(self) -> list[str]:
+        """The answer first, then what it rests on."""
+        return list(sentences(self))
+
+    def report(self, out: str | os.PathLike[str] | None = None) -> Path:
+        """Write the page, into the folder of the runs by default, and return where it is.
+
+        Raises:
+            FolderNotWritableError: it cannot be written there.
+        """
+        rows = self.means.loc[self.means.group == "all"]
+        finest, first = max(self.runs), self.runs[1][0]
+        units = [first.unit(str(q)) for q in rows.quantity]
+        figure = Figure(
+            "Expectations on common time",
+            bands("svag", rows.assign(panel=[quantity_name(str(q)) for q in rows.quantity], unit=units), "l"),
+            f"Means over {count(len(self.runs[1]), 'seed')} with their 95 % intervals. l = 1 is SGD; the larger l, the "
+            f"nearer to the stochastic equation, which l = {finest} stands for. Good: bands that lie on each other.",
+        )
+        page = fill(
+            "comparison.html.j2",
+            name=f"SGD as a stochastic equation: {self.verdict}",
+            lead="SVAG_l has the noise of SGD in each unit of time, in steps l times as small: where expectations do "
+            "not depend on l, the stochastic equation describes SGD.",
+            sentences=self.sentences(),
+            figures=[figure],
+            tables=[self._table()],
+            others={},
+        )
+        return save(page, Path(out) if out is not None else self.folder, "svag.html")
+
+    def _table(self) -> Table:
+        headers = [("quantity", ""), ("of", ""), ("verdict", ""), ("SGD from the finest", "% of the change")]
+        headers += [("half-width of 95 %", "% of the change"), ("at time", ""), ("largest change", "")]
+        rows = []
+        for row in self.differences.to_dict("records"):
+            texts = [(quantity_name(row["quantity"]), row["quantity"]), (row["group"], row["group"])]
+            numbers = (100 * row["difference"], 100 * row["bar"], row["time"], row["scale"])
+            verdict = Cell(row["verdict"], row["verdict"])
+            rows.append([*(Cell(label(shown, 60), key) for shown, key in texts), verdict, *map(amount, numbers)])
+        note = (
+            "Difference of the means over seeds, at the time where it is largest beside its interval, over the largest "
+            f"change of the quantity from its start; intervals hold for all rows together. Good: within "
+            f"{percent(self.wanted)} with its interval."
+        )
+        return Table("SGD against the stochastic equation", note, headers, rows)
+
+
+def read(runs: Mapping[int, Sequence[AnyRun]], folder: Path, wanted: float = WANTED) -> Svag:
+    """The comparison of recorded runs, by refinement.
+
+    Raises:
+        SettingError: fewer than three runs of a refinement came to their end.
+    """
+    found = {level: [r for r in map(Reading.of, own) if "finished" in r.manifest] for level, own in runs.items()}
+    for level, readings in found.items():
+        if len(readings) < 3:
+            raise SettingError(f"{count(len(readings), 'run')} of l = {level} came to the end, expected 3 or more")
+    return Svag(found, folder, wanted)
+
+
+def means_of(readings: Sequence[Reading]) -> pd.DataFrame:
+    """Over runs of one refinement, at their records: mean, bar and start of the loss of all data and of every norm."""
+    rows = []
+    for run, reading in enumerate(readings):
+        table = reading.table()
+        kept = table.quantity.isin(["whole_loss", "norm_squared"]) & (table.source == "measured")
+        kept &= table.group.isin(["all", *reading.layers])
+        rows.append(table.loc[kept, ["time", "quantity", "group", "value"]].assign(run=run))
+    whole = pd.concat(rows, ignore_index=True)
+    whole["time"] = whole.time.round(9)
+    times = np.unique(whole.time)
+    chosen = times[np.linspace(0, len(times) - 1, min(PLACES, len(times))).round().astype(int)]
+    whole = whole.loc[whole.time.isin(chosen)]
+    found = whole.groupby(["quantity", "group", "time"], observed=True, sort=False).value.agg(["mean", "std", "count"])
+    found = found.reset_index()
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(found["count"] - 1, 1))
+    starts = found.loc[found.time == times[0]].set_index(["quantity", "group"])["mean"]
+    start = starts.reindex(pd.MultiIndex.from_frame(found[["quantity", "group"]])).to_numpy()
+    return found.assign(bar=reach * found["std"] / np.sqrt(found["count"]), start=start)
+
+
+def wider(quantities: int, runs: int) -> float:
+    """By how much intervals are wider that hold for so many quantities together, by Bonferroni's inequality."""
+    alone, together = (stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * k), runs - 1) for k in (1, quantities))
+    return float(together / alone)
+
+
+def difference(rows: pd.DataFrame, wanted: float, wide: float) -> dict[str, object]:
+    """Of one quantity: the row of ``differences``."""
+    scale = float(np.maximum((rows["mean"] - rows.start).abs(), (rows.mean_fine - rows.start_fine).abs()).max())
+    apart, bar = rows["mean"] - rows.mean_fine, wide * np.hypot(rows.bar, rows.bar_fine)
+    allowed = wanted * scale
+    if (apart.abs() - bar > allowed).any():
+        verdict = "differs"
+    else:
+        verdict = "agrees" if (apart.abs() + bar <= allowed).all() else "open"
+    worst = rows.index[int(np.argmax((apart.abs() - bar).to_numpy()))]
+    share = (
+        {"difference": apart[worst] / scale, "bar": bar[worst] / scale} if scale else {"difference": 0.0, "bar": 0.0}
+    )
+    return {"quantity": str(rows.quantity.iloc[0]), "group": str(rows.group.iloc[0]), **share,
+            "time": float(rows.time[worst]), "scale": scale, "verdict": verdict}  # fmt: skip
+
+
+def sentences(found: Svag) -> Iterator[str]:
+    table, finest, seeds = found.differences, max(found.runs), len(found.runs[1])
+    rate = number(float(found.runs[1][0].settings["reference_lr"]))
+    view = "the view of SGD as a stochastic equation is credible for this training"
+    where = f"at learning rate {rate}, over {count(seeds, 'seed')}"
+    apart, asked = table.difference.abs(), percent(found.wanted)
+    off, unsure = table.loc[table.verdict == "differs"], table.loc[table.verdict == "open"]
+    if found.verdict == "credible":
+        worst = table.loc[(apart + table.bar).idxmax()]
+        yield (
+            f"T{view[1:]} {where}: no expectation of the loss or of a norm differs from that of l = {finest} by more "
+            f"than {asked} of its change (at most {off_by(worst)}, {named(worst)})."
+        )
+    elif found.verdict == "not credible":
+        worst = table.loc[(apart - table.bar).loc[off.index].idxmax()]
+        yield (
+            f"T{view[1:].replace('is credible', 'is not credible')} {where}: {named(worst)} of SGD differs from that "
+            f"of l = {finest} by {off_by(worst)} of its change at time {number(worst.time)}, and {asked} is allowed. A "
+            "smaller learning rate brings them together."
+        )
+    else:
+        worst = table.loc[(apart + table.bar).loc[unsure.index].idxmax()]
+        yield (
+            f"Whether {view} {where} is open: {named(worst)} of SGD differs from that of l = {finest} by "
+            f"{off_by(worst)} of its change, and {asked} is allowed. More seeds make the intervals smaller."
+        )
+    for rows, said in ((off, "Different"), (unsure, "Open")):
+        if len(rows) and found.verdict != "credible":
+            yield f"{said}: {listed([named(row) for _, row in rows.iterrows()])}."
+    yield (
+        f"Agreement of l = 1 with l = {finest} is necessary for the equation to describe SGD; it is tested on the loss "
+        "of all data and on squared norms, by layer, and on nothing else."
+    )
+
+
+def off_by(row: pd.Series) -> str:
+    return f"{percent(abs(row.difference))} ± {percent(row.bar)}"
+
+
+def named(row: pd.Series) -> str:
+    """The quantity of a row."""
+    of = "" if row.group == "all" else f" of {row.group}"
+    return ("the loss" if row.quantity == "whole_loss" else quantity_name(row.quantity)) + of

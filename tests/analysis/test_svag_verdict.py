@@ -1,0 +1,73 @@
+"""What is said of SVAG's runs follows from planted means."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import planted
+from scipy.stats import norm
+
+from eom.analysis.svag import Svag, read
+from eom.errors import SettingError
+from eom.records import open_run
+
+
+def made(
+    folder: Path, shift: float, scatter: float, seeds: int = 8, generator: np.random.Generator | None = None
+) -> Svag:
+    """Runs whose losses fall from 1 to 0, with a ``shift`` of SGD's and a ``scatter`` over seeds in shares of that.
+
+    Seeds lie at the quantiles of a normal law, so that nothing is left to luck; drawn, where a ``generator`` is given.
+    """
+    runs, quantiles = {}, norm.ppf((np.arange(seeds) + 0.5) / seeds)
+    for level in (1, 2):
+        runs[level] = []
+        for seed in range(seeds):
+            run = planted(folder / f"l-{level}-{seed}", 0.1 / level, steps=20 * level, every=2 * level, orders=0)
+            drawn = generator.normal() if generator else quantiles[seed]
+            off = shift * (level == 1) + scatter * float(drawn)
+            with (run.path / "table.csv").open("a") as file:
+                for k in range(10):
+                    value = 1 - k / 10 + off * k / 10
+                    file.write(f"{2 * level * k},{0.2 * k!r},all,whole_loss,measured,{value!r},\n")
+            runs[level].append(open_run(run.path))
+    return read(runs, folder)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scatter", "verdict", "sentence"),
+    [
+        (0.01, 0.01, "credible", "The view of SGD as a stochastic equation is credible for this training at learning"),
+        (
+            0.2,
+            0.01,
+            "not credible",
+            ".* is not credible for this training .*: the loss of SGD differs",
+        ),
+        (0.01, 0.2, "open", "Whether the view of SGD .* is open: the loss of SGD differs"),
+    ],
+)
+def test_the_verdict_follows_the_difference_and_its_interval(tmp_path, shift, scatter, verdict, sentence):
+    found = made(tmp_path, shift, scatter)
+    assert found.verdict == verdict
+
+    assert re.match(sentence, found.sentences()[0])
+    row = found.table().loc[lambda t: t.quantity == "whole_loss"].iloc[0]
+    if shift > scatter:
+        assert row.difference == pytest.approx(shift, rel=0.15)
+
+
+def test_intervals_hold_no_difference_about_as_often_as_they_say(tmp_path):
+    """Where 5 % of the change is allowed, of equal laws one in twenty at most is called different."""
+    generator = np.random.default_rng(0)
+    said = [made(tmp_path / str(k), 0.0, 0.2, seeds=4, generator=generator).verdict for k in range(20)]
+    assert said.count("not credible") <= 2
+    assert said.count("credible") == 0
+
+
+def test_too_few_whole_runs_are_refused(tmp_path):
+    found = made(tmp_path, 0.0, 0.1, seeds=3)
+    paths = {level: [r.path for r in own] for level, own in found.runs.items()}
+    with pytest.raises(SettingError, match="2 runs of l = 1 came to the end, expected 3 or more"):
+        read({1: paths[1][:2], 2: paths[2]}, tmp_path)
