@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from eom.analysis.drawing import Figure, grid, inline, line, logarithmic, palette, ramp, styled, titled
+from eom.analysis.drawing import Figure, grid, hues, inline, line, logarithmic, palette, ramp, styled, titled
 from eom.analysis.plots import edges, limits_of
 from eom.analysis.words import source_name
 
@@ -73,6 +73,28 @@ def scaling(name: str, points: pd.DataFrame) -> str:
             logarithmic(ax.yaxis)
             titled(ax, title, "learning rate", "error, weight² per unit time")
         legend(figure, [line(c, source, marker="o", markersize=4) for source, c in colours.items()])
+        return inline(figure, name)
+
+
+def ladders(name: str, frame: pd.DataFrame) -> str:
+    """Size of errors over steps on logarithmic scales: a panel for each ``panel``, a line for each ``line``.
+
+    Columns of the frame: ``panel``, ``line``, ``step``, ``error``, signed, and ``across``, what the steps are.
+    """
+    titles = list(dict.fromkeys(frame.panel))
+    with styled():
+        figure, axes = grid(len(titles), across=2, width=4.0, height=2.8, head=0.4)
+        for ax, title in zip(axes, titles, strict=True):
+            panel = frame.loc[frame.panel == title]
+            for colour, (text, rows) in zip(hues(panel.line.nunique()), panel.groupby("line", sort=False), strict=True):
+                ax.plot(rows.step, rows.error.abs(), color=colour, linewidth=1, label=str(text))
+                for positive, part in rows.groupby(rows.error > 0):
+                    fill = "full" if positive else "none"
+                    ax.plot(part.step, part.error.abs(), "o", color=colour, markersize=4, fillstyle=fill)
+            logarithmic(ax.xaxis)
+            logarithmic(ax.yaxis)
+            ax.legend(loc="best", fontsize=7)
+            titled(ax, title, panel.across.iloc[0], "error (hollow: negative)")
         return inline(figure, name)
 
 

@@ -89,6 +89,16 @@ def ramp(count: int) -> list[str]:
     return [to_hex(RAMP(k / max(1, count - 1))) for k in range(count)]
 
 
+def hues(count: int) -> list[str]:
+    """Colours of things in no order, told apart by all common kinds of colour vision."""
+    return list(sns.color_palette("colorblind", count).as_hex())
+
+
+def standalone(svg: str) -> str:
+    """An <svg> element of a page as a file of its own, with ink of its own."""
+    return svg.replace("currentColor", "#1b1f24")
+
+
 def titled(ax: Axes, title: str, across: str, up: str) -> None:
     # A name is text, not mathematics, whatever dollar signs it holds. With its height given, no ticks are measured.
     ax.set_title(label(title, 42), parse_math=False, y=1.0)

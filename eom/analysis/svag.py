@@ -41,7 +41,7 @@ class Svag:
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """Of SGD from the finest refinement, by quantity and group, at the ``time`` where it is largest in its bars.
+        """Of SGD from the finest refinement, by quantity and group, at the ``time`` where it is largest.
 
         Columns ``quantity``, ``group``; ``difference`` and ``bar``, of intervals that hold for all rows together, as
         shares of ``scale``, the largest change of the quantity from its start; ``verdict``: "agrees" where difference
@@ -105,9 +105,9 @@ class Svag:
             verdict = Cell(row["verdict"], row["verdict"])
             rows.append([*(Cell(label(shown, 60), key) for shown, key in texts), verdict, *map(amount, numbers)])
         note = (
-            "Difference of the means over seeds, at the time where it is largest beside its interval, over the largest "
-            f"change of the quantity from its start; intervals hold for all rows together. Good: within "
-            f"{percent(self.wanted)} with its interval."
+            "Difference of the means over seeds, where it and its interval reach farthest, over the largest change of "
+            f"the quantity from its start; intervals hold for all rows together. Good: within {percent(self.wanted)} "
+            "with its interval."
         )
         return Table("SGD against the stochastic equation", note, headers, rows)
 
@@ -161,7 +161,8 @@ def difference(rows: pd.DataFrame, wanted: float, wide: float) -> dict[str, obje
         verdict = "differs"
     else:
         verdict = "agrees" if (apart.abs() + bar <= allowed).all() else "open"
-    worst = rows.index[int(np.argmax((apart.abs() - bar).to_numpy()))]
+    reach = apart.abs() - bar if verdict == "differs" else apart.abs() + bar
+    worst = rows.index[int(np.argmax(reach.to_numpy()))]
     share = (
         {"difference": apart[worst] / scale, "bar": bar[worst] / scale} if scale else {"difference": 0.0, "bar": 0.0}
     )

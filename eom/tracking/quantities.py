@@ -17,10 +17,13 @@ Found = tuple[str, float, float | None]  # a number's name, its value, its bar
 class Quantity(Protocol):
     """Measured at one of ``every`` records: called with the loss of the remembered batch, and theta [n]."""
 
-    name: str
-    units: dict[str, str]  # of every number that it gives
-    every: int
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def units(self) -> dict[str, str]:  # of every number that it gives
+        ...
+    @property
+    def every(self) -> int: ...
     def check(self, objective: Objective) -> None:
         """Raise an ``EomError`` where it cannot be measured; called with the loss of the first batch."""
         ...
