@@ -35,12 +35,18 @@ class Format(StrEnum):
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the runs and the report.")] = Path("eom-demo"),
     small: Annotated[bool, typer.Option(help="A tenth of the digits, fewer steps: 30 seconds.")] = False,
+    stochastic: Annotated[bool, typer.Option(help="Networks, samplers and SGD as stochastic equations.")] = False,
 ) -> None:
     """Train a small network on real digits at four learning rates, and compare theory and runs."""
     hold_threads_still()
-    from eom.demo import run_demo
+    if stochastic:
+        from eom.stochastic_demo import run_stochastic_demo
 
-    run_demo(out, small=small)
+        run_stochastic_demo(out, small=small)
+    else:
+        from eom.demo import run_demo
+
+        run_demo(out, small=small)
 
 
 @app.command()

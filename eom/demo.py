@@ -55,14 +55,19 @@ def setup(samples: int | None = SMALL_SAMPLES) -> tuple[nn.Module, Callable[[nn.
     return network(), cross_entropy, digits(samples)
 
 
+def require_empty(out: Path) -> None:
+    """Raise where a demonstration would write among other things."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderUsedError(f"{out} is not empty: delete it, or choose another folder with --out")
+
+
 def run_demo(out: Path, *, small: bool = False) -> Path:
     """Train at some learning rates, print what was found, and return the path of the page that compares them.
 
     Raises:
         FolderUsedError: ``out`` holds something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderUsedError(f"{out} is not empty: delete it, or choose another folder with --out")
+    require_empty(out)
     from eom.analysis.compare import WANTED, compare
     from eom.analysis.reading import Reading
     from eom.analysis.report import report

@@ -27,7 +27,7 @@ FLOORS: dict[str, set[str]] = {  # what each part may import
     "sweeps": {"errors", "objective", "stochastic", "records", "tracking", "analysis"},
     "testing": {"errors"},
 }
-TOP = {"__init__", "__main__", "cli", "demo", "checking", "sweeping", "target"}
+TOP = {"__init__", "__main__", "cli", "demo", "checking", "stochastic_demo", "sweeping", "target"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
