@@ -54,6 +54,7 @@ def ensembles(rounds: int) -> list[dict[str, Any]]:
             return torch.full_like(y, 0.5) if self.additive else 0.5 * torch.cos(y)
 
     moving = Sde(lambda t, y: -y, Diagonal(lambda t, y: 0.5 * torch.cos(y)))
+    midway = Sde(moving.drift, moving.noise, "stratonovich")
     still = Sde(lambda t, y: -y, Additive(0.5))
 
     def theirs(method: str, *, kind: str = "ito", additive: bool = False, steps: int = STEPS) -> Callable[[], Any]:
@@ -73,7 +74,7 @@ def ensembles(rounds: int) -> list[dict[str, Any]]:
         "a plain loop over torchsde's euler": (theirs("euler"), plain),
         "EulerMaruyama over torchsde's euler": (theirs("euler"), ours(EulerMaruyama())),
         "Milstein over torchsde's milstein": (theirs("milstein"), ours(Milstein())),
-        "StochasticHeun over torchsde's heun": (theirs("heun", kind="stratonovich"), ours(StochasticHeun())),
+        "StochasticHeun over torchsde's heun": (theirs("heun", kind="stratonovich"), ours(StochasticHeun(), midway)),
         "SRA1 over torchsde's srk, additive noise": (theirs("srk", additive=True), ours(SRA1(), still)),
         "Platen over torchsde's srk, both of order 2 or 1.5": (theirs("srk"), ours(Platen())),
         "EulerMaruyama at dt = .01 over torchsde's euler": (

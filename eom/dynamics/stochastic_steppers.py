@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eom.dynamics.brownian import Brownian, Place
 from eom.dynamics.field import State
-from eom.dynamics.noise import iterated, require_additive, require_commuting
+from eom.dynamics.noise import Additive, Diagonal, iterated, require_additive, require_commuting
 from eom.dynamics.sde import Kinds, Orders, Path, Sde, stochastic
 
 
@@ -35,7 +35,7 @@ class EulerMaruyama:
     def step(self, field: Sde, t: float, h: float, y: State, carry: Place) -> tuple[State, Place]:
         sde = stochastic(field, t, y, carry)
         piece, carry = self.path.next(carry, h, y, sde.noise.channels(y))
-        return y + h * sde.drift(t, y) + sde.noise(t, y, piece.w), carry
+        return torch.add(y + sde.noise(t, y, piece.w), sde.drift(t, y), alpha=h), carry
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ class SRA1:
 class Platen:
     """Weak order 2 without derivatives, of Ito's reading; m Brownian motions take some 2 m^2 columns of sigma.
 
+    Four evaluations are enough for diagonal noise: all j go side by side there, and s_j sees nothing of U_r.
+
     With x = y + h b, Y = x + sigma dW, R_j = x +- sigma_j sqrt h, U_j = y +- sigma_j sqrt h:
 
         y <- y + (h/2)(b(y) + b(Y))
@@ -142,24 +144,33 @@ class Platen:
 
     def step(self, field: Sde, t: float, h: float, y: State, carry: Place) -> tuple[State, Place]:
         sde = stochastic(field, t, y, carry)
-        m, root = sde.noise.channels(y), math.sqrt(h)
-        piece, carry = self.path.next(carry, h, y, m)
-        dw, unit = piece.w, torch.eye(m, dtype=y.dtype, device=y.device)
+        diagonal, root = isinstance(sde.noise, Diagonal), math.sqrt(h)
+        if diagonal and carry == Place():
+            require_commuting(sde.noise, t, y)
+        piece, carry = self.path.next(carry, h, y, sde.noise.channels(y))
+        dw, drift = piece.w, sde.drift(t, y)
+        x, moved = y + h * drift, sde.noise(t, y, dw)
+        total = y + h / 2 * (drift + sde.drift(t + h, x + moved))
+        if isinstance(sde.noise, Additive):
+            return total + moved, carry
+
+        motions = [slice(None)] if diagonal else [slice(j, j + 1) for j in range(dw.shape[-1])]
+        m = len(motions)
+        v = antisymmetric(self.path.signs(piece, m * (m - 1) // 2), m) if m > 1 else dw
 
         def column(x: State, j: int) -> State:
-            return sde.noise(t, x, unit[j].expand(*x.shape[:-1], m))
+            unit = torch.zeros_like(dw)
+            unit[..., motions[j]] = 1
+            return sde.noise(t, x, unit)
 
-        drift = sde.drift(t, y)
-        x, here = y + h * drift, [column(y, j) for j in range(m)]
-        total = y + h / 2 * (drift + sde.drift(t + h, x + sde.noise(t, y, dw)))
-        v = antisymmetric(self.path.signs(piece, m * (m - 1) // 2), m) if m > 1 else dw
+        here = [column(y, j) for j in range(m)]
         for j in range(m):
-            w = dw[..., j : j + 1]
+            w = dw[..., motions[j]]
             up, down = column(x + root * here[j], j), column(x - root * here[j], j)
             total = total + (up + down + 2 * here[j]) * w / 4 + (up - down) * (w * w - h) / (4 * root)
             for r in (r for r in range(m) if r != j):
                 up, down = column(y + root * here[r], j), column(y - root * here[r], j)
-                pair = w * dw[..., r : r + 1] + h * v[..., r, j, None]
+                pair = w * dw[..., motions[r]] + h * v[..., r, j, None]
                 total = total + (up + down - 2 * here[j]) * w / 4 + (up - down) * pair / (4 * root)
         return total, carry
 

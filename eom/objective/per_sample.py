@@ -29,7 +29,8 @@ def per_sample_gradients(objective: Objective, theta: Tensor) -> Tensor:
         DataError: the data is no batch of samples, or the gradients would not fit into the memory.
     """
     require_samples(objective)
-    found = torch.cat([of_batch(objective, theta, batch) for _, batch in objective.batches])
+    batches = [of_batch(objective, theta, batch) for _, batch in objective.batches]
+    found = torch.cat(batches) if len(batches) > 1 else batches[0]
     whole = objective.mean_loss.gradient(theta)
     mean, rounding = found.mean(0), torch.finfo(theta.dtype).eps ** 0.5
     if not float(norm(mean - whole)) <= rounding * float(found.norm(dim=1).mean()):
@@ -63,26 +64,31 @@ def of_batch(objective: Objective, theta: Tensor, batch: Batch) -> Tensor:
             "there is: pass a smaller batch"
         )
 
-    def loss(at: Tensor, *xs: Tensor) -> Tensor:
+    def loss(parts: list[Tensor], *xs: Tensor) -> Tensor:
         rows = iter(x[None] if s else x for x, s in zip(xs, split, strict=True))
-        return objective.loss_of(mapped(batch, lambda _: next(rows)))(at)
+        one = objective.loss_of(mapped(batch, lambda _: next(rows)))
+        return one.within(parts, lambda: one.value(parts))
 
-    chunk = max(1, min(samples, AT_ONCE // theta.numel()))
-    over = vmap(grad(loss), (None, *(0 if s else None for s in split)), chunk_size=chunk)
+    parts = objective.loss_of(batch).parts(theta)
+    chunk = AT_ONCE // theta.numel()
+    over = vmap(
+        grad(loss), (None, *(0 if s else None for s in split)), chunk_size=max(1, chunk) if chunk < samples else None
+    )
     try:
         with sdpa_kernel(SDPBackend.MATH):  # vmap goes through the fused attention one by one
-            return over(theta, *leaves)
+            return torch.cat([g.flatten(1) for g in over(parts, *leaves)], 1)
     except Exception as failure:  # as many kinds as there are operations that vmap does not know
-        found = _one_by_one(loss, theta, leaves, split)
+        found = _one_by_one(loss, parts, leaves, split)
         warn_user(f"samples are differentiated one after another, as vmap failed: {str(failure)[:200]}", EomWarning)
         return found
 
 
-def _one_by_one(loss: Callable[..., Tensor], theta: Tensor, leaves: list[Tensor], split: list[bool]) -> Tensor:
-    at, found = theta.detach().requires_grad_(), []
+def _one_by_one(loss: Callable[..., Tensor], parts: list[Tensor], leaves: list[Tensor], split: list[bool]) -> Tensor:
+    at, found = [p.detach().requires_grad_() for p in parts], []
     for i in range(len(leaves[0])):
         value = loss(at, *(x[i] if s else x for x, s in zip(leaves, split, strict=True)))
-        found.append(torch.autograd.grad(value, at)[0])
+        pieces = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([g.flatten() for g in pieces]))
     return torch.stack(found)
 
 

@@ -127,6 +127,16 @@ def test_a_noise_is_the_same_in_all_its_forms():
             torch.testing.assert_close(other, found[0], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", [EulerMaruyama, StochasticHeun, Platen, Milstein])
+def test_diagonal_noise_is_the_general_one_of_a_diagonal_matrix(kind):
+    """Where it moves with the state too, and Platen's columns go side by side."""
+    y = torch.tensor([[0.3, -0.7, 1.1], [0.1, 0.2, -2.0]])
+    entries = Diagonal(lambda t, y: 0.5 + 0.3 * torch.cos((1 + t) * y))
+    matrix = General(lambda t, y: torch.diag_embed(entries.entries(t, y)), 3)
+    one, other = (end(Sde(swirl, form), kind(), y, h=0.1, steps=5) for form in (entries, matrix))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+
+
 def test_both_readings_are_one_process():
     """Each stepper converges to the other's paths, once the drift is converted, and not without."""
     y = torch.full((2000, 1), 0.5)
