@@ -97,7 +97,7 @@ class General:
 
     def __call__(self, t: float, y: State, dw: Tensor) -> State:
         matrix = self.matrix(t, y)
-        if matrix.shape != (*y.shape, self.size):
+        if getattr(matrix, "shape", None) != (*y.shape, self.size):
             raise shapes("general noise", matrix, "[..., n, m]", [*y.shape, self.size])
         return (matrix @ dw[..., None])[..., 0]
 
@@ -198,10 +198,11 @@ def require_commuting(noise: Noise, t: float, y: State) -> None:
 
 def wanted(value: Tensor, y: State, name: str, shape: str) -> Tensor:
     """The value, if it has the shape of the state."""
-    if value.shape != y.shape:
+    if getattr(value, "shape", None) != y.shape:
         raise shapes(name, value, shape, list(y.shape))
     return value
 
 
 def shapes(name: str, value: Tensor, shape: str, expected: list[int]) -> NoiseError:
-    return NoiseError(f"{name} gave shape {list(value.shape)}, expected {shape} = {expected} for this state")
+    came = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return NoiseError(f"{name} gave {came}, expected {shape} = {expected} for this state")

@@ -85,10 +85,16 @@ def stochastic(field: Sde, t: float, y: State, carry: Place, calculus: Calculus 
     """The Sde that a stochastic stepper takes, in the reading in which it computes; tested at the first step.
 
     Raises:
-        SettingError: a field without noise. NoiseError: diagonal noise whose entries depend on others.
+        SettingError: a field without noise, a drift of another shape. NoiseError: diagonal noise whose entries
+            depend on others.
     """
     if not isinstance(field, Sde):
         raise SettingError(f"a stochastic stepper was given a {type(field).__name__}, expected an Sde(drift, noise)")
-    if field.calculus != calculus and isinstance(field.noise, Diagonal) and carry == Place():
-        require_commuting(field.noise, t, y)
+    if carry == Place():
+        slope = field.drift(t, y)
+        if getattr(slope, "shape", None) != y.shape:
+            came = f"shape {list(slope.shape)}" if isinstance(slope, Tensor) else f"a {type(slope).__name__}"
+            raise SettingError(f"the drift gave {came}, expected [..., n] = {list(y.shape)} for this state")
+        if field.calculus != calculus and isinstance(field.noise, Diagonal):
+            require_commuting(field.noise, t, y)
     return field.read_as(calculus)

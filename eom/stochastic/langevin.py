@@ -133,6 +133,10 @@ class SGHMC:
 
     def step(self, field: Underdamped, t: float, h: float, y: State, carry: Place) -> tuple[State, Place]:
         q, p = phases(field, y)
+        if field.friction * h >= 2:
+            raise SettingError(
+                f"friction times h is {field.friction * h:.3g}, expected less than 2: momenta would grow"
+            )
         piece, carry = self.path.next(carry, h, q, q.shape[-1])
         kick = math.sqrt(2 * field.friction * field.temperature)
         p = (1 - field.friction * h) * p + h * field.force(t, q) + kick * piece.w

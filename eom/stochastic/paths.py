@@ -9,6 +9,7 @@ from torch import Tensor
 from eom.dynamics.field import State
 from eom.dynamics.stepper import Stepper
 from eom.errors import ExplosionError, SettingError
+from eom.stochastic.stability import warn_of_stability
 
 LOOK = 64  # steps from one look at whether the state is finite to the next
 
@@ -26,6 +27,8 @@ def ensemble(field: Any, stepper: Stepper, y: State, *, h: float, steps: int, ev
     Args:
         field: an ``Sde``, or what else the stepper takes. h: step. steps: how many.
 
+    Warns where the step is too large for the field's linear part at the start.
+
     Raises:
         SettingError: a step or number of steps outside what it may be.
         ExplosionError: a path leaves the finite numbers; it names the first one, its time and its size before.
@@ -39,6 +42,7 @@ def ensemble(field: Any, stepper: Stepper, y: State, *, h: float, steps: int, ev
     if not (isinstance(y, Tensor) and y.is_floating_point() and bool(y.isfinite().all())):
         raise SettingError("y is no tensor of finite numbers, from which paths could begin")
     with torch.no_grad():
+        warn_of_stability(field, y, h)
         kept = {k: state for k, state in _marched(field, stepper, y, h, steps) if k % keep == 0 or k == steps}
     return Ensemble(torch.tensor([k * h for k in kept], dtype=torch.float64), torch.stack(list(kept.values())))
 

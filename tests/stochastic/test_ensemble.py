@@ -10,9 +10,9 @@ from eom.dynamics.brownian import Brownian
 from eom.dynamics.noise import Additive, Diagonal
 from eom.dynamics.sde import Sde
 from eom.dynamics.stochastic_steppers import EulerMaruyama
-from eom.errors import DataError, ExplosionError, SettingError
+from eom.errors import DataError, EomWarning, ExplosionError, SettingError
 from eom.stochastic.density import Density, posterior
-from eom.stochastic.langevin import BAOAB, MALA, LeimkuhlerMatthews, Underdamped, overdamped
+from eom.stochastic.langevin import BAOAB, MALA, SGHMC, LeimkuhlerMatthews, Underdamped, overdamped
 from eom.stochastic.paths import ensemble
 
 OU = Sde(lambda t, y: -y, Diagonal(lambda t, y: 0.5 * torch.cos(y)))
@@ -66,6 +66,39 @@ def test_bad_input_is_named(settings, complaint):
     given = {"y": torch.zeros(2, 1), "h": 0.1, "steps": 3} | settings
     with pytest.raises(SettingError, match=complaint):
         ensemble(OU, EulerMaruyama(), given.pop("y"), **given)
+
+
+def stiff(t, y):
+    return -torch.tensor([1.0, 30.0]) * y
+
+
+@pytest.mark.parametrize(
+    ("field", "stepper", "limit"),
+    [
+        (Sde(stiff, Additive(0.1)), EulerMaruyama(), 2 / 30),
+        (overdamped(Density(lambda y: 15 * y.square().sum(-1))), LeimkuhlerMatthews(), 2 / 30),
+        (Underdamped(lambda t, q: stiff(t, q)), BAOAB(), 2 / 30**0.5),
+    ],
+    ids=["drift", "density", "splitting"],
+)
+def test_a_step_beyond_the_stable_ones_of_the_linear_part_is_said(field, stepper, limit, recwarn):
+    y = torch.ones(3, 4 if isinstance(field, Underdamped) else 2)
+    ensemble(field, stepper, y, h=0.95 * limit, steps=3)
+    assert not recwarn
+    with pytest.warns(EomWarning, match=rf"h = .* is too large for stability.*take h below {limit:.2g}"):
+        found = ensemble(field, stepper, y, h=1.2 * limit, steps=60)
+    assert float(found.y.abs().max()) > 1e3
+
+
+def test_momenta_that_friction_throws_back_by_more_than_they_were_are_refused():
+    with pytest.raises(SettingError, match="friction times h is 2, expected less than 2"):
+        ensemble(Underdamped(stiff, friction=20.0), SGHMC(), torch.ones(1, 4), h=0.1, steps=3)
+
+
+@pytest.mark.parametrize("drift", [lambda t, y: y.sum(-1, keepdim=True), lambda t, y: 0.0])
+def test_a_drift_of_another_shape_is_named(drift):
+    with pytest.raises(SettingError, match=r"the drift gave .* expected \[\.\.\., n\] = \[3, 2\]"):
+        ensemble(Sde(drift, Additive(0.1)), EulerMaruyama(), torch.ones(3, 2), h=0.1, steps=3)
 
 
 def classes(samples: int = 60):

@@ -132,7 +132,7 @@ def test_gradients_flow_back_by_the_weights_that_were_asked_for(backward):
     with torch.no_grad():
         block.second[0].weight.fill_(2.0)  # type: ignore[index, union-attr] - a Sequential
     out = block(torch.ones(1, 1))
-    eta = 3 - float(out)
+    eta = 3 - float(out.detach())
     (back,) = torch.autograd.grad(out.sum(), block.first.weight, retain_graph=True)  # type: ignore[arg-type]
     (rest,) = torch.autograd.grad(out.sum(), block.second[0].weight)  # type: ignore[index, union-attr]
     assert float(back + rest) == pytest.approx(1)
