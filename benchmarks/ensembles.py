@@ -108,11 +108,18 @@ def gradients(rounds: int) -> list[dict[str, Any]]:
     def loop() -> Any:
         return [torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), parameters) for i in range(256)]
 
+    pieces = {name: p.detach() for name, p in model.named_parameters()}
+
+    def one(at: Any, image: Any, label: Any) -> Any:
+        return F.cross_entropy(torch.func.functional_call(model, at, (image[None],)), label[None])
+
+    bare = torch.func.vmap(torch.func.grad(one), (None, 0, 0))
     noise = noise_of(objective)
     ratios = {
         "a loop over per-sample gradients by vmap (wanted 20)": paired(
             loop, lambda: per_sample_gradients(objective, theta), rounds
         ),
+        "a loop over torch's vmap alone, in pieces, untested": paired(loop, lambda: bare(pieces, x, y), rounds),
         "per-sample gradients in gradients": paired(
             lambda: per_sample_gradients(objective, theta), lambda: objective.gradient(theta), rounds
         ),
