@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from eom.analysis.curves import ladders
+from eom.analysis.curves import ladder_rows, ladders
 from eom.analysis.figures import Figure
 from eom.analysis.page import fill, save
 from eom.analysis.tables import Cell, amount
@@ -99,12 +98,6 @@ def sentences(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]]) -> list[st
 
 def write(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]], said: list[str], out: Path) -> Path:
     """The page of the orders."""
-    rows = [
-        {"panel": panel, "line": line, "across": across, "step": h, "error": error}
-        for panel, (across, found) in panels.items()
-        for line, one in found.items()
-        for h, error in zip(one.h, one.error, strict=True)
-    ]
     caption = (
         "Exact expectations, no sampling. Good: a straight line: its slope is the order. A flat line: a wrong reading."
     )
@@ -121,7 +114,7 @@ def write(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]], said: list[str
         name="Stochastic views",
         lead="Which stochastic equations networks of random depth, samplers and SGD follow, and which readings fail.",
         sentences=said,
-        figures=[Figure("Errors over steps", ladders("orders", pd.DataFrame(rows)), caption)],
+        figures=[Figure("Errors over steps", ladders("orders", ladder_rows(panels)), caption)],
         tables=[PageTable("Orders", note, headers, cells)],
         others={},
     )

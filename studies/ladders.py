@@ -1,4 +1,4 @@
-"""What the studies of errors over steps share: claims of orders, a table, and a figure."""
+"""What the studies of errors over steps share: claims of orders, and a figure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +13,6 @@ from eom.stochastic import Ladder
 def claims(found: Mapping[str, Ladder]) -> dict[str, float]:
     """The order of each, 0 where none is stated."""
     return {f"{name}: order": one.order or 0.0 for name, one in found.items()}
-
-
-def table(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]]) -> pd.DataFrame:
-    """Rows of {panel: (what the steps are, {line: ladder})}."""
-    rows = [
-        {"panel": panel, "line": line, "across": across, "step": h, "error": error, "bar": bar}
-        for panel, (across, found) in panels.items()
-        for line, one in found.items()
-        for h, error, bar in zip(one.h, one.error, one.bar, strict=True)
-    ]
-    return pd.DataFrame(rows)
 
 
 def draw(rows: pd.DataFrame, figure: Path) -> None:

@@ -1,6 +1,7 @@
 """Figures of several runs: a colour for each, from blue to orange as the learning rate rises."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,10 +77,21 @@ def scaling(name: str, points: pd.DataFrame) -> str:
         return inline(figure, name)
 
 
+def ladder_rows(panels: Mapping[str, tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
+    """A row for each error of {panel: (what the steps are, {line: Ladder})}."""
+    rows = [
+        {"panel": panel, "line": line, "across": across, "step": h, "error": error, "bar": bar}
+        for panel, (across, found) in panels.items()
+        for line, one in found.items()
+        for h, error, bar in zip(one.h, one.error, one.bar, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
 def ladders(name: str, frame: pd.DataFrame) -> str:
     """Size of errors over steps on logarithmic scales: a panel for each ``panel``, a line for each ``line``.
 
-    Columns of the frame: ``panel``, ``line``, ``step``, ``error``, signed, and ``across``, what the steps are.
+    Columns of the frame: those of ``ladder_rows``.
     """
     titles = list(dict.fromkeys(frame.panel))
     with styled():

@@ -5,11 +5,10 @@ recorded and the six after it; its cost is the time of eight such steps less tha
 medians of paired rounds. The exponent is the slope of log cost over log size.
 """
 
-import argparse
 import csv
-import json
 import resource
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -20,6 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command import answer
 
 import eom
 
@@ -96,9 +98,5 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
+    answer(__doc__, main, "CSV of the costs")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")

@@ -4,14 +4,16 @@ An Ornstein-Uhlenbeck process without detailed balance; a trap that is stiffened
 near the minimum of a regression, read as such a process. Intervals are counted over many seeds.
 """
 
-import argparse
-import json
 import math
+import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command import answer
 
 from eom.stochastic import (
     SRA1,
@@ -112,11 +114,4 @@ def draw(rows: pd.DataFrame, figure: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, help="CSV of every seed")
-    parser.add_argument("--figure", type=Path, help="SVG, drawn from --out")
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
-    if options.figure:
-        draw(pd.read_csv(options.out), options.figure)
+    answer(__doc__, main, "CSV of every seed", draw)

@@ -1,13 +1,13 @@
 """How far are the stationary means of Langevin samplers from the density, and how does that fall with the step?"""
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ladders import claims, draw, table
+from command import answer
+from ladders import claims, draw
 
+from eom.analysis.curves import ladder_rows
 from eom.stochastic import Ladder
 from eom.stochastic.examples import langevin
 
@@ -17,7 +17,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     levels = 5 if small else 7
     found = langevin([0.1 / 2**k for k in range(levels)], [0.4 / 2**k for k in range(4 if small else 5)])
     if out:
-        table({"<cos 2x> on a double well": ("step h", found)}).to_csv(out, index=False)
+        ladder_rows({"<cos 2x> on a double well": ("step h", found)}).to_csv(out, index=False)
     ratio = at(found["Euler-Maruyama (ULA)"], 0.0125) / at(found["Leimkuhler-Matthews"], 0.0125)
     splittings = found["OBABO"].error[-1] / found["BAOAB"].error[-1]
     return claims(found) | {
@@ -32,13 +32,4 @@ def at(one: Ladder, h: float) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, help="CSV of the errors")
-    parser.add_argument("--figure", type=Path, help="SVG, drawn from --out")
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
-    if options.figure:
-        import pandas as pd
-
-        draw(pd.read_csv(options.out), options.figure)
+    answer(__doc__, main, "CSV of the errors", draw)

@@ -4,9 +4,8 @@ A perceptron, the demonstration's convolutional network with BatchNorm, and a tr
 image, in float64 under full-batch gradient descent, at twelve learning rates each from one start, on common time.
 """
 
-import argparse
 import io
-import json
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command import answer
 
 import eom
 from eom.demo import cross_entropy, digits, network
@@ -81,8 +83,4 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
+    answer(__doc__, main, "a folder for runs and pages")

@@ -6,8 +6,7 @@ point. Records count while lr times sharpness is below 1, and where gradient flo
 100 times the measurement's bar.
 """
 
-import argparse
-import json
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command import answer
 
 import eom
 from eom.analysis.errors import edge, gain, prediction_errors
@@ -68,8 +70,4 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
+    answer(__doc__, main, "CSV of every error that is compared")

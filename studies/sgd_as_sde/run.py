@@ -4,17 +4,16 @@ A linear regression with batches of one sample, where moments are exact for SGD 
 the stationary law near the minimum, of the equation against that of SGD.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ladders import claims, draw, table
+from command import answer
+from ladders import claims, draw
 
+from eom.analysis.curves import ladder_rows
 from eom.stochastic import ou_covariance, sgd_covariance
 from eom.stochastic.examples import Regression, sgd
 
@@ -33,7 +32,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     if out:
         over_l = {name: one for name, one in found.items() if "SVAG" in name}
         rest = {name: one for name, one in found.items() if name not in over_l}
-        table({"E θθᵀ at time 1.6": ("learning rate", rest), "SVAG at lr .1": ("1 / l", over_l)}).to_csv(
+        ladder_rows({"E θθᵀ at time 1.6": ("learning rate", rest), "SVAG at lr .1": ("1 / l", over_l)}).to_csv(
             out, index=False
         )
     result = claims(found)
@@ -50,11 +49,4 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, help="CSV of the errors")
-    parser.add_argument("--figure", type=Path, help="SVG, drawn from --out")
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
-    if options.figure:
-        draw(pd.read_csv(options.out), options.figure)
+    answer(__doc__, main, "CSV of the errors", draw)

@@ -5,8 +5,6 @@ stochastic depth and the plain residual network on the digits, three seeds each;
 thinner ones.
 """
 
-import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -16,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ladders import claims, draw, table
+from command import answer
+from ladders import claims, draw
 
+from eom.analysis.curves import ladder_rows
 from eom.demo import cross_entropy, digits
 from eom.stochastic import Ladder, ShakeShake, StochasticDepth
 from eom.stochastic.examples import random_depth
@@ -130,7 +130,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     found["diffusive scaling: the same"] = diffusive.error[-1] / diffusive.error[0]
     if out:
         names = list(depths)
-        table(
+        ladder_rows(
             {
                 "shake-shake, readings that hold": ("1 / depth", {n: depths[n] for n in names if depths[n].order}),
                 "readings that do not": ("1 / depth", {n: depths[n] for n in names if not depths[n].order}),
@@ -143,11 +143,4 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, help="CSV of the errors; the scores go beside it")
-    parser.add_argument("--figure", type=Path, help="SVG, drawn from --out")
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
-    if options.figure:
-        draw(pd.read_csv(options.out), options.figure)
+    answer(__doc__, main, "CSV of the errors; the scores go beside it", draw)

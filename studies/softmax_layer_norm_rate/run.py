@@ -9,14 +9,16 @@ symmetry, the translation charge, therefore feels weight decay only: gradient de
 so that order 1 misses it by eta^2 lambda^3 / 3 to leading order.
 """
 
-import argparse
-import json
 import math
+import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command import answer
 
 import eom
 from eom.demo import cross_entropy, digits, network
@@ -84,11 +86,11 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     return found
 
 
-def draw(table: Path, figure: Path) -> None:
+def draw(rows: pd.DataFrame, figure: Path) -> None:
     """Error of each order on the measured rate, relative to it, for the charge at the four settings."""
     import matplotlib.pyplot as plt
 
-    rows = pd.read_csv(table).query("charge == 'charge' and not setting.str.contains('float32')")
+    rows = rows.query("charge == 'charge' and not setting.str.contains('float32')")
     plt.rcParams |= {"svg.fonttype": "none", "font.size": 10}
     canvas, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
     for order, label, colour in (("order 0", "gradient flow", "#d55e00"), ("order 1", "order 1", "#0072b2")):
@@ -101,11 +103,4 @@ def draw(table: Path, figure: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, help="CSV of the decay rates")
-    parser.add_argument("--figure", type=Path, help="SVG, drawn from --out")
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
-    if options.figure:
-        draw(options.out, options.figure)
+    answer(__doc__, main, "CSV of the decay rates", draw)

@@ -3,14 +3,16 @@
 SVAG at several learning rates, to the same time, and what the gradient noise of that training looks like.
 """
 
-import argparse
-import json
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command import answer
 
 import eom
 from eom.demo import cross_entropy, digits
@@ -71,8 +73,4 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, help="a folder for runs and pages")
-    options = parser.parse_args()
-    print(json.dumps(main(small=options.small, out=options.out), indent=2))
+    answer(__doc__, main, "a folder for runs and pages")

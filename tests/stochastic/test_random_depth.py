@@ -9,55 +9,37 @@ from torch import Tensor, nn
 from eom.errors import LossNotDifferentiableError, SettingError
 from eom.objective import Objective
 from eom.stochastic.blocks import ShakeShake, StochasticDepth
-from eom.stochastic.random_depth import SHAKE, diffusive, literal, survival_law, uniform_law, weak_errors
+from eom.stochastic.examples import as_it_stands, drift, observable, scaled_down, spread
+from eom.stochastic.random_depth import diffusive, literal, survival_law, uniform_law, weak_errors
 
 DEPTHS = [16, 32, 64, 128, 256, 512]
-
-
-def b(x: Tensor) -> Tensor:
-    return 0.5 * torch.sin(x) + 0.2
-
-
-def d(x: Tensor) -> Tensor:
-    return SHAKE * (1.5 + torch.cos(x))
-
-
-def phi(x: Tensor) -> Tensor:
-    return torch.exp(torch.cos(x - 0.5))
-
-
-def scaled_down(h: float, x: Tensor, zeta: Tensor) -> Tensor:
-    """A block of branches h b +- (sqrt h / 2) d."""
-    return x + h * b(x) + math.sqrt(h) * zeta * d(x)
-
-
-def as_it_stands(h: float, x: Tensor, zeta: Tensor) -> Tensor:
-    """A block of branches h f1 and h f2."""
-    return x + h * b(x) + h * zeta * d(x)
 
 
 @pytest.mark.parametrize(
     ("block", "equation", "order"),
     [
-        (scaled_down, lambda h: diffusive(b, d), 1),
-        (as_it_stands, lambda h: literal(b, d, h, 0), 1),
-        (as_it_stands, lambda h: literal(b, d, h, 1), 1),
-        (as_it_stands, lambda h: literal(b, d, h, 2), 2),
+        (scaled_down, lambda h: diffusive(drift, spread), 1),
+        (as_it_stands, lambda h: literal(drift, spread, h, 0), 1),
+        (as_it_stands, lambda h: literal(drift, spread, h, 1), 1),
+        (as_it_stands, lambda h: literal(drift, spread, h, 2), 2),
     ],
     ids=["diffusive, Ito", "literal, ODE", "literal, noise", "literal, noise and drift"],
 )
 def test_readings_that_hold_with_their_orders(block, equation, order):
-    found = weak_errors(block, uniform_law(), equation, phi, depths=DEPTHS)
+    found = weak_errors(block, uniform_law(), equation, observable, depths=DEPTHS)
     assert found.order == pytest.approx(order, abs=0.05), str(found)
 
 
 @pytest.mark.parametrize(
     ("block", "equation"),
-    [(scaled_down, lambda h: diffusive(b, d, "stratonovich")), (as_it_stands, lambda h: diffusive(b, d))],
+    [
+        (scaled_down, lambda h: diffusive(drift, spread, "stratonovich")),
+        (as_it_stands, lambda h: diffusive(drift, spread)),
+    ],
     ids=["diffusive, Stratonovich", "literal, noise not scaled"],
 )
 def test_readings_that_do_not_hold_are_given_no_order(block, equation):
-    found = weak_errors(block, uniform_law(), equation, phi, depths=DEPTHS)
+    found = weak_errors(block, uniform_law(), equation, observable, depths=DEPTHS)
     assert found.order is None
     assert min(found.error) > 0.01
     assert abs(found.slopes[-1]) < 0.1
@@ -65,7 +47,7 @@ def test_readings_that_do_not_hold_are_given_no_order(block, equation):
 
 def test_the_noise_of_the_modified_equation_explains_most_of_what_the_ode_leaves():
     ladders = [
-        weak_errors(as_it_stands, uniform_law(), lambda h, k=k: literal(b, d, h, k), phi, depths=DEPTHS)
+        weak_errors(as_it_stands, uniform_law(), lambda h, k=k: literal(drift, spread, h, k), observable, depths=DEPTHS)
         for k in (0, 1, 2)
     ]
     errors = [found.error[-1] for found in ladders]
@@ -75,14 +57,16 @@ def test_the_noise_of_the_modified_equation_explains_most_of_what_the_ode_leaves
 
 def test_stochastic_depth_has_order_one_where_its_noise_is_not_skew_and_one_half_elsewhere():
     depths = [2**k for k in range(5, 13)]
-    even = weak_errors(scaled_down, survival_law(0.5), lambda h: diffusive(b, d), phi, depths=depths)
+    even = weak_errors(scaled_down, survival_law(0.5), lambda h: diffusive(drift, spread), observable, depths=depths)
     assert even.order == pytest.approx(1, abs=0.05)
-    skew = weak_errors(scaled_down, survival_law(0.9), lambda h: diffusive(b, d), phi, depths=depths)
+    skew = weak_errors(scaled_down, survival_law(0.9), lambda h: diffusive(drift, spread), observable, depths=depths)
     assert skew.order == pytest.approx(0.5, abs=0.05)
     errors = []
     for depth in depths:  # 1 - 2 p as sqrt h
         law = survival_law(0.5 + 0.5 * math.sqrt(1 / depth))
-        few = weak_errors(scaled_down, law, lambda h: diffusive(b, d), phi, depths=[depth, 2 * depth, 4 * depth])
+        few = weak_errors(
+            scaled_down, law, lambda h: diffusive(drift, spread), observable, depths=[depth, 2 * depth, 4 * depth]
+        )
         errors.append(few.error[0])
     assert math.log2(errors[-2] / errors[-1]) == pytest.approx(1, abs=0.05)
 
@@ -177,7 +161,7 @@ def test_stochastic_depth_keeps_a_branch_as_often_as_asked():
         (lambda: StochasticDepth(branch(), 0.0), "survival is 0.0"),
         (lambda: StochasticDepth(branch(), 0.5, per="x"), "per is 'x'"),
         (lambda: survival_law(1.0), "p is 1.0, expected a chance between 0 and 1"),
-        (lambda: literal(b, d, 0.1, 3), "order is 3, expected 0, 1 or 2"),
+        (lambda: literal(drift, spread, 0.1, 3), "order is 3, expected 0, 1 or 2"),
     ],
 )
 def test_bad_input_is_named(act, complaint):
