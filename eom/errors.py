@@ -62,6 +62,10 @@ class ExplosionError(EomError, ArithmeticError):
     """A path left the finite numbers, or a step is too large for its scheme to be stable."""
 
 
+class DiscreteError(EomError, ValueError):
+    """An energy that has no discrete gradient as it is written, or whose implicit step does not converge."""
+
+
 class TrackingWarning(EomWarning):
     """A quantity of a running training is withheld; the training goes on."""
 

@@ -1,0 +1,128 @@
+"""Discrete derivatives: DG(u, v) with H(u) - H(v) = DG . (u - v) exactly, for any function that torch can evaluate.
+
+A ``Pair`` goes through the function in place of its argument, carries the values at u and at v, and writes down how
+the discrete Jacobian of each step, J_g (u - v) = g(u) - g(v), pulls back. The pull of 1 from end to start is DG; it is
+made of ordinary tensors, so that autograd trains through it. The rules of the steps are in ``pair_rules``.
+
+Source: Matsubara, Ishikawa & Yaguchi, Deep energy-based modeling of discrete-time physics, NeurIPS 2020, for networks
+of affine and elementwise layers; McLachlan, Quispel & Robidoux, Phil. Trans. R. Soc. A 357, 1999, for DG.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eom.errors import DiscreteError
+
+Energy = Callable[[Tensor], Tensor]  # [b, ...] -> [b]
+Function = Callable[..., Tensor]
+
+
+class Two:
+    """A value at u and at v [...], made by one step."""
+
+    __slots__ = ("u", "v")
+
+    def __init__(self, u: Tensor, v: Tensor):
+        self.u, self.v = u, v
+
+
+class Step(NamedTuple):
+    """Values that came and went, and [w of those that went] -> [w of those that came]."""
+
+    came: list[Two]
+    went: list[Two]
+    pull: Callable[[list[Tensor]], list[Tensor]]
+
+
+class Tape:
+    """The steps of one evaluation, of ``samples`` along the first dimension, in their order."""
+
+    def __init__(self, samples: int, train: bool):
+        self.samples, self.train = samples, train
+        self.steps: list[Step] = []
+
+    def pulled(self, end: Two, start: Two) -> Tensor:
+        """DG: 1 at each sample's ``end``, pulled back to ``start``."""
+        weights = {id(end): torch.ones_like(end.u)}
+        for step in reversed(self.steps):
+            known = [weights.pop(id(x), None) for x in step.went]
+            if all(w is None for w in known):
+                continue
+            filled = [torch.zeros_like(x.u) if w is None else w for x, w in zip(step.went, known, strict=True)]
+            for x, w in zip(step.came, step.pull(filled), strict=True):
+                weights[id(x)] = weights[id(x)] + w if id(x) in weights else w
+        return weights.get(id(start), torch.zeros_like(start.u))
+
+
+class Pair(Tensor):
+    """A value at u and at v; torch functions and modules take it in place of a tensor."""
+
+    two: Two
+    tape: Tape
+    shared: bool  # a view of another, or with views of its own
+
+    @staticmethod
+    def of(two: Two, tape: Tape, *, shared: bool = False) -> "Pair":
+        pair = torch.Tensor._make_subclass(Pair, two.u.detach())
+        pair.two, pair.tape, pair.shared = two, tape, shared
+        return pair
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        from eom.calculus.pair_rules import apply
+
+        with torch.enable_grad():  # a custom function runs without
+            return apply(func, args, kwargs or {})
+
+
+def elementwise(x: Any, value: Function, difference: Function) -> Pair:
+    """value(x) of a pair, whose pull is w s[u, v]."""
+    two: Two = x.two
+    went = Two(value(two.u), value(two.v))
+    x.tape.steps.append(Step([two], [went], lambda ws: [ws[0] * difference(two.u, two.v, went.u, went.v)]))
+    return Pair.of(went, x.tape)
+
+
+def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
+    """[b, ...] DG(u, v), with H(u) - H(v) = DG . (u - v) for each sample and DG(u, u) = grad H(u).
+
+    Args:
+        energy: [b, ...] -> [b] or [b, 1], one number for each sample. u, v: [b, ...].
+
+    Raises:
+        DiscreteError: the energy is no number for each sample, or part of it is computed outside of torch's functions,
+            so that the identity above does not hold.
+    """
+    if u.shape != v.shape or u.ndim < 1:
+        raise DiscreteError(f"u and v have shapes {list(u.shape)} and {list(v.shape)}, expected [b, ...] for both")
+    train = torch.is_grad_enabled()
+    with torch.enable_grad():
+        start = Two(*(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u, v)))
+        tape = Tape(len(u), train)
+        out = energy(Pair.of(start, tape))
+        if not isinstance(out, Pair):
+            raise DiscreteError("the energy does not depend on its argument, or not by torch functions")
+        end = out.two
+        if end.u.numel() != len(u):
+            raise DiscreteError(f"the energy has shape {list(end.u.shape)}, expected [b] = {[len(u)]}: one per sample")
+        found = tape.pulled(end, start)
+    _require_exact(end, found, u - v)
+    return found if train else found.detach()
+
+
+def _require_exact(end: Two, found: Tensor, d: Tensor) -> None:
+    """Raise where H(u) - H(v) is not DG . (u - v), by far more than rounding."""
+    with torch.no_grad():
+        terms = (found * d).flatten(1)
+        high, low = end.u.flatten(), end.v.flatten()
+        off = (high - low - terms.sum(1)).abs()
+        size = terms.abs().sum(1) + high.abs() + low.abs()
+        if not bool((off <= torch.finfo(d.dtype).eps ** 0.5 * size).all()):
+            worst = float((off / size).nan_to_num(float("inf")).max())
+            raise DiscreteError(
+                f"H(u) - H(v) differs from DG . (u - v) by {worst:.2g} of their size: the energy is not finite, or a "
+                "part of it is computed outside of torch's functions"
+            )

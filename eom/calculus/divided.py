@@ -1,0 +1,160 @@
+"""Divided differences s[u, v] = (s(u) - s(v)) / (u - v) of elementwise functions, stable as u -> v.
+
+Each takes u, v and the values a = s(u), b = s(v), all [...]. At u = v they are s'(u). They can be differentiated in all
+arguments, the derivatives being stable too.
+
+Source: Higham, Functions of Matrices (2008), sec. 10.6 for exp; the others by addition theorems.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import zeta
+from torch import Tensor
+
+NEAR = 0.5  # of the argument of a series
+NODES = 0.3  # |u - v| up to which the mean of s' is taken by Gauss's rule
+X, W = (x.tolist() for x in np.polynomial.legendre.leggauss(6))
+
+SERIES: dict[Callable[[Tensor], Tensor], list[float]] = {  # of f(d) / d in powers of d^2
+    torch.tanh: [(-1) ** (n + 1) * 2 * (4**n - 1) * float(zeta(2 * n)) / math.pi ** (2 * n) for n in range(1, 21)],
+    torch.sinh: [1 / math.factorial(2 * k + 1) for k in range(10)],
+    torch.sin: [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)],
+    torch.atanh: [1 / (2 * k + 1) for k in range(28)],
+    torch.atan: [(-1) ** k / (2 * k + 1) for k in range(28)],
+}
+SLOPES: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
+    torch.tanh: lambda d: 1 - d.tanh().square(),
+    torch.sinh: torch.cosh,
+    torch.sin: torch.cos,
+    torch.atanh: lambda d: 1 / (1 - d * d),
+    torch.atan: lambda d: 1 / (1 + d * d),
+}
+
+
+class Cardinal(torch.autograd.Function):
+    """c(d) = f(d) / d of an odd function; c' = (f' - c) / d, or the derivative of the series."""
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(d)
+        ctx.f = f
+        return switched(d, SERIES[f], lambda far: f(far) / far)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (d,), f = ctx.saved_tensors, ctx.f
+        terms = [2 * k * c for k, c in enumerate(SERIES[f])][1:]  # of c'(d) / d
+        slope = switched(d, terms, lambda far: (SLOPES[f](far) - f(far) / far) / (far * far))
+        return weight * d * slope, None
+
+
+def cardinal(f: Callable[[Tensor], Tensor], d: Tensor) -> Tensor:
+    """f(d) / d for one of the odd functions in ``SERIES``."""
+    return Cardinal.apply(d, f)  # type: ignore[no-any-return] - of torch's
+
+
+def switched(d: Tensor, terms: Sequence[float], beyond: Callable[[Tensor], Tensor]) -> Tensor:
+    """The sum of terms[k] d^(2 k) for |d| < NEAR, as many as count there, and ``beyond`` elsewhere."""
+    low, high = torch.aminmax(d.detach()) if d.numel() else (d.sum(), d.sum())
+    largest = max(-float(low), float(high))
+    every = largest < NEAR
+    near = None if every else d.abs() < NEAR
+    small = d if near is None else torch.where(near, d, 0.0)
+    smallest = torch.finfo(d.dtype).eps / 16 * abs(terms[0])
+    many = sum(abs(c) * min(largest, NEAR) ** (2 * k) > smallest for k, c in enumerate(terms)) or 1
+    square, total = small * small, torch.full_like(d, terms[many - 1])
+    for c in reversed(terms[: many - 1]):
+        total = torch.addcmul(d.new_tensor(c), total, square)
+    return total if near is None else torch.where(near, total, beyond(torch.where(near, 1.0, d)))
+
+
+def tanh(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return cardinal(torch.tanh, u - v) * (1 - a * b)
+
+
+def sigmoid(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return cardinal(torch.tanh, (u - v) / 2) * (a + b - 2 * a * b) / 2
+
+
+def sin(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return ((u + v) / 2).cos() * cardinal(torch.sin, (u - v) / 2)
+
+
+def cos(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return -((u + v) / 2).sin() * cardinal(torch.sin, (u - v) / 2)
+
+
+def exp(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """e^max (1 - e^-gap) / gap, gap = |u - v|."""
+    gap = (u - v).abs()
+    near = gap < 1
+    small, far = torch.where(near, gap, 0.0), torch.where(near, 1.0, gap)
+    quotient = torch.where(near, (-small / 2).exp() * cardinal(torch.sinh, small / 2), -torch.expm1(-far) / far)
+    return torch.maximum(u, v).exp() * quotient
+
+
+def log(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return 2 / (u + v) * cardinal(torch.atanh, (u - v) / (u + v))
+
+
+def log1p(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return log(1 + u, 1 + v, a, b)
+
+
+def softplus(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The log of (1 + e^u) over (1 + e^v): a product of two divided differences, or the quotient beyond 1."""
+    near = (u - v).abs() < 1
+    u_near, v_near = torch.where(near, u, 0.0), torch.where(near, v, 0.0)
+    shift = torch.maximum(u_near, v_near).clamp(min=0)  # e^-shift + e^(x - shift) is between 1/e and 2
+    e_u, e_v = ((x - shift).exp() for x in (u_near, v_near))
+    one, other = (-shift).exp() + e_u, (-shift).exp() + e_v
+    product = log(one, other, one, other) * exp(u_near - shift, v_near - shift, e_u, e_v)
+    return torch.where(near, product, (a - b) / torch.where(near, 1.0, u - v))
+
+
+def relu(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1, 0, or the share of the way that is positive; at u = v = 0 the derivative that torch takes, 0."""
+    high, low = torch.maximum(u, v), torch.minimum(u, v)
+    across = (high > 0) & (low < 0)
+    share = torch.where(across, high, 0.0) / torch.where(across, high - low, 1.0)
+    return torch.where(across, share, ((high > 0) & (low >= 0)).to(u.dtype))
+
+
+def sqrt(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return 1 / (a + b)
+
+
+def rsqrt(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return -a * b * (a * b / (a + b))
+
+
+def reciprocal(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return -a * b
+
+
+def erf(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The mean of 2 e^(-x^2) / sqrt(pi) between v and u by six Gauss nodes, or the quotient beyond."""
+    near = (u - v).abs() < NODES
+    middle, half = (u + v) / 2, torch.where(near, u - v, 0.0) / 2
+    mean = sum(w / math.sqrt(math.pi) * (-(middle + x * half).square()).exp() for x, w in zip(X, W, strict=True))
+    return torch.where(near, mean, (a - b) / torch.where(near, 1.0, u - v))
+
+
+def atan(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    near = (u - v).abs() < NODES
+    u_near, v_near = torch.where(near, u, 0.0), torch.where(near, v, 0.0)
+    scale = 1 / (1 + u_near * v_near)
+    small = cardinal(torch.atan, (u_near - v_near) * scale) * scale
+    return torch.where(near, small, (a - b) / torch.where(near, 1.0, u - v))
+
+
+def sinh(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return (exp(u, v, a, b) + exp(-u, -v, a, b)) / 2
+
+
+def cosh(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return (exp(u, v, a, b) - exp(-u, -v, a, b)) / 2

@@ -1,0 +1,334 @@
+"""What torch fuses, written out for pairs: functions of plain ones that ``pair_rules`` knows.
+
+Each has the arguments of the torch function of its name.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eom.calculus import divided, norms
+from eom.calculus.discrete import elementwise
+from eom.errors import DiscreteError
+
+ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+def opened(func: Callable) -> Callable | None:
+    """A function of torch's Python code that does not ask whether another is to take its place; None for others."""
+    python = (
+        isinstance(func, FunctionType) and func.__module__.startswith("torch.") and "<locals>" not in func.__qualname__
+    )
+    return _opened(func) if python else None
+
+
+@cache
+def _opened(func: FunctionType) -> Callable:
+    around = dict(func.__globals__) | {name: lambda *args: False for name in ASKS}
+    inside = FunctionType(func.__code__, around, func.__name__, func.__defaults__, func.__closure__)
+    inside.__kwdefaults__ = func.__kwdefaults__
+    return inside
+
+
+# Powers and quotients
+
+
+def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
+    if rounding_mode:
+        raise DiscreteError("the energy rounds what depends on its argument: leave rounding_mode out")
+    return a * (torch.reciprocal(b) if isinstance(b, Tensor) else 1 / b)
+
+
+def rdiv(a: Any, b: Any) -> Tensor:
+    return b * torch.reciprocal(a)
+
+
+def power(a: Any, n: Any) -> Tensor:
+    if isinstance(n, Tensor) and n.ndim == 0 and type(n) is Tensor:
+        n = n.item()
+    if isinstance(n, int | float):
+        if n == int(n) and abs(n) <= 64:
+            return torch.reciprocal(whole_power(a, -int(n))) if n < 0 else whole_power(a, int(n))
+        if abs(n) == 0.5:
+            return torch.sqrt(a) if n > 0 else torch.rsqrt(a)
+    log: Any = torch.log(a) if isinstance(a, Tensor) else math.log(a)
+    return torch.exp(n * log)
+
+
+def whole_power(a: Tensor, n: int) -> Tensor:
+    """By squaring, each product of two being exact."""
+    if n == 0:
+        return a * 0 + 1
+    half = whole_power(a, n // 2) if n > 1 else None
+    square = None if half is None else half * half
+    return a if square is None else square * a if n % 2 else square
+
+
+def tan(x: Tensor) -> Tensor:
+    return torch.sin(x) * torch.reciprocal(torch.cos(x))
+
+
+def logaddexp(a: Any, b: Any) -> Tensor:
+    return b + softplus(a - b)
+
+
+def hypot(a: Any, b: Any) -> Tensor:
+    return torch.sqrt(a * a + b * b)
+
+
+# Pieces
+
+
+def absolute(x: Tensor) -> Tensor:
+    if x.is_complex():
+        return hypot(x.real, x.imag)
+    return 2 * torch.relu(x) - x
+
+
+def maximum(a: Any, b: Any) -> Tensor:
+    return a + torch.relu(b - a)
+
+
+def minimum(a: Any, b: Any) -> Tensor:
+    return a - torch.relu(a - b)
+
+
+def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    x = x if min is None else maximum(x, min)
+    return x if max is None else minimum(x, max)
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    return negative_slope * x + (1 - negative_slope) * torch.relu(x)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    weight = weight.view(-1, *[1] * (x.ndim - 2)) if weight.numel() > 1 else weight
+    return torch.relu(x) - weight * torch.relu(-x)
+
+
+def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    return clamp(x, min_val, max_val)
+
+
+def relu6(x: Tensor, inplace: bool = False) -> Tensor:
+    return clamp(x, 0.0, 6.0)
+
+
+def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    return clamp(x / 6 + 0.5, 0.0, 1.0)
+
+
+def hardswish(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * hardsigmoid(x)
+
+
+def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
+    return torch.relu(x - lambd) - torch.relu(-x - lambd)
+
+
+def elu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    return torch.relu(x) + alpha * torch.expm1(-torch.relu(-x))
+
+
+def celu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    return torch.relu(x) + alpha * torch.expm1(-torch.relu(-x) / alpha)
+
+
+def selu(x: Tensor, inplace: bool = False) -> Tensor:
+    return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)
+
+
+# Smooth activations
+
+
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + e^(beta x)) / beta, without torch's jump at the threshold."""
+    return elementwise(beta * x, lambda y: torch.logaddexp(y, y.new_zeros(())), divided.softplus) / beta
+
+
+def logsigmoid(x: Tensor) -> Tensor:
+    return -softplus(-x)
+
+
+def silu(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def mish(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * torch.tanh(softplus(x))
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * whole_power(x, 3))))
+    return x * (0.5 + 0.5 * torch.erf(x / math.sqrt(2)))
+
+
+def softsign(x: Tensor) -> Tensor:
+    return x * torch.reciprocal(1 + absolute(x))
+
+
+def tanhshrink(x: Tensor) -> Tensor:
+    return x - torch.tanh(x)
+
+
+def glu(x: Tensor, dim: int = -1) -> Tensor:
+    one, other = x.chunk(2, dim)
+    return one * torch.sigmoid(other)
+
+
+# Sums of exponentials
+
+
+def softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    e = torch.exp(x - shift(x, dim))
+    return e * torch.reciprocal(e.sum(dim, keepdim=True))
+
+
+def log_softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    return x - logsumexp(x, dim, keepdim=True)
+
+
+def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    top = shift(x, dim)
+    total = torch.log(torch.exp(x - top).sum(dim, keepdim=True)) + top
+    return total if keepdim else total.squeeze(dim)
+
+
+def shift(x: Any, dim: Any) -> Tensor:
+    """A constant near the largest entry: the same at u and at v, which it cannot change."""
+    return torch.maximum(x.two.u, x.two.v).detach().amax(dim, keepdim=True)
+
+
+# Norms and normalisations
+
+
+def norm(x: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
+    if p not in ("fro", 2, 2.0, None):
+        raise DiscreteError(f"the energy takes a norm of order {p}: write it out, with abs and powers")
+    return torch.sqrt((x * x).sum(dim, keepdim=keepdim) if dim is not None else (x * x).sum())
+
+
+def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    return norm(x, ord, dim, keepdim)
+
+
+def var(
+    x: Tensor, dim: Any = None, *, correction: int = 1, unbiased: bool | None = None, keepdim: bool = False
+) -> Tensor:
+    correction = correction if unbiased is None else int(unbiased)
+    dims = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    count = math.prod(x.shape[d] for d in dims)
+    centred = x - x.mean(dims, keepdim=True)
+    return (centred * centred).sum(dims, keepdim=keepdim) / (count - correction)
+
+
+def std(x: Tensor, dim: Any = None, **settings: Any) -> Tensor:
+    return torch.sqrt(var(x, dim, **settings))
+
+
+def batch_norm(
+    x: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if training:
+        raise DiscreteError("the model normalises by batch statistics: call model.eval()")
+    shape = (-1, *[1] * (x.ndim - 2))
+    scale = torch.rsqrt(running_var + eps).view(shape)
+    y = (x - running_mean.view(shape)) * scale
+    return norms.affine(y, *(None if p is None else p.view(shape) for p in (weight, bias)))
+
+
+def group_norm(x: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    grouped = x.reshape(len(x), num_groups, -1)
+    y = norms.layer_norm(grouped, grouped.shape[-1:], eps=eps).reshape(x.shape)
+    shape = (-1, *[1] * (x.ndim - 2))
+    return norms.affine(y, *(None if p is None else p.view(shape) for p in (weight, bias)))
+
+
+def rms_norm(x: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    square = (x * x).mean(dims, keepdim=True)
+    return norms.affine(x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps)), weight, None)
+
+
+# Sums with products, cells, attention
+
+
+def addmm(bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * bias + alpha * (a @ b)
+
+
+def lerp(a: Any, b: Any, weight: Any) -> Tensor:
+    return a + weight * (b - a)
+
+
+def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Tensor:
+    return x + value * (a * b)
+
+
+def addcdiv(x: Any, a: Any, b: Any, *, value: float = 1) -> Tensor:
+    return x + value * div(a, b)
+
+
+def gru_cell(x: Any, h: Any, w_x: Tensor, w_h: Tensor, b_x: Any = None, b_h: Any = None) -> Tensor:
+    reset, update, new = F.linear(x, w_x, b_x).chunk(3, -1)
+    own_reset, own_update, own_new = F.linear(h, w_h, b_h).chunk(3, -1)
+    z = torch.sigmoid(update + own_update)
+    candidate = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+    return candidate + z * (h - candidate)
+
+
+def lstm_cell(x: Any, hc: Any, w_x: Tensor, w_h: Tensor, b_x: Any = None, b_h: Any = None) -> tuple[Tensor, Tensor]:
+    h, c = hc
+    i, f, g, o = (F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def scaled_dot_product_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    if dropout_p:
+        raise DiscreteError("the model drops out attention: call model.eval()")
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros(attn_mask.shape, dtype=scores.dtype).masked_fill(~attn_mask, float("-inf"))
+    return softmax(scores if attn_mask is None else scores + attn_mask, -1) @ value
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if training and p:
+        raise DiscreteError("the model draws random numbers (dropout): call model.eval()")
+    return x
+
+
+COMPOSED: dict[str, Callable] = {
+    "div": div, "divide": div, "true_divide": div, "truediv": div, "rdiv": rdiv, "rtruediv": rdiv, "pow": power,
+    "float_power": power, "rpow": lambda a, b: power(b, a), "abs": absolute, "absolute": absolute, "var": var,
+    "std": std, "addmm": addmm, "baddbmm": addmm, "addmv": addmm,
+    "linalg_norm": vector_norm, "linalg_vector_norm": vector_norm, "frobenius_norm": norm, "log_sigmoid": logsigmoid,
+    "layer_norm": norms.layer_norm, "instance_norm": norms.instance_norm, "feature_dropout": dropout,
+    "alpha_dropout": dropout, "dropout1d": dropout, "dropout2d": dropout, "dropout3d": dropout,
+    "clip": clamp,
+} | {
+    f.__name__: f
+    for f in (
+        tan, logaddexp, hypot, maximum, minimum, clamp, leaky_relu, prelu, hardtanh, relu6, hardsigmoid, hardswish,
+        softshrink, elu, celu, selu, softplus, logsigmoid, silu, mish, gelu, softsign, tanhshrink, glu, softmax,
+        log_softmax, logsumexp, norm, batch_norm, group_norm, rms_norm, lerp, addcmul, addcdiv, gru_cell, lstm_cell,
+        scaled_dot_product_attention, dropout,
+    )
+}  # fmt: skip

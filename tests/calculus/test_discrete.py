@@ -1,0 +1,138 @@
+"""Discrete gradients: exact between two states, the gradient where they meet, of the second order, and trainable."""
+
+import pytest
+import torch
+from discrete_networks import NETWORKS
+from torch import nn
+
+from eom.calculus.discrete import discrete_gradient
+from eom.errors import DiscreteError
+
+SAMPLES = 5
+
+
+def energy(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[name]().double()
+
+
+def states(gap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    v = torch.randn(SAMPLES, 6, dtype=torch.float64)
+    return v + gap * torch.randn_like(v), v
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("gap", [1.0, 1e-3, 1e-7])
+def test_the_energy_rises_by_the_discrete_gradient_times_the_step(name, gap):
+    h, (u, v) = energy(name), states(gap)
+    found = discrete_gradient(h, u, v)
+    with torch.no_grad():
+        high, low = (h(x.clone()).flatten() for x in (u, v))
+    terms = found * (u - v)
+    size = high.abs() + low.abs() + terms.abs().sum(1)
+    off = (high - low - terms.sum(1)).abs() / size
+    assert float(off.detach().max()) <= 1e-14
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_where_both_states_are_one_it_is_the_gradient(name):
+    h, (u, _) = energy(name), states(0.0)
+    x = u.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(h(x.clone()).sum(), x)
+    torch.testing.assert_close(discrete_gradient(h, u, u), wanted, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"every activation", "pooling", "pieces"}))
+def test_it_differs_from_the_gradient_at_the_midpoint_by_the_square_of_the_step(name):
+    h, (u, v) = energy(name), states(1.0)
+
+    def off(share: float) -> float:
+        top = v + share * (u - v)
+        m = ((top + v) / 2).requires_grad_()
+        (middle,) = torch.autograd.grad(h(m.clone()).sum(), m)
+        return float((discrete_gradient(h, top, v) - middle).norm())
+
+    one, other = off(0.002), off(0.001)
+    assert one < 1e-10 or one / other == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolution", "layer norm", "GRU", "attention", "pooling", "powers"])
+def test_derivatives_of_it_are_those_of_differences(name):
+    """In parameters and in both states."""
+    h, (u, v) = energy(name), states(0.3)
+    parameters = list(h.parameters())
+    weight = torch.randn_like(u)
+
+    def value(shift: float, along: list[torch.Tensor]) -> torch.Tensor:
+        saved = [p.detach().clone() for p in parameters]
+        with torch.no_grad():
+            for p, d in zip(parameters, along[2:], strict=True):
+                p += shift * d
+        found = (discrete_gradient(h, u + shift * along[0], v + shift * along[1]) * weight).sum()
+        with torch.no_grad():
+            for p, s in zip(parameters, saved, strict=True):
+                p.copy_(s)
+        return found.detach()
+
+    u, v = (x.requires_grad_() for x in (u, v))
+    loss = (discrete_gradient(h, u, v) * weight).sum()
+    grads = torch.autograd.grad(loss, [u, v, *parameters], allow_unused=True, materialize_grads=True)
+    u, v = u.detach(), v.detach()
+    along = [torch.randn_like(g) for g in grads]
+    wanted = (value(1e-5, along) - value(-1e-5, along)) / 2e-5
+    assert float(sum((g * d).sum() for g, d in zip(grads, along, strict=True))) == pytest.approx(
+        float(wanted), rel=1e-7
+    )
+
+
+@pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-4, 0.0])
+def test_gradients_for_training_in_single_precision_are_those_of_double(gap):
+    """Of the loss of an energy-based model; quotients of differences would lose them as the step shrinks."""
+    h, (u, v) = energy("perceptron"), states(gap)
+
+    def gradient(net: nn.Module, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        loss = (discrete_gradient(net, u, v) - 1).square().mean()
+        grads = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, materialize_grads=True)
+        return torch.cat([g.flatten().double() for g in grads])
+
+    u, v = u.float().double(), v.float().double()
+    for p in h.parameters():
+        p.data = p.data.float().double()
+    wide, single = gradient(h, u, v), gradient(h.float(), u.float(), v.float())
+    assert float((wide - single).norm() / wide.norm()) <= 1e-6
+
+
+def test_samples_do_not_see_each_other():
+    h, (u, v) = energy("pooling"), states(1.0)
+    together = discrete_gradient(h, u, v)
+    alone = torch.cat([discrete_gradient(h, u[i : i + 1], v[i : i + 1]) for i in range(SAMPLES)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("h", "complaint"),
+    [
+        (lambda x: x.sum(), r"the energy has shape \[\], expected \[b\] = \[5\]"),
+        (lambda x: x, r"the energy has shape \[5, 6\], expected"),
+        (lambda x: torch.ones(5), "does not depend on its argument"),
+        (lambda x: (x * x.detach()).sum(1), "makes a constant of what depends on its argument, by detach"),
+        (lambda x: x.sum(1) * x.sum().item(), "makes a constant .* by item"),
+        (lambda x: torch.from_numpy(x.numpy()).sum(1), "by numpy"),
+        (lambda x: torch.dropout(x, 0.5, True).sum(1), "draws random numbers"),
+        (lambda x: x.sum(1) if x[0, 0] > 0 else -x.sum(1), "takes one branch at u and another at v"),
+        (lambda x: torch.zeros(5, 6).to(x.dtype).copy_(x).sum(1), "writes what depends on its argument into a tensor"),
+        (lambda x: x.view(30).add_(1).view(5, 6).sum(1), "writes in place to a tensor that has views"),
+        (lambda x: x.log().sum(1), "the energy is not finite"),
+        (lambda x: x.norm(1, dim=1), "a norm of order 1: write it out"),
+    ],
+)
+def test_energies_that_have_none_are_refused(h, complaint):
+    u = states(1.0)[0].abs() + 0.1
+    with pytest.raises(DiscreteError, match=complaint):
+        discrete_gradient(h, u, -u)
+
+
+def test_states_of_two_shapes_are_refused():
+    with pytest.raises(DiscreteError, match=r"shapes \[5, 6\] and \[6\], expected"):
+        discrete_gradient(lambda x: x.sum(1), *(states(1.0)[0], torch.ones(6)))
