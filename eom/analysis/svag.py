@@ -19,8 +19,10 @@ from eom.analysis.words import count, label, listed, number, percent, quantity_n
 from eom.errors import SettingError
 
 WANTED = 0.05  # share of a quantity's change that its expectation may differ by
+GROWN = 1.5  # by which the loss at the end is above its start, of a training that does not train
 PLACES = 50  # times at most at which runs are compared
 CONFIDENCE = 0.95
+UNCHANGED = 1e-9  # share of a quantity's start below which its change is rounding
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,25 @@ class Svag:
     def differences(self) -> pd.DataFrame:
         """Of SGD from the finest refinement, by quantity and group, at the ``time`` where it is largest.
 
-        Columns ``quantity``, ``group``; ``difference`` and ``bar``, of intervals that hold for all rows together, as
-        shares of ``scale``, the largest change of the quantity from its start; ``verdict``: "agrees" where difference
-        and bar stay within the wanted share at all times, "differs" where the difference exceeds it by more than the
-        bar, else "open".
+        Columns ``quantity``, ``group``; ``difference`` and ``bar``, half of a 95 % interval, as shares of ``scale``,
+        the largest change of the quantity from its start; ``verdict``: "agrees" where difference and bar stay within
+        the wanted share at all times, "differs" where the difference exceeds it by more than a bar that holds for all
+        rows and times together, which then is the row's, else "open". What did not change is left out.
         """
         coarse, fine = (self.means.loc[self.means.refinement == level] for level in (1, max(self.runs)))
         both = coarse.merge(fine, on=["time", "quantity", "group"], suffixes=("", "_fine"))
-        each = list(both.groupby(["quantity", "group"], sort=False, observed=True))
+        changes = (both["mean"] - both.start).abs(), (both.mean_fine - both.start_fine).abs()
+        both["change"] = np.maximum(*changes)
+        both["scale"] = both.groupby(["quantity", "group"], observed=True)["change"].transform("max")
+        both = both.loc[(both.scale > UNCHANGED * both.start.abs()) & (both.time > both.time.min())]
         fewest = min(len(readings) for readings in self.runs.values())
-        return pd.DataFrame([difference(rows, self.wanted, wider(len(each), fewest)) for _, rows in each])
+        each = both.groupby(["quantity", "group"], sort=False, observed=True)
+        return pd.DataFrame([difference(rows, self.wanted, wider(len(both), fewest)) for _, rows in each])
 
     @property
     def verdict(self) -> str:
         """ "credible", "not credible", or "open", of all quantities together."""
-        said = set(self.differences.verdict)
+        said = set(self.differences.verdict) if len(self.differences) else {"open"}
         return "not credible" if "differs" in said else "open" if "open" in said else "credible"
 
     def table(self) -> pd.DataFrame:
@@ -106,8 +112,8 @@ class Svag:
             rows.append([*(Cell(label(shown, 60), key) for shown, key in texts), verdict, *map(amount, numbers)])
         note = (
             "Difference of the means over seeds, where it and its interval reach farthest, over the largest change of "
-            f"the quantity from its start; intervals hold for all rows together. Good: within {percent(self.wanted)} "
-            "with its interval."
+            f"the quantity from its start. Good: within {percent(self.wanted)} with its interval, at all times. Where "
+            "it differs, the interval is one that holds for all rows and times together."
         )
         return Table("SGD against the stochastic equation", note, headers, rows)
 
@@ -146,28 +152,27 @@ def means_of(readings: Sequence[Reading]) -> pd.DataFrame:
     return found.assign(bar=reach * found["std"] / np.sqrt(found["count"]), start=start)
 
 
-def wider(quantities: int, runs: int) -> float:
-    """By how much intervals are wider that hold for so many quantities together, by Bonferroni's inequality."""
-    alone, together = (stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * k), runs - 1) for k in (1, quantities))
+def wider(means: int, runs: int) -> float:
+    """By how much intervals are wider that hold for so many means together, by Bonferroni's inequality."""
+    alone, together = (stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * k), runs - 1) for k in (1, means))
     return float(together / alone)
 
 
 def difference(rows: pd.DataFrame, wanted: float, wide: float) -> dict[str, object]:
-    """Of one quantity: the row of ``differences``."""
-    scale = float(np.maximum((rows["mean"] - rows.start).abs(), (rows.mean_fine - rows.start_fine).abs()).max())
-    apart, bar = rows["mean"] - rows.mean_fine, wide * np.hypot(rows.bar, rows.bar_fine)
-    allowed = wanted * scale
-    if (apart.abs() - bar > allowed).any():
-        verdict = "differs"
+    """Of one quantity: the row of ``differences``.
+
+    That all of them agree needs no wider intervals: a false "all" asks for an error in the one that does not.
+    """
+    scale = float(rows.scale.iloc[0])
+    apart, bar = (rows["mean"] - rows.mean_fine) / scale, np.hypot(rows.bar, rows.bar_fine) / scale
+    if (apart.abs() - wide * bar > wanted).any():
+        verdict, bar = "differs", wide * bar
     else:
-        verdict = "agrees" if (apart.abs() + bar <= allowed).all() else "open"
+        verdict = "agrees" if (apart.abs() + bar <= wanted).all() else "open"
     reach = apart.abs() - bar if verdict == "differs" else apart.abs() + bar
     worst = rows.index[int(np.argmax(reach.to_numpy()))]
-    share = (
-        {"difference": apart[worst] / scale, "bar": bar[worst] / scale} if scale else {"difference": 0.0, "bar": 0.0}
-    )
-    return {"quantity": str(rows.quantity.iloc[0]), "group": str(rows.group.iloc[0]), **share,
-            "time": float(rows.time[worst]), "scale": scale, "verdict": verdict}  # fmt: skip
+    return {"quantity": str(rows.quantity.iloc[0]), "group": str(rows.group.iloc[0]), "difference": apart[worst],
+            "bar": bar[worst], "time": float(rows.time[worst]), "scale": scale, "verdict": verdict}  # fmt: skip
 
 
 def sentences(found: Svag) -> Iterator[str]:
@@ -175,7 +180,11 @@ def sentences(found: Svag) -> Iterator[str]:
     rate = number(float(found.runs[1][0].settings["reference_lr"]))
     view = "the view of SGD as a stochastic equation is credible for this training"
     where = f"at learning rate {rate}, over {count(seeds, 'seed')}"
+    if not len(table):
+        yield f"Whether {view} {where} is open: neither the loss nor any norm changed."
+        return
     apart, asked = table.difference.abs(), percent(found.wanted)
+    grows = growing(found)
     off, unsure = table.loc[table.verdict == "differs"], table.loc[table.verdict == "open"]
     if found.verdict == "credible":
         worst = table.loc[(apart + table.bar).idxmax()]
@@ -187,14 +196,15 @@ def sentences(found: Svag) -> Iterator[str]:
         worst = table.loc[(apart - table.bar).loc[off.index].idxmax()]
         yield (
             f"T{view[1:].replace('is credible', 'is not credible')} {where}: {named(worst)} of SGD differs from that "
-            f"of l = {finest} by {off_by(worst)} of its change at time {number(worst.time)}, and {asked} is allowed. A "
-            "smaller learning rate brings them together."
+            f"of l = {finest} by {off_by(worst)} of its change at time {number(worst.time)}, and {asked} is allowed. "
+            + (grows or "A smaller learning rate brings them together.")
         )
     else:
         worst = table.loc[(apart + table.bar).loc[unsure.index].idxmax()]
         yield (
             f"Whether {view} {where} is open: {named(worst)} of SGD differs from that of l = {finest} by "
-            f"{off_by(worst)} of its change, and {asked} is allowed. More seeds make the intervals smaller."
+            f"{off_by(worst)} of its change, and {asked} is allowed. "
+            + (grows or "More seeds make the intervals smaller.")
         )
     for rows, said in ((off, "Different"), (unsure, "Open")):
         if len(rows) and found.verdict != "credible":
@@ -203,6 +213,16 @@ def sentences(found: Svag) -> Iterator[str]:
         f"Agreement of l = 1 with l = {finest} is necessary for the equation to describe SGD; it is tested on the loss "
         "of all data and on squared norms, by layer, and on nothing else."
     )
+
+
+def growing(found: Svag) -> str:
+    """Of a loss that ends above its start, or nothing."""
+    means = found.means
+    loss = means.loc[(means.quantity == "whole_loss") & (means.refinement == 1)].sort_values("time")
+    start, end = loss["mean"].iloc[[0, -1]]
+    if not end > GROWN * abs(start):
+        return ""
+    return f"The loss of SGD grows from {number(start)} to {number(end)}: the learning rate is too large to train with."
 
 
 def off_by(row: pd.Series) -> str:

@@ -41,6 +41,8 @@ class Additive:
         root = self.root
         if isinstance(root, Tensor) and root.ndim == 2:
             return wanted(dw @ root.to(y).T, y, "the root", "[n, m]")
+        if isinstance(root, Tensor) and root.ndim and root.shape != y.shape[-1:]:
+            raise shapes("the root", root, "[], [n] or [n, m] with [n]", [y.shape[-1]])
         return wanted(dw * (root.to(y) if isinstance(root, Tensor) else root), y, "the root", "[], [n] or [n, m]")
 
     def drag(self, t: float, y: State) -> State:

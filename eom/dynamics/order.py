@@ -70,8 +70,10 @@ class Ladder:
 
     @property
     def interval(self) -> float | None:
-        """Half-width of the 95 % interval of the order, from the scatter about the fit and from the bars."""
-        return None if self.reason else self._fit()[1]
+        """Half-width about the order: of the 95 % interval by bars and scatter about the fit, and twice the last change
+        of slope, as slopes that still move are not at their end.
+        """
+        return None if self.reason else self._fit()[1] + 2 * abs(self.slopes[-1] - self.slopes[-2])
 
     def _clear(self, i: int) -> bool:
         e, bar = self.error[i], self.bar[i]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eom.dynamics.brownian import Interval, Place
 from eom.dynamics.field import State
+from eom.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,22 @@ class Nodes:
 
     weights: Tensor
     w: Tensor
-    areas: Tensor
+    areas: Tensor | None
     flips: Tensor
 
     def next(self, place: Place, h: float, y: State, channels: int) -> tuple[Interval, Place]:
+        if self.w.shape[1] != channels:
+            raise SettingError(f"the nodes are of {self.w.shape[1]} Brownian motions, and the noise has {channels}")
         return Interval(0, 0, self._over(sqrt(h) * self.w, y), None), place
 
     def area(self, interval: Interval, h: float) -> Tensor:
+        if self.areas is None:
+            raise SettingError("this stepper takes areas of the path: make the nodes with gaussian_nodes(areas=True)")
         return self._over(sqrt(h / 12) * self.areas, interval.w)
 
     def signs(self, interval: Interval, count: int) -> Tensor:
+        if self.flips.shape[1] != count:
+            raise SettingError(f"this stepper takes {count} signs: make the nodes with gaussian_nodes(flips={count})")
         return self._over(self.flips, interval.w)
 
     def _over(self, values: Tensor, y: State) -> Tensor:
@@ -44,7 +51,9 @@ class Nodes:
 def gaussian_nodes(channels: int, points: int, *, areas: bool = False, flips: int = 0) -> Nodes:
     """Gauss-Hermite with ``points`` nodes for each Brownian motion, exact to degree 2 ``points`` - 1.
 
-    With ``areas`` those of the path are integrated over too, with ``flips`` so many signs.
+    With ``areas`` those of the path are integrated over too (``SRA1``), with ``flips`` so many signs (``Platen``: one
+    for each pair of motions). ``EulerMaruyama(gaussian_nodes(1, 8))`` is a stepper of all outcomes at once; see
+    ``marched`` and ``transfer``.
     """
     x, weight = np.polynomial.hermite_e.hermegauss(points)
     normal = list(zip(x, weight / weight.sum(), strict=True))
@@ -52,4 +61,5 @@ def gaussian_nodes(channels: int, points: int, *, areas: bool = False, flips: in
     kinds = [normal] * channels + [normal if areas else fixed] * channels + [sign] * flips
     nodes = torch.tensor(list(product(*kinds)), dtype=torch.float64)  # [q, 2 m + c, 2]
     value, chance = nodes[..., 0], nodes[..., 1].prod(1)
-    return Nodes(chance, *value.split([channels, channels, flips], 1))
+    w, area, sign_values = value.split([channels, channels, flips], 1)
+    return Nodes(chance, w, area if areas else None, sign_values)

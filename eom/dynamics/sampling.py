@@ -24,12 +24,11 @@ def ends(sde: Sde, stepper: SdeStepper, y: State, t: float, steps: int, levels: 
 def strong_errors(sde: Sde, stepper: SdeStepper, y: State, t: float, steps: int, levels: int) -> Ladder:
     """E |Y_h - Y| at time ``t`` over the batch of ``y`` [b, n], in ``steps`` 2^l steps, l = 0, ..., ``levels`` - 1.
 
-    Y is, on the same paths, the march on a grid 8 times finer than the finest of these, which raises no slope by more
-    than a hundredth at order 1.
+    Y is, on the same paths, the march on a grid 16 times finer than the finest of these. That raises the last slope by
+    up to .05 at order 1, the ones before it by half as much each, which the order's interval knows.
     """
-    *found, reference = ends(sde, stepper, y, t, steps, [*range(levels), levels + 2])
-    sizes = torch.stack([(x - reference).norm(dim=-1) for x in found])
-    return _ladder(sizes, t / steps)
+    *found, reference = ends(sde, stepper, y, t, steps, [*range(levels), levels + 3])
+    return _ladder(torch.stack([(x - reference).norm(dim=-1) for x in found]), t / steps)
 
 
 def weak_differences(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eom.dynamics.brownian import Brownian
-    from eom.dynamics.moments import evolved, marched
+    from eom.dynamics.moments import evolved, marched, moments_at
     from eom.dynamics.noise import Additive, Diagonal, General, LowRank, Scalar, of_covariance
     from eom.dynamics.order import Ladder, ladder
     from eom.dynamics.quadrature import gaussian_nodes
@@ -52,7 +52,7 @@ _NAMES = {
     "eom.stochastic.paths": "ensemble",
     "eom.dynamics.order": "Ladder ladder",
     "eom.dynamics.sampling": "strong_errors weak_differences",
-    "eom.dynamics.moments": "evolved marched",
+    "eom.dynamics.moments": "moments_at evolved marched",
     "eom.dynamics.quadrature": "gaussian_nodes",
     "eom.dynamics.transfer": "Circle Interval transfer semigroup stationary",
     "eom.objective.per_sample": "per_sample_gradients",
@@ -76,7 +76,7 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "Additive", "Scalar", "Diagonal", "General", "LowRank", "of_covariance", "Sde", "Brownian", "EulerMaruyama",
     "StochasticHeun", "Milstein", "SRA1", "Platen", "ensemble", "Ladder", "ladder", "strong_errors", "weak_differences",
-    "evolved", "marched", "gaussian_nodes", "Circle", "Interval", "transfer", "semigroup", "stationary",
+    "moments_at", "evolved", "marched", "gaussian_nodes", "Circle", "Interval", "transfer", "semigroup", "stationary",
     "per_sample_gradients", "GradientNoise", "noise_of", "gradient_noise", "sgd_sde", "temperature", "BatchGradient",
     "SVAG", "svag", "Adaptive", "rmsprop_sde", "adam_sde", "ou_covariance", "sgd_covariance", "against_run",
     "ShakeShake", "StochasticDepth", "uniform_law", "survival_law", "diffusive", "literal", "weak_errors", "Density",

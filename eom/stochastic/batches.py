@@ -35,24 +35,25 @@ def require_batches(objective: Objective, size: int) -> None:
         raise DataError(f"the batch size is {size!r}, expected a whole number from 1 to the {samples} samples")
 
 
-def draw(objective: Objective, size: int, seed: int, k: int, *, replacement: bool) -> Batch:
-    """The k-th random batch of ``size`` samples of an objective's data."""
-    generator, samples = torch.Generator().manual_seed(stream(seed, 0, k)), int(objective.batches.total)
+def draw(objective: Objective, size: int, seed: int, k: int, member: int, *, replacement: bool) -> Batch:
+    """The k-th random batch of ``size`` samples of an objective's data, for one member of an ensemble."""
+    generator, samples = torch.Generator().manual_seed(stream(seed, member, k)), int(objective.batches.total)
     rows = torch.randint(samples, (size,), generator=generator) if replacement else None
     rows = torch.randperm(samples, generator=generator)[:size] if rows is None else rows
     return mapped(objective.batches.first, lambda x: x[rows.to(x.device)])
 
 
-def each(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """f, which takes [n], of every member of [..., n]."""
-    if y.ndim == 1:
-        return f(y)
-    return torch.stack([each(f, x) for x in y])
+def each(f: Callable[[int, Tensor], Tensor], y: Tensor) -> Tensor:
+    """f(i, x) of every member x [n] of y [..., n]."""
+    found = torch.stack([f(i, x) for i, x in enumerate(y.reshape(-1, y.shape[-1]))])
+    return found.reshape(*y.shape[:-1], *found.shape[1:])
 
 
 @dataclass(frozen=True)
 class BatchGradient:
-    """-grad L_k over the k-th random batch of ``size``, without replacement by default."""
+    """-grad L_k over the k-th random batch of ``size``, of its own for each member of [b, n]; by default without
+    replacement.
+    """
 
     objective: Objective
     size: int
@@ -64,8 +65,12 @@ class BatchGradient:
 
     def sample(self, k: int, y: State) -> State:
         own = self.objective
-        loss = own.loss_of(draw(own, self.size, self.seed, k, replacement=self.replacement))
-        return each(lambda x: -value_and_gradient(loss, x)[1] - own.decay.to(x) * x, y)
+
+        def slope(member: int, x: Tensor) -> Tensor:
+            loss = own.loss_of(draw(own, self.size, self.seed, k, member, replacement=self.replacement))
+            return -value_and_gradient(loss, x)[1] - own.decay.to(x) * x
+
+        return each(slope, y)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,20 @@ class GradientNoise:
         """Tr Sigma, the mean of |g_i - g|^2 over samples, in squares of loss per weight."""
         return float(dot(self.root.reshape(-1), self.root.reshape(-1)))
 
+    @property
+    def signal(self) -> float:
+        """|g|^2 of larger data that these N samples were drawn from, without bias: |mean|^2 - Tr Sigma / (N - 1)."""
+        return float(dot(self.mean, self.mean)) - self.trace / max(self.samples - 1, 1)
+
+    @property
+    def scale(self) -> float:
+        """Tr Sigma / |g|^2 of that data: the batch at which noise is as large as the gradient; inf where none can tell.
+
+        Source: McCandlish, Kaplan & Amodei, arXiv 1812.06162, appendix A.1.
+        """
+        n = self.samples
+        return self.trace * n / max(n - 1, 1) / self.signal if self.signal > 0 else math.inf
+
     def share(self, batch_size: int, replacement: bool = False) -> float:
         """Of Sigma, the covariance of a batch's gradient: 1/B, or (N - B) / (B (N - 1)) without replacement.
 
@@ -75,6 +89,8 @@ class GradientNoise:
 
     def curvature(self, hvp: Callable[[Tensor], Tensor], probes: int = 16, seed: int = 0) -> Estimate:
         """Tr(H Sigma) / Tr Sigma, the curvature that the noise meets, from ``probes`` products with noise.
+
+        ``hvp`` is v -> H v at the same place, such as ``objective.expansion(theta).hvp``.
 
         Between the smallest and the largest eigenvalue of H; noise that knows nothing of H meets Tr H / n.
         """

@@ -51,11 +51,12 @@ class Posterior:
 
     def potential(self, theta: State) -> Tensor:
         """[...] U."""
-        loss = each(self.objective.mean_loss.value, theta)
+        loss = each(lambda _, x: self.objective.mean_loss.value(x), theta)
         return self.samples * loss + theta.square().sum(-1) / (2 * self.prior**2)
 
     def __call__(self, t: float, theta: State) -> State:
-        return -self.samples * each(self.objective.mean_loss.gradient, theta) - theta / self.prior**2
+        slope = each(lambda _, x: self.objective.mean_loss.gradient(x), theta)
+        return -self.samples * slope - theta / self.prior**2
 
     def by_batches(self, size: int, seed: int = 0) -> "BatchForce":
         """The force from random batches of this size, without bias: of SGLD and its kin.
@@ -71,18 +72,26 @@ class Posterior:
 class BatchForce:
     """-N grad R_B - theta / prior^2 over a batch B drawn with replacement, the same one for the same time and seed.
 
-    MALA cannot weigh its steps by it.
+    Each member of [b, n] has batches of its own, so that chains are independent. MALA cannot weigh its steps by it.
     """
 
     posterior: Posterior
     size: int
     seed: int
 
+    @property
+    def temperature(self) -> float:
+        return self.posterior.temperature
+
     def __call__(self, t: float, theta: State) -> State:
         own = self.posterior
         (bits,) = unpack("<Q", pack("<d", float(t)))
-        loss = own.objective.loss_of(draw(own.objective, self.size, self.seed, mixed(bits), replacement=True))
-        return -own.samples * each(lambda y: value_and_gradient(loss, y)[1], theta) - theta / own.prior**2
+
+        def slope(member: int, x: Tensor) -> Tensor:
+            batch = draw(own.objective, self.size, self.seed, mixed(bits), member, replacement=True)
+            return value_and_gradient(own.objective.loss_of(batch), x)[1]
+
+        return -own.samples * each(slope, theta) - theta / own.prior**2
 
 
 def posterior(objective: Objective, prior: float = 1.0, temperature: float = 1.0) -> Posterior:

@@ -111,7 +111,7 @@ class Regression:
         self.x = torch.randn(self.samples, 3, generator=generator, dtype=WIDE) * scale
         noise = 0.5 * torch.randn(self.samples, generator=generator, dtype=WIDE)
         self.y = self.x @ torch.tensor([1.0, -1.0, 0.5], dtype=WIDE) + noise
-        self.start = moments.at(torch.tensor([0.5, -0.2, 0.3], dtype=WIDE))
+        self.start = moments.moments_at(torch.tensor([0.5, -0.2, 0.3], dtype=WIDE))
         self.hessian, self.slope = self.x.T @ self.x / self.samples, self.x.T @ self.y / self.samples
 
     def gradients(self, theta: Tensor, rows: Tensor) -> Tensor:

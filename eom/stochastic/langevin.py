@@ -25,13 +25,13 @@ from eom.dynamics.sde import Path, Sde, stochastic
 from eom.errors import SettingError
 
 
-def overdamped(force: VectorField, temperature: float = 1.0) -> Sde:
-    """dX = f dt + sqrt(2 T) dW, whose stationary law is exp(-U / T) for f = -grad U.
+def overdamped(force: VectorField, temperature: float | None = None) -> Sde:
+    """dX = f dt + sqrt(2 T) dW, whose stationary law is exp(-U / T) for f = -grad U; T is the density's, or 1.
 
     Raises:
         SettingError: a temperature that is negative or not finite.
     """
-    return Sde(force, Additive(math.sqrt(2 * _positive("temperature", temperature))))
+    return Sde(force, Additive(math.sqrt(2 * _temperature(force, temperature))))
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,24 @@ class LeimkuhlerMatthews:
 
 @dataclass(frozen=True)
 class Underdamped:
-    """dq = p dt, dp = (f(q) - friction p) dt + sqrt(2 friction T) dW, for states (q, p) [..., 2 n] and unit masses."""
+    """dq = p dt, dp = (f(q) - friction p) dt + sqrt(2 friction T) dW, for states (q, p) [..., 2 n] and unit masses.
+
+    T is the density's, or 1.
+    """
 
     force: VectorField
     friction: float = 1.0
-    temperature: float = 1.0
+    temperature: float | None = None
+
+    @property
+    def heat(self) -> float:
+        """T."""
+        return _temperature(self.force, self.temperature)
 
     def __post_init__(self) -> None:
         _positive("friction", self.friction)
-        _positive("temperature", self.temperature)
+
+        _temperature(self.force, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ class Splitting:
             piece, place = self.path.next(place, 1.0, q, noisy * q.shape[-1])
             normal = list(piece.w.split(q.shape[-1], -1))
             keep = math.exp(-field.friction * h / noisy)
-            kick = math.sqrt(field.temperature * (1 - keep**2))
+            kick = math.sqrt(field.heat * (1 - keep**2))
         for letter in self.scheme:
             part = h / count[letter]
             if letter == "A":
@@ -138,7 +147,7 @@ class SGHMC:
                 f"friction times h is {field.friction * h:.3g}, expected less than 2: momenta would grow"
             )
         piece, carry = self.path.next(carry, h, q, q.shape[-1])
-        kick = math.sqrt(2 * field.friction * field.temperature)
+        kick = math.sqrt(2 * field.friction * field.heat)
         p = (1 - field.friction * h) * p + h * field.force(t, q) + kick * piece.w
         return torch.cat([q + h * p, p], -1), carry
 
@@ -194,6 +203,11 @@ def phases(field: Any, y: State) -> tuple[Tensor, Tensor]:
         raise SettingError(f"the state has {y.shape[-1]} entries, expected positions and as many momenta")
     q, p = y.chunk(2, -1)
     return q, p
+
+
+def _temperature(force: VectorField, given: float | None) -> float:
+    """The one given, that of a density, or 1."""
+    return _positive("temperature", getattr(force, "temperature", 1.0) if given is None else given)
 
 
 def _positive(name: str, value: float) -> float:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eom.dynamics.field import State
+from eom.dynamics.sde import Sde
 from eom.dynamics.stepper import Stepper
 from eom.errors import ExplosionError, SettingError
 from eom.stochastic.stability import warn_of_stability
@@ -73,5 +74,15 @@ def _exploded(field: Any, stepper: Stepper, h: float, k: int, y: State, carry: A
     which = f"{int(lost.sum())} of {lost.numel()} paths" if y.ndim > 1 else "the path"
     return ExplosionError(
         f"{which} left the finite numbers at time {k * h:.4g}, step {k}, from a size of {size:.3g} the step before: "
-        f"the drift explodes, or h = {h:g} is too large for it. Take a smaller step, or a drift of linear growth"
+        f"{_cause(field, (k - 1) * h, h, before)}"
     )
+
+
+def _cause(field: Any, t: float, h: float, y: State) -> str:
+    """What is to blame at the last finite state."""
+    if isinstance(field, Sde):
+        if not bool(field.drift(t, y).isfinite().all()):
+            return "the drift is not finite there"
+        if not bool(field.noise(t, y, torch.ones(*y.shape[:-1], field.noise.channels(y)).to(y)).isfinite().all()):
+            return "the noise is not finite there"
+    return f"the drift explodes, or h = {h:g} is too large for it. Take a smaller step, or a drift of linear growth"

@@ -1,12 +1,11 @@
 """Gradient noise along a training: a quantity to hand to the tracker."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import inf
 
 from torch import Tensor
 
-from eom.calculus.inner import dot
 from eom.errors import SettingError
 from eom.objective import Objective
 from eom.objective.per_sample import require_samples
@@ -35,9 +34,10 @@ class GradientNoiseAlong:
 
     def __call__(self, objective: Objective, theta: Tensor) -> Iterator[tuple[str, float, float | None]]:
         noise = noise_of(objective, theta)
-        trace, g = noise.trace, float(dot(noise.mean, noise.mean))
+        trace, scale = noise.trace, noise.scale
         yield "gradient_noise", trace, None
-        yield "gradient_noise_scale", trace / g if g else inf, None
+        if math.isfinite(scale):
+            yield "gradient_noise_scale", scale, None
         yield "gradient_noise_top", float(noise.top(1)[0][0]) / trace, None
         if self.probes:
             met = noise.curvature(objective.expansion(theta).hvp, self.probes)
@@ -51,12 +51,14 @@ def gradient_noise(every: int = 5, probes: int = 4) -> GradientNoiseAlong:
     """Gradient noise of the remembered batch, for ``eom.track(quantities=[...])``.
 
     Recorded: ``gradient_noise``, Tr Sigma of a sample's gradient; ``_scale``, Tr Sigma / |g|^2, the batch size at which
-    noise is as large as the gradient; ``_top``, the share of its largest direction; ``_curvature``, Tr(H Sigma) / Tr
-    Sigma, beside which the sharpness stands; ``_tail``, Hill's index, of 100 samples or more.
+    noise is as large as the gradient of all data; ``_top``, the share of its largest direction; ``_curvature``, Tr(H
+    Sigma) / Tr Sigma, beside which the sharpness stands; ``_tail``, Hill's index, of 100 samples or more.
+
+    For the scale the batch is taken for a sample of larger data; where it is too small to tell, there is no record.
 
     Args:
-        every: records from one to the next; one costs some 5 gradients of the batch. probes: products H v for the
-            curvature, 0 for none.
+        every: records of the tracker (not steps) from one to the next; one costs some 5 gradients of the batch.
+        probes: products H v for the curvature, 0 for none.
 
     Source: McCandlish, Kaplan & Amodei, arXiv 1812.06162, sec. 2.2 (the scale).
     """

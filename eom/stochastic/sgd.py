@@ -66,7 +66,7 @@ class Batched:
     field: VectorField
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
-        return each(lambda x: self.field(t, x), y)
+        return each(lambda _, x: self.field(t, x), y)
 
 
 def shaken(objective: Objective, y: Tensor, dw: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def drive(
     Raises:
         SettingError: fewer than two values of the protocol, or a state that is no batch.
     """
+    protocol = torch.as_tensor(protocol)
     if protocol.ndim != 1 or len(protocol) < 2 or y.ndim != 2:
         raise SettingError(
             f"the protocol is {list(protocol.shape)} and the states {list(y.shape)}, expected [k + 1] and [b, n]"
@@ -103,9 +104,11 @@ def entropy_production(drift: Tensor, diffusion: Tensor) -> float:
     """Rate Tr(A^T D^-1 A S) - Tr A of dX = -A X dt + sqrt(2 D) dW in its stationary law, A and D [n, n].
 
     Raises:
-        NoiseError: D has not full rank, where the rate is infinite or not defined.
+        NoiseError: D is not symmetric, or has not full rank, where the rate is infinite or not defined.
         SettingError: A has an eigenvalue without positive real part: there is no stationary law.
     """
+    if not torch.allclose(diffusion, diffusion.T):
+        raise NoiseError("the diffusion is not symmetric: pass (D + D.T) / 2 if it is meant to be")
     covariance = ou_law(drift, diffusion)
     return float((drift.T @ torch.linalg.solve(diffusion, drift) @ covariance).trace() - drift.trace())
 

@@ -1,5 +1,6 @@
 """SVAG on a user's own training: is the view of SGD as a stochastic equation credible for it?"""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,7 @@ def svag(
     refinements: Sequence[int] = REFINEMENTS,
     seeds: Sequence[int] = SEEDS,
     out: str | Path = "svag",
-    every: int = 10,
+    every: int | None = None,
     wanted: float = WANTED,
     console: Console | None = None,
     **settings: Any,
@@ -103,13 +104,15 @@ def svag(
 
     All of them start at the same parameters, take ``steps`` x l steps of lr / l on pairs of random batches, and have
     the equation of SGD for their limit. Where expectations of the loss and of the norms change with l, it does not
-    describe SGD at this learning rate and batch size.
+    describe SGD at this learning rate and batch size. Epochs of shuffled batches, momentum and weight decay are not
+    looked at.
 
     Args:
         setup: () -> (model, loss_fn, data), data one batch of all samples. lr: learning rate of SGD.
         steps: of SGD. batch_size: of SGD, drawn without repetition, one batch independent of the other.
         seeds: of the batches: means over them have confidence intervals. out: folder of the runs; called again it goes
-            on. every: steps of SGD from one record to the next. wanted: share of a quantity's change by which its
+            on. every: steps of SGD from one record to the next, a divisor of ``steps``, so that the end is recorded; by
+            default one near a twentieth of them. wanted: share of a quantity's change by which its
             expectation may differ. settings: those of ``eom.sweep``.
 
     Returns:
@@ -125,8 +128,12 @@ def svag(
     if len(seeds) < 3:
         raise SettingError(f"seeds holds {len(seeds)}, expected 3 or more, whose scatter gives the intervals")
     whole_number("batch_size", batch_size, 1)
-    whole_number("every", every, 1)
-    whole_number("steps", steps, 1)
+    whole_number("steps", steps, 2)
+    every = spacing(steps) if every is None else whole_number("every", every, 1)
+    if steps % every or steps == every:
+        raise SettingError(
+            f"every is {every} and steps {steps}, expected a smaller divisor, so that the end is recorded"
+        )
     check_wanted(wanted)
     data = make(setup, 0)[2]
     if not is_one_batch(data) or length(data) < batch_size:
@@ -135,10 +142,17 @@ def svag(
     runs = {}
     for level in levels:
         folder = Path(out) / f"l-{level}"
-        settings_of = {"order": None, "sharpness": 0, "quantities": [WholeLoss(data)]} | settings
+        quantities = [WholeLoss(data), *settings.get("quantities", ())]
+        settings_of: dict[str, Any] = {"order": None, "sharpness": 0} | settings | {"quantities": quantities}
         refined = Refined(setup, level, batch_size)
-        runs[level] = sweep(
-            refined, [lr / level], steps * level, out=folder, seeds=seeds, every=every * level, console=console,
+        runs[level] = sweep(  # one step more, before which the end is recorded
+            refined, [lr / level], steps * level + 1, out=folder, seeds=seeds, every=every * level, console=console,
             **settings_of,
         )  # fmt: skip
     return read(runs, Path(out), wanted)
+
+
+def spacing(steps: int) -> int:
+    """The divisor of ``steps``, smaller than it, that is nearest to a twentieth, by ratio."""
+    divisors = [d for d in range(1, steps // 2 + 1) if steps % d == 0]
+    return min(divisors, key=lambda d: abs(math.log(20 * d / steps)))

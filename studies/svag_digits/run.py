@@ -55,7 +55,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
         for lr in rates:
             found = svag(
                 setup, lr, round(time / lr), batch_size=BATCH, seeds=range(seeds), out=folder / f"lr-{lr:g}",
-                every=max(1, round(time / lr / 8)), console=Console(quiet=True),
+                console=Console(quiet=True),
                 jobs=1 if small else None, threads=1 if small else None,
             )  # fmt: skip
             found.report()

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted import planted
-from scipy.stats import norm
+from scipy.stats import norm, t
 
-from eom.analysis.svag import Svag, read
+from eom.analysis.svag import Svag, difference, read, wider
 from eom.errors import SettingError
 from eom.records import open_run
 
@@ -64,6 +65,38 @@ def test_intervals_hold_no_difference_about_as_often_as_they_say(tmp_path):
     said = [made(tmp_path / str(k), 0.0, 0.2, seeds=4, generator=generator).verdict for k in range(20)]
     assert said.count("not credible") <= 2
     assert said.count("credible") == 0
+
+
+def test_equal_laws_are_seldom_called_different_at_any_of_many_times():
+    """Means of normal numbers, fresh for each of 5 quantities at 50 times: one family of runs in twenty."""
+    generator, said = np.random.default_rng(1), []
+    for _ in range(200):
+        draws = 0.3 * generator.normal(size=(2, 8, 250))
+        rows = pd.DataFrame({"quantity": "loss", "group": "all", "scale": 1.0, "time": np.arange(250)})
+        for name, own in zip(("", "_fine"), draws, strict=True):
+            rows["mean" + name] = own.mean(0)
+            rows["bar" + name] = t.ppf(0.975, 7) * own.std(0, ddof=1) / 8**0.5
+        said.append(difference(rows, 0.05, wider(250, 8))["verdict"])
+    assert said.count("differs") <= 10 + 2 * 3
+
+
+def test_what_does_not_change_says_nothing(tmp_path):
+    found = made(tmp_path, 0.0, 0.01)
+    assert len(found.differences)
+    still = Svag({k: v for k, v in found.runs.items()}, tmp_path)
+    object.__setattr__(still, "means", found.means.assign(mean=lambda m: m.start))
+    assert still.verdict == "open"
+    assert still.sentences() == [
+        "Whether the view of SGD as a stochastic equation is credible for this training at learning rate 0.1, over 8 "
+        "seeds is open: neither the loss nor any norm changed."
+    ]
+
+
+def test_a_loss_that_grows_is_said(tmp_path):
+    found = made(tmp_path, -30.0, 0.01)
+    assert "The loss of SGD grows from 1 to" not in found.sentences()[0]
+    found = made(tmp_path / "up", 30.0, 0.01)
+    assert "The loss of SGD grows from 1 to 27.1: the learning rate is too large" in found.sentences()[0]
 
 
 def test_too_few_whole_runs_are_refused(tmp_path):

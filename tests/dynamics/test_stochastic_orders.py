@@ -1,5 +1,7 @@
 """Strong and weak orders of the stochastic steppers, measured, are those that they carry."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -66,10 +68,12 @@ def test_weak_orders_in_one_dimension(kind, noise):
 def test_weak_orders_with_noise_that_does_not_commute(kind):
     """Second moments of a linear problem, exact for the process and for the scheme."""
     nodes = gaussian_nodes(2, 4, flips=1)
-    exact = moments.evolved(LINEAR, moments.at(START), 1.0).second
+    exact = moments.evolved(LINEAR, moments.moments_at(START), 1.0).second
 
     def error(h: float) -> float:
-        found = moments.marched(one_step(kind(nodes), LINEAR, h), nodes.weights, moments.at(START), round(1 / h))
+        found = moments.marched(
+            one_step(kind(nodes), LINEAR, h), nodes.weights, moments.moments_at(START), round(1 / h)
+        )
         return float((found.second - exact).sum())
 
     found = ladder(error, STEPS)
@@ -93,7 +97,8 @@ def test_strong_orders(kind, noise):
     if noise not in kind.orders:
         return
     y = torch.tensor([0.5, -0.2]).expand(2000, 2)
-    found = strong_errors(STRONG[noise], kind(Brownian(5)), y, 1.0, 8, 5)
+    sde = replace(STRONG[noise], calculus="stratonovich" if kind is StochasticHeun else "ito")
+    found = strong_errors(sde, kind(Brownian(5)), y, 1.0, 8, 5)
     assert found.order == pytest.approx(kind.orders[noise].strong, abs=0.1), str(found)
 
 
@@ -161,3 +166,14 @@ def test_differences_on_common_paths_fall_with_the_weak_order_within_their_bars(
 
     for h, error, bar in zip(found.h, found.error, found.bar, strict=True):
         assert abs(error - float(exact(h) - exact(h / 2))) < 2 * bar
+
+
+@pytest.mark.parametrize("kind", [EulerMaruyama, Milstein])
+def test_the_interval_of_a_strong_order_holds_the_true_one_where_errors_are_in_phase(kind):
+    """Nearly no noise: the reference's own error has the same sign as those that are measured by it."""
+    sde = Sde(lambda t, y: -y, Additive(1e-3))
+    found = strong_errors(sde, kind(Brownian(1)), torch.ones(100, 1), 1.0, 16, 5)
+    assert found.order is not None
+    assert found.interval is not None
+    assert abs(found.order - 1) < found.interval
+    assert found.order == pytest.approx(1, abs=0.05)

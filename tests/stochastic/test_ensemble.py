@@ -10,7 +10,7 @@ from eom.dynamics.brownian import Brownian
 from eom.dynamics.noise import Additive, Diagonal
 from eom.dynamics.sde import Sde
 from eom.dynamics.stochastic_steppers import EulerMaruyama
-from eom.errors import DataError, EomWarning, ExplosionError, SettingError
+from eom.errors import DataError, EomWarning, ExplosionError, NoiseError, SettingError
 from eom.stochastic.density import Density, posterior
 from eom.stochastic.langevin import BAOAB, MALA, SGHMC, LeimkuhlerMatthews, Underdamped, overdamped
 from eom.stochastic.paths import ensemble
@@ -147,17 +147,36 @@ def test_the_force_of_batches_has_the_mean_of_the_whole_and_is_known_again():
 
 
 @pytest.mark.slow
+def test_chains_draw_batches_of_their_own():
+    """Equal members at one time get forces that differ, each of them without bias; one member is as it was."""
+    own = posterior(eom.Objective(network(), cross_entropy, classes()))
+    force, y = own.by_batches(5, seed=1), own.objective.theta()
+    many = force(0.3, y.expand(400, -1))
+    assert torch.equal(many[0], force(0.3, y))
+    assert torch.equal(many, force(0.3, y.expand(400, -1)))
+    error = many.std(0) / 20
+    assert float(((many.mean(0) - own(0.0, y)).abs() / error).max()) < 4.5
+    apart = torch.corrcoef(many - many.mean(0))
+    assert float(apart.fill_diagonal_(0).mean().abs()) < 0.01
+
+
+def test_a_cold_posterior_is_sampled_cold():
+    own = posterior(eom.Objective(network(), cross_entropy, classes()), temperature=0.01)
+    for density in (own, own.by_batches(5)):
+        assert overdamped(density).noise == Additive(0.02**0.5)
+
+
 def test_samplers_of_a_posterior_agree():
     """Mean energy of MALA, which has no bias, and of others at small steps, by all data and by batches."""
     own = posterior(eom.Objective(network(), cross_entropy, classes()))
     start = torch.zeros(6, 6)
     both = torch.zeros(6, 12)
     runs = {
-        "mala": ensemble(own, MALA(Brownian(1)), start, h=0.15, steps=700, every=5).y,
-        "lm": ensemble(overdamped(own), LeimkuhlerMatthews(Brownian(2)), start, h=0.08, steps=1200, every=10).y,
-        "baoab": ensemble(Underdamped(own, 2.0), BAOAB(Brownian(3)), both, h=0.3, steps=700, every=5).y[..., :6],
+        "mala": ensemble(own, MALA(Brownian(1)), start, h=0.15, steps=400, every=5).y,
+        "lm": ensemble(overdamped(own), LeimkuhlerMatthews(Brownian(2)), start, h=0.08, steps=600, every=5).y,
+        "baoab": ensemble(Underdamped(own, 2.0), BAOAB(Brownian(3)), both, h=0.3, steps=400, every=5).y[..., :6],
         "sgld": ensemble(
-            overdamped(own.by_batches(30)), EulerMaruyama(Brownian(4)), start, h=0.02, steps=3000, every=20
+            overdamped(own.by_batches(30)), EulerMaruyama(Brownian(4)), start, h=0.03, steps=1000, every=8
         ).y,
     }
     energy = {name: own.potential(y[30:]) for name, y in runs.items()}
@@ -202,3 +221,17 @@ def test_samplers_of_a_posterior_agree():
 def test_a_posterior_that_would_be_another_one_is_refused(act, error, complaint):
     with pytest.raises(error, match=complaint):
         act()
+
+
+def test_the_noise_is_named_where_it_is_what_is_not_finite():
+    root = Sde(lambda t, y: -10 * y, Diagonal(lambda t, y: y.sqrt()))
+    with pytest.raises(ExplosionError, match="the noise is not finite there"):
+        ensemble(root, EulerMaruyama(), torch.full((50, 1), 0.01), h=0.1, steps=20)
+    falling = Sde(lambda t, y: -10 * y.sqrt(), Additive(0.0))
+    with pytest.raises(ExplosionError, match="the drift is not finite there"):
+        ensemble(falling, EulerMaruyama(), torch.full((2, 1), 0.01), h=0.1, steps=20)
+
+
+def test_a_root_of_another_length_than_the_state_is_refused():
+    with pytest.raises(NoiseError, match=r"the root gave shape \[3\], expected .* = \[2\]"):
+        ensemble(Sde(lambda t, y: -y, Additive(torch.ones(3))), EulerMaruyama(), torch.ones(10, 2), h=0.1, steps=2)

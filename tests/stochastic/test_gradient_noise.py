@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import eom
 from eom.errors import LossNotDifferentiableError, SettingError
-from eom.stochastic.covariance import noise_of
+from eom.stochastic.covariance import GradientNoise, noise_of
 from eom.stochastic.quantity import gradient_noise
 
 
@@ -129,7 +129,24 @@ def test_the_tracker_records_it_at_some_of_its_records(tmp_path, settings):
     noise = noise_of(eom.Objective(model, loss, batch))
     first = rows.loc[rows.step == 0].set_index("quantity").value
     assert first["gradient_noise"] == pytest.approx(noise.trace, rel=1e-10)
-    assert first["gradient_noise_scale"] == pytest.approx(noise.trace / float(noise.mean @ noise.mean), rel=1e-10)
+    assert first["gradient_noise_scale"] == pytest.approx(noise.scale, rel=1e-10)
+
+
+def test_the_scale_of_a_batch_knows_that_its_gradient_holds_noise():
+    """Over batches of 8 the mean of |g_B|^2 is far above |g|^2, and that of the signal is it."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.tensor([0.3, -0.1]) + torch.randn(1000, 2, generator=generator)
+    mean = gradients.mean(0)
+    found, raw = [], []
+    for _ in range(4000):
+        own = gradients[torch.randint(1000, (8,), generator=generator)]
+        batch = GradientNoise((own - own.mean(0)) / 8**0.5, own.mean(0))
+        found.append(batch.signal)
+        raw.append(float(batch.mean @ batch.mean))
+    whole, off = float(mean @ mean), 3 * float(torch.tensor(found).std()) / 4000**0.5
+    assert sum(found) / 4000 == pytest.approx(whole, abs=off)
+    assert sum(raw) / 4000 > 2 * whole
+    assert GradientNoise(torch.ones(4, 2), torch.zeros(2)).scale == float("inf")
 
 
 def test_a_training_is_the_same_with_it(tmp_path):

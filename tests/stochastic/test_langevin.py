@@ -40,7 +40,7 @@ def cosine(x: Tensor) -> Tensor:
 
 def variance(step, nodes) -> Tensor:
     """Stationary covariance of a linear scheme, whose step takes [q, n]."""
-    start = moments.at(torch.zeros(step.size))
+    start = moments.moments_at(torch.zeros(step.size))
     return moments.marched(step, nodes.weights, start, 600).covariance
 
 
@@ -160,6 +160,14 @@ def test_a_temperature_scales_the_law():
     y = torch.randn(20000, 1) / 2
     for field, stepper in ((cold, MALA()), (overdamped(GAUSSIAN, 0.25), LeimkuhlerMatthews())):
         assert float(end(field, stepper, y, h=0.1, steps=20).var()) == pytest.approx(0.25, abs=5 * 0.25 * 0.01)
+
+
+def test_the_temperature_is_that_of_the_density_unless_another_is_given():
+    cold = replace(GAUSSIAN, temperature=0.09)
+    assert overdamped(cold).noise == overdamped(GAUSSIAN, 0.09).noise
+    assert overdamped(cold, 4.0).noise == overdamped(GAUSSIAN, 4.0).noise
+    assert (Underdamped(cold).heat, Underdamped(cold, temperature=2.0).heat) == (0.09, 2.0)
+    assert (Underdamped(lambda t, q: -q).heat, Underdamped(GAUSSIAN).heat) == (1.0, 1.0)
 
 
 def test_mixing_knows_independent_from_stuck_chains():

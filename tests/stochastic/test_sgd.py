@@ -29,7 +29,7 @@ def regression() -> tuple[Tensor, Tensor]:
 
 
 X, Y = regression()
-START = moments.at(torch.tensor([0.5, -0.2, 0.3], dtype=torch.float64))
+START = moments.moments_at(torch.tensor([0.5, -0.2, 0.3], dtype=torch.float64))
 EVERY = torch.full((N,), 1 / N, dtype=torch.float64)  # chances of the samples
 H, SLOPE = X.T @ X / N, X.T @ Y / N
 

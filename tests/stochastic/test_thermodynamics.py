@@ -91,6 +91,7 @@ def test_energy_is_conserved_along_each_path():
             NoiseError,
             "expected full rank: pass drift and diffusion on the subspace",
         ),
+        (lambda: entropy_production(A, D + torch.tensor([[0.0, 0.1], [0.0, 0.0]])), NoiseError, "is not symmetric"),
         (lambda: entropy_production(-A, D), SettingError, "no stationary law holds the process"),
         (lambda: drive(trap, torch.zeros(3), torch.ones(4), h=0.1), SettingError, r"the states \[3\], expected"),
         (lambda: drive(trap, torch.zeros(3, 1), torch.ones(1), h=0.1), SettingError, r"the protocol is \[1\]"),

@@ -9,7 +9,8 @@ import torch
 import eom
 from eom.analysis.svag import Svag
 from eom.errors import DataError, SettingError
-from eom.sweeps.svag import Pairs, svag
+from eom.stochastic import gradient_noise
+from eom.sweeps.svag import Pairs, spacing, svag
 
 
 def small(folder: Path, **settings) -> Svag:
@@ -27,15 +28,14 @@ def test_the_runs_of_l_1_are_sgd_on_random_batches_from_one_start(tmp_path):
     model, loss_fn, data = setups.plain()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     pairs = iter(Pairs(data, 10, seed=1))
-    for step in range(12):
-        if step == 9:
-            squares = sum(float(p.square().sum()) for p in model.parameters())
-            whole = float(loss_fn(model, data))
+    for _ in range(12):
         optimizer.zero_grad()
         loss_fn(model, next(pairs)[0]).backward()
         optimizer.step()
+    squares = sum(float(p.square().sum()) for p in model.parameters())
+    whole = float(loss_fn(model, data))
     table = found.runs[1][1].table()
-    last = table.loc[(table.step == 9) & (table.group == "all")].set_index("quantity").value
+    last = table.loc[(table.step == 12) & (table.group == "all")].set_index("quantity").value
     assert last["norm_squared"] == pytest.approx(squares, rel=1e-12)
     assert last["whole_loss"] == pytest.approx(whole, rel=1e-12)
 
@@ -44,8 +44,8 @@ def test_refined_runs_reach_the_same_times_and_the_noise_of_their_gradients_grow
     found = small(tmp_path)
     for level in (1, 2, 4):
         table = found.runs[level][0].table()
-        assert table.step.max() == 9 * level
-        assert table.time.max() == pytest.approx(2.7)
+        assert table.step.max() == 12 * level
+        assert table.time.max() == pytest.approx(3.6)
     page = found.report().read_text("utf-8")
     assert "SGD as a stochastic equation" in page
     assert "<svg" in page
@@ -71,6 +71,8 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
         ({"batch_size": 61}, DataError, "the data is of 60 samples, expected one batch of 61 samples or more"),
         ({"batch_size": 0}, SettingError, "batch_size holds 0"),
         ({"every": 0}, SettingError, "every holds 0"),
+        ({"every": 5}, SettingError, "every is 5 and steps 12, expected a smaller divisor"),
+        ({"every": 12}, SettingError, "every is 12 and steps 12, expected a smaller divisor"),
         ({"wanted": -1}, SettingError, "the wanted error is -1"),
     ],
 )
@@ -78,6 +80,17 @@ def test_bad_input_is_named_before_anything_is_written(tmp_path, settings, error
     with pytest.raises(error, match=complaint):
         small(tmp_path, **settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_quantities_of_the_users_own_stand_beside_the_loss(tmp_path):
+    found = small(tmp_path, quantities=[gradient_noise(probes=0)])
+    assert set(found.table().quantity) == {"whole_loss", "norm_squared"}
+    assert "gradient_noise" in set(found.runs[1][0].table().quantity)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(200, 10), (12, 1), (60, 3), (101, 1), (1000, 50), (2, 1)])
+def test_records_are_at_some_twenty_times_and_at_the_end(steps, every):
+    assert spacing(steps) == every
 
 
 def test_data_in_several_batches_is_refused(tmp_path):
