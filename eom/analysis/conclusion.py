@@ -36,7 +36,31 @@ def conclusion(run: AnyRun) -> list[str]:
         *displaced(reading, limits),
         *sampled(reading),
         *beyond_edge(errors, limits),
+        *noise(reading),
     ]
+
+
+def noise(reading: Reading) -> Iterator[str]:
+    """What the gradient noise was where it was measured last."""
+    last = {
+        end: rows.iloc[-1]
+        for end in ("", "_scale", "_top", "_curvature", "_tail")
+        if len(rows := reading.measured(f"gradient_noise{end}"))
+    }
+    if "" not in last:
+        return
+    parts = [f"the noise of one sample's gradient has the variance {number(last[''].value)}"]
+    if "_scale" in last:
+        parts.append(f"that of a batch of {number(last['_scale'].value)} is as large as the gradient of all data")
+    if "_top" in last:
+        parts.append(f"{percent(last['_top'].value)} of it lies along one direction")
+    if "_curvature" in last:
+        parts.append(f"it meets a curvature of {number(last['_curvature'].value)}")
+    if "_tail" in last:
+        heavy = last["_tail"].value < 2
+        says = "so heavy that no Gaussian noise describes it" if heavy else "above 2, so that its variance is finite"
+        parts.append(f"its tail index is {number(last['_tail'].value)}, {says}")
+    yield f"At step {int(last[''].step)}, where it was measured last, {'; '.join(parts)}."
 
 
 def scope(calm: pd.DataFrame, errors: pd.DataFrame) -> Iterator[str]:

@@ -55,6 +55,13 @@ def figures(reading: Reading, prefix: str = "") -> Iterator[Figure]:
             f"the distance of all parameters, then the error in the change of {quantity_name('norm_squared')}. "
             f"Each order should lie below the one before.{lines}",
         )
+    handed = series.handed(reading)
+    if not handed.empty:
+        yield Figure(
+            "Quantities of your own",
+            plots.panels(prefix + "handed", handed, limits, log=False),
+            f"What was handed to the tracker, at the records where it was measured.{lines}",
+        )
     cells, name = series.heat(reading)
     if cells.notna().any(axis=None):
         yield Figure(

@@ -5,10 +5,13 @@ import pandas as pd
 
 from eom.analysis.errors import RATE, REFERENCES, orders, prediction_errors
 from eom.analysis.reading import Reading
-from eom.analysis.words import source_name
+from eom.analysis.words import quantity_name, source_name
 
 POINTS = 400  # per line; a panel is about 300 pixels wide
 PANELS = 6
+OWN = (  # what every tracker records
+    "loss", "penalty", "gradient_norm", "update_mismatch", "sharpness", "norm", "norm_squared", "position_error",
+)  # fmt: skip
 HEAT_ROWS, HEAT_COLUMNS = 40, 300
 
 
@@ -62,6 +65,18 @@ def errors(reading: Reading, quantity: str = RATE) -> pd.DataFrame:
         ]
     )
     return both.loc[both.value > 0]
+
+
+def handed(reading: Reading) -> pd.DataFrame:
+    """panel, unit, step, value, source, kind of the quantities and observables that were the user's own."""
+    rows = reading.table()
+    own = rows.loc[(rows.group == "all") & (rows.source == "measured") & ~rows.quantity.isin(OWN)]
+    own = own.loc[~own.quantity.astype(str).str.endswith(("_rate", "_displacement"))]
+    parts = [
+        lines(part.assign(panel=quantity_name(str(q)), kind="value"), reading.unit(str(q)))
+        for q, part in own.groupby("quantity", observed=True, sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def lines(rows: pd.DataFrame, unit: str) -> pd.DataFrame:

@@ -4,6 +4,15 @@ import math
 from collections.abc import Sequence
 
 FEW = 3  # names in a list
+NAMES = {
+    "whole_loss": "loss of all data",
+    "position_error": "distance from the run",
+    "gradient_noise": "gradient noise, Tr Σ",
+    "gradient_noise_scale": "noise scale, a batch size",
+    "gradient_noise_top": "largest direction of the noise",
+    "gradient_noise_curvature": "curvature that the noise meets",
+    "gradient_noise_tail": "tail index of the noise",
+}
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -56,10 +65,8 @@ def source_name(source: str) -> str:
 
 def quantity_name(quantity: str) -> str:
     """norm_squared_rate is d|w|²/dt."""
-    if quantity == "whole_loss":
-        return "loss of all data"
-    if quantity == "position_error":
-        return "distance from the run"
+    if quantity in NAMES:
+        return NAMES[quantity]
     norms = {"norm_squared": "|w|²", "norm": "|w|"}
     for suffix, form in (("_rate", "d{}/dt"), ("_displacement", "change of {}")):
         if quantity.endswith(suffix):

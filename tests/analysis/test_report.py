@@ -55,8 +55,8 @@ def test_the_page_has_every_part(page):
     found = Page(page)
     for heading in ("Summary", "Figures", "Errors by layer", "Self-test", "Events", "Settings"):
         assert heading in found.text
-    assert found.tags.count("svg") == 5
-    assert found.tags.count("figcaption") == 5
+    assert found.tags.count("svg") == 6
+    assert found.tags.count("figcaption") == 6
     assert "symmetry of H" in found.text
     assert "skipped by the gradient scaler" in found.text
     assert "double-backward" in found.text

@@ -86,12 +86,12 @@ def test_every_figure_is_drawn(opened, width):
         "return [...document.querySelectorAll('svg')].map(s => { const b = s.getBoundingClientRect();"
         "return [b.width, b.height, s.querySelectorAll('path').length, s.querySelectorAll('image').length]; })"
     )
-    assert len(figures) == 5
+    assert len(figures) == 6
     for across, down, paths, _ in figures:
         assert across > 300
         assert down > 100
         assert paths > 5
-    assert [images > 0 for *_, images in figures] == [False, False, False, True, False]  # the heat map
+    assert [images > 0 for *_, images in figures] == [False, False, False, False, True, False]  # the heat map
 
 
 def test_no_id_is_used_twice(opened):

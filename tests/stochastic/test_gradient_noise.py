@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import eom
+from eom.analysis.conclusion import conclusion
 from eom.errors import LossNotDifferentiableError, SettingError
 from eom.stochastic.covariance import GradientNoise, noise_of
 from eom.stochastic.quantity import gradient_noise
@@ -130,6 +131,10 @@ def test_the_tracker_records_it_at_some_of_its_records(tmp_path, settings):
     first = rows.loc[rows.step == 0].set_index("quantity").value
     assert first["gradient_noise"] == pytest.approx(noise.trace, rel=1e-10)
     assert first["gradient_noise_scale"] == pytest.approx(noise.scale, rel=1e-10)
+    (said,) = (s for s in conclusion(run) if "gradient has the variance" in s)
+    assert said.startswith("At step 6, where it was measured last")
+    assert "along one direction" in said
+    assert "curvature that the noise meets" in eom.report(run).read_text("utf-8")
 
 
 def test_the_scale_of_a_batch_knows_that_its_gradient_holds_noise():
