@@ -86,13 +86,13 @@ def sentences(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]]) -> list[st
     return [
         "A shake-shake network follows the SDE dX = b dt + d dW / √12, in Ito's reading, if its branches are scaled as "
         f"h b ± √h d / 2 (order {said_of(depth['diffusive scaling, Ito'])} in the depth). With branches h f it follows "
-        f"an ODE (order {said_of(depth['literal, ODE'])}); the often quoted SDE with noise (f1 - f2) / √12 stays "
-        f"{quoted} off at any depth.",
+        f"an ODE (order {said_of(depth['literal, ODE'])}). The often quoted SDE with noise (f1 - f2) / √12 "
+        f"describes neither: the expectation of e^cos(x - 1/2) after the network stays {quoted} off however deep it is.",
         f"Of samplers that compute one gradient for a step, Leimkuhler-Matthews has order {said_of(other)} where "
         f"Euler-Maruyama (ULA, SGLD) has {said_of(one)}: {less} times less bias at step {number(one.h[-1])}.",
-        f"SGD follows gradient flow to order {said_of(flow)} and its stochastic equation of order 2 to "
-        f"{said_of(sgd['equation of order 2'])}; the noise of order 1 leaves {left} of gradient flow's error at "
-        f"learning rate {number(first.h[-1])}.",
+        f"SGD follows gradient flow to order {said_of(flow)} and its stochastic equation of order 2 to order "
+        f"{said_of(sgd['equation of order 2'])}. Noise added to gradient flow keeps its order, but leaves only "
+        f"{left} of its error (at learning rate {number(first.h[-1])}).",
     ]
 
 
@@ -104,10 +104,21 @@ def write(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]], said: list[str
     cells = []
     for panel, (_, found) in panels.items():
         for name, one in found.items():
-            texts = [Cell(panel, panel), Cell(name, name), Cell(one.reason or "asymptotic", one.reason)]
+            texts = [
+                Cell(panel, panel),
+                Cell(name, name),
+                Cell(one.reason or f"the finest {one.window} steps", one.reason),
+            ]
             width = one.interval
             cells.append([*texts, *map(amount, (one.order or float("nan"), width or float("nan"), one.error[-1]))])
-    headers = [("problem", ""), ("of", ""), ("why", ""), ("order", ""), ("half-width", ""), ("error at the finest", "")]
+    headers = [
+        ("problem", ""),
+        ("scheme or equation", ""),
+        ("read from, or why not", ""),
+        ("order", ""),
+        ("half-width", ""),
+        ("error at the finest", ""),
+    ]
     note = "p of |error| = c h^p (1 + a h) over the steps where that describes it; none where it does not."
     page = fill(
         "comparison.html.j2",

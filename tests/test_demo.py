@@ -27,9 +27,9 @@ def test_the_stochastic_demo_ends_with_two_pages_and_what_they_say(tmp_path):
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
     assert "follows an ODE (order 1.00)" in said
-    assert "noise (f1 - f2) / √12 stays 0.618 off at any depth" in said
+    assert "stays 0.618 off however deep it is" in said
     assert "Leimkuhler-Matthews has order 1.99 where Euler-Maruyama (ULA, SGLD) has 0.99" in said
-    assert "its stochastic equation of order 2 to 2.00" in said
+    assert "its stochastic equation of order 2 to order 2.00" in said
     assert "SGD as a stochastic equation is credible for this training" in said
     for page in ("stochastic.html", "svag.html"):
         assert "<svg" in (tmp_path / "out" / page).read_text("utf-8")

@@ -171,8 +171,8 @@ def rates(comparison: Comparison, wanted: float) -> Table:
         "layer: as seen; as the predictions' own bars say; and, of all parameters together, where one step ends that "
         "share of its length from where the order's flow does (for gradient flow lr = 2 × share × |g| / |H g|, which "
         "is sqrt(2 eps / |H g|) with eps = share × lr |g|), root mean square over the records. Between runs by "
-        "interpolation. > and <: every run keeps it, or none does. Good: the bars near what is seen; one step is "
-        "another measure, and may be far."
+        "interpolation. > and <: every run whose error is known keeps it, or none does. Good: the bars near what is "
+        "seen; one step is another measure, and may be far."
     )
     return Table("The largest learning rate for a wanted error", note, headers, rows)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from eom.analysis.words import listed
 from eom.errors import (
     DamagedRunError,
     FolderInUseError,
@@ -80,9 +81,13 @@ class Folder:
                 f"{self.path} holds {', '.join(foreign)}, which this sweep has not made: choose another folder"
             )
         other = differing(asked, json.loads(json.dumps(self.asked)))
+        places: dict[str, list[str]] = {}
         for of, now in self.starts.items():
             then = starts.get(of, now)
-            other += [f"{k} of {of}" for k in sorted(now.keys() | then) if not alike(then.get(k), now.get(k))]
+            for k in sorted(now.keys() | then):
+                if not alike(then.get(k), now.get(k)):
+                    places.setdefault(k, []).append(of)
+        other += [f"{k} ({listed(ofs)})" for k, ofs in places.items()]
         if other:
             raise FolderUsedError(
                 f"{self.path} holds a sweep with other {' and '.join(dict.fromkeys(other))}, whose runs do not belong "

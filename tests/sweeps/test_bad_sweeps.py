@@ -137,7 +137,7 @@ def observable(factor: float):
 )
 def test_a_sweep_is_not_continued_with_what_differs_behind_one_name(tmp_path, before, now):
     swept(tmp_path / "sweep", **before)
-    with pytest.raises(FolderUsedError, match=r"observables|weight_decay of optimizer o at 0\.4"):
+    with pytest.raises(FolderUsedError, match=r"observables|weight_decay \(optimizer o at 0\.4"):
         swept(tmp_path / "sweep", **now)
 
 
@@ -181,7 +181,7 @@ def test_two_sweeps_in_one_folder(tmp_path):
     other = r"other order \(before: None, now: 0\) and steps \(before: 12, now: 13\), whose runs do not belong"
     with pytest.raises(FolderUsedError, match=other):
         swept(tmp_path / "sweep", steps=13, order=0)
-    with pytest.raises(FolderUsedError, match="other loss of start with seed 0 and parameters of start with seed 0"):
+    with pytest.raises(FolderUsedError, match=r"other loss \(start with seed 0\) and parameters \(start with seed 0\)"):
         swept(tmp_path / "sweep", setups.drawing)
 
 
