@@ -87,7 +87,8 @@ def sentences(panels: Mapping[str, tuple[str, Mapping[str, Ladder]]]) -> list[st
         "A shake-shake network follows the SDE dX = b dt + d dW / √12, in Ito's reading, if its branches are scaled as "
         f"h b ± √h d / 2 (order {said_of(depth['diffusive scaling, Ito'])} in the depth). With branches h f it follows "
         f"an ODE (order {said_of(depth['literal, ODE'])}). The often quoted SDE with noise (f1 - f2) / √12 "
-        f"describes neither: the expectation of e^cos(x - 1/2) after the network stays {quoted} off however deep it is.",
+        f"describes neither: the expectation of e^cos(x - 1/2) after the network stays {quoted} off however deep it "
+        "is.",
         f"Of samplers that compute one gradient for a step, Leimkuhler-Matthews has order {said_of(other)} where "
         f"Euler-Maruyama (ULA, SGLD) has {said_of(one)}: {less} times less bias at step {number(one.h[-1])}.",
         f"SGD follows gradient flow to order {said_of(flow)} and its stochastic equation of order 2 to order "

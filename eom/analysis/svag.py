@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Svag:
     runs: Mapping[int, Sequence[Reading]]
     folder: Path
     wanted: float = WANTED
+    lost: Mapping[int, int] = field(default_factory=dict)  # runs that did not come to their end, by refinement
 
     @cached_property
     def means(self) -> pd.DataFrame:
@@ -63,8 +64,22 @@ class Svag:
     @property
     def verdict(self) -> str:
         """ "credible", "not credible", or "open", of all quantities together."""
+        said = {self.of_means}
+        if any(self.lost.values()):  # what is left of some is no sample of all
+            said |= {"not credible" if self.losses_differ else "open"}
+        return min(said, key=["not credible", "open", "credible"].index)
+
+    @property
+    def of_means(self) -> str:
+        """The verdict on the runs that came to their end."""
         said = set(self.differences.verdict) if len(self.differences) else {"open"}
         return "not credible" if "differs" in said else "open" if "open" in said else "credible"
+
+    @property
+    def losses_differ(self) -> bool:
+        """Whether more of SGD's runs diverged than of the finest, or fewer, beyond chance (Fisher's exact test)."""
+        lost = [(self.lost.get(level, 0), len(self.runs[level])) for level in (1, max(self.runs))]
+        return bool(stats.fisher_exact(lost).pvalue < 1 - CONFIDENCE)
 
     def table(self) -> pd.DataFrame:
         """``differences``, a copy."""
@@ -118,8 +133,8 @@ class Svag:
         return Table("SGD against the stochastic equation", note, headers, rows)
 
 
-def read(runs: Mapping[int, Sequence[AnyRun]], folder: Path, wanted: float = WANTED) -> Svag:
-    """The comparison of recorded runs, by refinement.
+def read(runs: Mapping[int, Sequence[AnyRun]], folder: Path, wanted: float = WANTED, seeds: int | None = None) -> Svag:
+    """The comparison of recorded runs, by refinement; of ``seeds`` each, those that came to no end are counted.
 
     Raises:
         SettingError: fewer than three runs of a refinement came to their end.
@@ -127,8 +142,12 @@ def read(runs: Mapping[int, Sequence[AnyRun]], folder: Path, wanted: float = WAN
     found = {level: [r for r in map(Reading.of, own) if "finished" in r.manifest] for level, own in runs.items()}
     for level, readings in found.items():
         if len(readings) < 3:
-            raise SettingError(f"{count(len(readings), 'run')} of l = {level} came to the end, expected 3 or more")
-    return Svag(found, folder, wanted)
+            raise SettingError(
+                f"{count(len(readings), 'run')} of l = {level} came to the end, expected 3 or more: take more seeds, "
+                "or a smaller learning rate where trainings diverge"
+            )
+    lost = {level: (seeds or len(own)) - len(found[level]) for level, own in runs.items()}
+    return Svag(found, folder, wanted, lost)
 
 
 def means_of(readings: Sequence[Reading]) -> pd.DataFrame:
@@ -177,6 +196,10 @@ def difference(rows: pd.DataFrame, wanted: float, wide: float) -> dict[str, obje
 
 def sentences(found: Svag) -> Iterator[str]:
     table, finest, seeds = found.differences, max(found.runs), len(found.runs[1])
+    if lost := {level: many for level, many in found.lost.items() if many}:
+        parts = [f"{many} of {count(many + len(found.runs[k]), 'run')} with l = {k}" for k, many in lost.items()]
+        judged = "so that it is not credible: " if found.losses_differ else "so that nothing is sure: "
+        yield f"Trainings diverged, {judged}{', '.join(parts)}. What follows is about the others only."
     rate = number(float(found.runs[1][0].settings["reference_lr"]))
     view = "the view of SGD as a stochastic equation is credible for this training"
     where = f"at learning rate {rate}, over {count(seeds, 'seed')}"
@@ -186,13 +209,13 @@ def sentences(found: Svag) -> Iterator[str]:
     apart, asked = table.difference.abs(), percent(found.wanted)
     grows = growing(found)
     off, unsure = table.loc[table.verdict == "differs"], table.loc[table.verdict == "open"]
-    if found.verdict == "credible":
+    if found.of_means == "credible":
         worst = table.loc[(apart + table.bar).idxmax()]
         yield (
             f"T{view[1:]} {where}: no expectation of the loss or of a norm differs from that of l = {finest} by more "
             f"than {asked} of its change (at most {off_by(worst)}, {named(worst)})."
         )
-    elif found.verdict == "not credible":
+    elif found.of_means == "not credible":
         worst = table.loc[(apart - table.bar).loc[off.index].idxmax()]
         yield (
             f"T{view[1:].replace('is credible', 'is not credible')} {where}: {named(worst)} of SGD differs from that "
@@ -207,7 +230,7 @@ def sentences(found: Svag) -> Iterator[str]:
             + (grows or "More seeds make the intervals smaller.")
         )
     for rows, said in ((off, "Different"), (unsure, "Open")):
-        if len(rows) and found.verdict != "credible":
+        if len(rows) and found.of_means != "credible":
             yield f"{said}: {listed([named(row) for _, row in rows.iterrows()])}."
     yield (
         f"Agreement of l = 1 with l = {finest} is necessary for the equation to describe SGD; it is tested on the loss "

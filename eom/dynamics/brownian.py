@@ -61,6 +61,10 @@ class Brownian:
         else:
             w = self._normal(0, index, 0, y, channels, h * 2**self.level)
             first, rest, index = Interval(index, 0, w, None), (), index + 1
+        if first.level > self.level:
+            raise SettingError(
+                f"the march stands within a step of level {self.level}: it can be refined, not made coarser"
+            )
         while first.level < self.level:
             first, second = self._halves(first, h * 2 ** (self.level - first.level))
             rest = (second, *rest)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eom.dynamics.field import State
+from eom.dynamics.noise import Diagonal, require_commuting
 from eom.dynamics.sde import Sde
 from eom.errors import SettingError
 
@@ -43,7 +44,10 @@ def evolved(sde: Sde, start: Moments, t: float) -> Moments:
     """
     if not isinstance(start, Moments):
         raise SettingError(f"start is a {type(start).__name__}, expected Moments, such as moments_at(y)")
-    sde, y = sde.read_as("ito"), start.mean
+    y = start.mean
+    if isinstance(sde.noise, Diagonal):
+        require_commuting(sde.noise, 0.0, y)
+    sde = sde.read_as("ito")
     m = sde.noise.channels(y)
     unit = torch.eye(m, dtype=y.dtype)
     for f in (sde.drift, *(lambda s, x, e=e: sde.noise(s, x, e) for e in unit)):

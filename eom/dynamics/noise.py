@@ -16,6 +16,7 @@ from eom.dynamics.field import State
 from eom.errors import NoiseError
 
 MEMBERS = 4  # of a batch that are tested
+LATER = 1e-3  # after a time at which commuting is tested
 APART = 1e-4  # of their derivatives, between noises that commute: rounding of single precision
 Coefficient = Callable[[float, State], Tensor]
 
@@ -33,6 +34,11 @@ class Additive:
     """Noise that does not depend on the state: ``root`` is [], [n] (one Brownian motion for each entry), or [n, m]."""
 
     root: float | Tensor
+
+    def __post_init__(self) -> None:
+        real = isinstance(self.root, int | float) or (isinstance(self.root, Tensor) and not self.root.is_complex())
+        if not real or (isinstance(self.root, Tensor) and self.root.ndim > 2):
+            raise NoiseError(f"the root is {self.root!r}, expected a number, or a real tensor [n] or [n, m]")
 
     def channels(self, y: State) -> int:
         return self.root.shape[-1] if isinstance(self.root, Tensor) and self.root.ndim == 2 else y.shape[-1]
@@ -94,6 +100,10 @@ class General:
     matrix: Coefficient
     size: int
 
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise NoiseError(f"size is {self.size!r}, expected how many Brownian motions there are, 1 or more")
+
     def channels(self, y: State) -> int:
         return self.size
 
@@ -133,7 +143,13 @@ class LowRank:
 
 def directional(f: Callable[[State], State], y: State, v: State) -> State:
     """f'(y) v, [..., n]; for a batch, each member's along its own."""
-    return jvp(f, (y.contiguous(),), (v,))[1]  # a dual of expanded memory cannot be written to
+    try:
+        return jvp(f, (y.contiguous(),), (v,))[1]  # a dual of expanded memory cannot be written to
+    except RuntimeError as failure:
+        raise NoiseError(
+            f"the noise has no derivative in the state that torch can take ({str(failure).splitlines()[0]}): take "
+            "EulerMaruyama or Platen, which need none, and Ito's reading"
+        ) from failure
 
 
 def iterated(noise: Noise, t: float, y: State, dw: Tensor, h: float) -> State:
@@ -149,6 +165,8 @@ def of_covariance(covariance: Tensor) -> Additive:
     Raises:
         NoiseError: it is not symmetric, or not positive semidefinite.
     """
+    if not (isinstance(covariance, Tensor) and covariance.is_floating_point() and covariance.numel()):
+        raise NoiseError(f"the covariance is a {type(covariance).__name__}, expected a real tensor [n, n]")
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise NoiseError(f"the covariance has shape {list(covariance.shape)}, expected [n, n]")
     scale = float(covariance.abs().max())
@@ -187,10 +205,12 @@ def require_commuting(noise: Noise, t: float, y: State) -> None:
     shape = (2, *y.shape[:-1], noise.channels(y))
     y = y + 0.1 * (1 + y.abs()) * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
     one, other = torch.randn(shape, generator=generator, dtype=torch.float64).to(y)
-    there, back = (
-        directional(lambda x, v=v: noise(t, x, v), y, noise(t, y, w)) for v, w in ((one, other), (other, one))
-    )
-    if float((there - back).abs().max()) > APART * float(torch.maximum(there.abs(), back.abs()).max()):
+    for s in (t, t + LATER):  # at t alone a factor may be zero
+        there, back = (
+            directional(lambda x, v=v, s=s: noise(s, x, v), y, noise(s, y, w)) for v, w in ((one, other), (other, one))
+        )
+        if float((there - back).abs().max()) <= APART * float(torch.maximum(there.abs(), back.abs()).max()):
+            continue
         if isinstance(noise, Diagonal):
             why = "an entry of diagonal noise depends on other entries than its own: write it as General"
         else:
@@ -202,6 +222,8 @@ def wanted(value: Tensor, y: State, name: str, shape: str) -> Tensor:
     """The value, if it has the shape of the state."""
     if getattr(value, "shape", None) != y.shape:
         raise shapes(name, value, shape, list(y.shape))
+    if value.dtype != y.dtype:
+        raise NoiseError(f"{name} gave {value.dtype}, expected {y.dtype}, that of the state")
     return value
 
 

@@ -11,12 +11,17 @@ from eom.dynamics.field import State
 from eom.dynamics.order import Ladder
 from eom.dynamics.sde import Sde, SdeStepper
 from eom.dynamics.stepper import end
+from eom.errors import ExplosionError, SettingError
 
 NORMAL = 1.96  # half-width of a 95 % interval, in standard deviations of the mean
 
 
 def ends(sde: Sde, stepper: SdeStepper, y: State, t: float, steps: int, levels: Sequence[int]) -> list[State]:
     """States [b, n] at time ``t`` of the same paths in ``steps`` 2^l steps, for each of the ``levels`` l."""
+    if type(steps) is not int or steps < 1 or not levels:
+        raise SettingError(f"steps is {steps!r} at {len(levels)} levels, expected 1 or more of both")
+    if y.ndim != 2 or len(y) < 2:
+        raise SettingError(f"y is {list(y.shape)}, expected [b, n], two paths or more")
     at = [(replace(stepper, path=stepper.path.refined(level)), steps << level) for level in levels]
     return [end(sde, one, y, h=t / count, steps=count) for one, count in at]
 
@@ -43,6 +48,14 @@ def weak_differences(
 
 
 def _ladder(samples: Tensor, h: float) -> Ladder:
-    """From samples [k, b] at steps h, h/2, ..."""
+    """From samples [k, b] at steps h, h/2, ...
+
+    Raises:
+        ExplosionError: some are not finite. SettingError: they are not one number for each path.
+    """
+    if samples.ndim != 2:
+        raise SettingError(f"phi gave {list(samples.shape[1:])} for the paths, expected [b], one number for each")
+    if not bool(samples.isfinite().all()):
+        raise ExplosionError("paths left the finite numbers: take smaller steps to begin with")
     bars = NORMAL * samples.std(1) / sqrt(samples.shape[1])
     return Ladder(tuple(h / 2**k for k in range(len(samples))), tuple(samples.mean(1).tolist()), tuple(bars.tolist()))

@@ -95,6 +95,9 @@ def stochastic(field: Sde, t: float, y: State, carry: Place, calculus: Calculus 
         if getattr(slope, "shape", None) != y.shape:
             came = f"shape {list(slope.shape)}" if isinstance(slope, Tensor) else f"a {type(slope).__name__}"
             raise SettingError(f"the drift gave {came}, expected [..., n] = {list(y.shape)} for this state")
+        if slope.dtype != y.dtype:
+            raise SettingError(f"the drift gave {slope.dtype}, expected {y.dtype}, that of the state")
+        field.noise(t, y, y.new_zeros(*y.shape[:-1], field.noise.channels(y)))  # its shape is looked at there
         if field.calculus != calculus and isinstance(field.noise, Diagonal):
             require_commuting(field.noise, t, y)
     return field.read_as(calculus)

@@ -129,7 +129,7 @@ class Platen:
              + sum_j (s_j(R_j+) - s_j(R_j-)) (dW_j^2 - h) / (4 sqrt h)
              + sum_{r != j} (s_j(U_r+) - s_j(U_r-)) (dW_j dW_r + V_rj) / (4 sqrt h)
 
-    with V_rj = -V_jr = +-h at random. Source: sec. 15.1, (1.3).
+    with V_rj = -V_jr = +-h at random, and t + h for the time at R_j. Source: sec. 15.1, (1.3).
     """
 
     path: Path = field(default_factory=Brownian)
@@ -158,15 +158,15 @@ class Platen:
         m = len(motions)
         v = antisymmetric(self.path.signs(piece, m * (m - 1) // 2), m) if m > 1 else dw
 
-        def column(x: State, j: int) -> State:
+        def column(x: State, j: int, after: float = 0.0) -> State:
             unit = torch.zeros_like(dw)
             unit[..., motions[j]] = 1
-            return sde.noise(t, x, unit)
+            return sde.noise(t + after, x, unit)
 
         here = [column(y, j) for j in range(m)]
         for j in range(m):
             w = dw[..., motions[j]]
-            up, down = column(x + root * here[j], j), column(x - root * here[j], j)
+            up, down = column(x + root * here[j], j, h), column(x - root * here[j], j, h)
             total = total + (up + down + 2 * here[j]) * w / 4 + (up - down) * (w * w - h) / (4 * root)
             for r in (r for r in range(m) if r != j):
                 up, down = column(y + root * here[r], j), column(y - root * here[r], j)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from eom.dynamics.field import State
 from eom.dynamics.sde import Sde
+from eom.errors import ExplosionError, SettingError
+
+LOST = 1e-3  # chance at the ends of an interval at which it is too short
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,12 @@ class Circle:
 
     points: int
     length: float = 2 * pi
+
+    def __post_init__(self) -> None:
+        if type(self.points) is not int or self.points < 3 or self.points % 2 == 0:
+            raise SettingError(
+                f"points is {self.points!r}, expected an odd number: of an even one no interpolant is exact"
+            )
 
     def grid(self) -> Tensor:
         """[g] in [0, length)."""
@@ -88,8 +97,19 @@ def semigroup(sde: Sde, t: float, basis: Circle) -> Tensor:
 
 
 def stationary(chain: Tensor, phi: Tensor) -> float:
-    """E phi in the stationary law of ``chain`` [g, g], for an observable [g]: what P^N phi tends to, everywhere."""
+    """E phi in the stationary law of ``chain`` [g, g] on an ``Interval``, for an observable [g]: what P^N phi tends to.
+
+    Raises:
+        ExplosionError: there is no single such law, or it lies at the ends of the interval.
+    """
     for _ in range(40):
         chain = chain @ chain
         chain = chain / chain.sum(1, keepdim=True)  # rounding of rows, which sum to 1
+    law, apart = chain.mean(0), float((chain - chain.mean(0)).abs().max())
+    lost = float(law[[0, -1]].abs().sum())
+    if not (apart < LOST and lost < LOST):
+        raise ExplosionError(
+            "the chain has no stationary law within the interval: the step is too large and it runs away, or the "
+            f"interval is too short (chance of its ends: {lost:.2g}; differences between starts: {apart:.2g})"
+        )
     return float((chain @ phi).mean())

@@ -86,7 +86,8 @@ def of_batch(objective: Objective, theta: Tensor, batch: Batch) -> Tensor:
 def _one_by_one(loss: Callable[..., Tensor], parts: list[Tensor], leaves: list[Tensor], split: list[bool]) -> Tensor:
     at, found = [p.detach().requires_grad_() for p in parts], []
     for i in range(len(leaves[0])):
-        value = loss(at, *(x[i] if s else x for x, s in zip(leaves, split, strict=True)))
+        with torch.enable_grad():
+            value = loss(at, *(x[i] if s else x for x, s in zip(leaves, split, strict=True)))
         pieces = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
         found.append(torch.cat([g.flatten() for g in pieces]))
     return torch.stack(found)

@@ -69,16 +69,19 @@ class Adaptive:
 
 
 def rmsprop_sde(gradient: Gradient, root: Tensor, settings: Adaptive) -> Sde:
-    """Of the state (theta, u) [..., 2 n], for noise of covariance ``root`` root^T, root [n, m]; one step is eta^2."""
+    """Of the state (theta, u) [..., 2 n], for noise of covariance ``root`` root^T, root [n, m]; one step is eta^2.
+
+    Of a ``GradientNoise`` this is ``noise.root.T``.
+    """
     s, e, _, c2 = settings.rates
     n, variance = len(root), root.square().sum(1)
 
     def drift(t: float, y: State) -> State:
-        theta, u = y.split(n, -1)
+        theta, u = parts(y, n, 2)
         return torch.cat([-gradient(theta) / (s * u.clamp(min=0).sqrt() + e), c2 * (variance - u)], -1)
 
     def moved(t: float, y: State, dw: Tensor) -> State:
-        _, u = y.split(n, -1)
+        _, u = parts(y, n, 2)
         return torch.cat([-s * (dw @ root.T) / (s * u.clamp(min=0).sqrt() + e), torch.zeros_like(u)], -1)
 
     return Sde(drift, LowRank(moved, root.shape[1]))
@@ -93,7 +96,7 @@ def adam_sde(gradient: Gradient, root: Tensor, settings: Adaptive) -> Sde:
     n, variance = len(root), root.square().sum(1)
 
     def drift(t: float, y: State) -> State:
-        theta, m, u = y.split(n, -1)
+        theta, m, u = parts(y, n, 3)
         first, second = (max(-math.expm1(-c * t), AT_START) for c in (c1, c2))
         p = s * u.clamp(min=0).sqrt() + e * math.sqrt(second)
         moved = -math.sqrt(second) / first * m / p if t > 0 else torch.zeros_like(m)
@@ -104,3 +107,10 @@ def adam_sde(gradient: Gradient, root: Tensor, settings: Adaptive) -> Sde:
         return torch.cat([still, c1 * s * (dw @ root.T), still], -1)
 
     return Sde(drift, LowRank(moved, root.shape[1]))
+
+
+def parts(y: State, n: int, count: int) -> tuple[Tensor, ...]:
+    """The ``count`` parts [..., n] of a state."""
+    if y.shape[-1] != count * n:
+        raise SettingError(f"the state has {y.shape[-1]} entries and the root {n} rows, expected {count} times as many")
+    return y.split(n, -1)

@@ -13,7 +13,7 @@ from eom.dynamics.brownian import stream
 from eom.dynamics.field import State
 from eom.errors import DataError, SettingError
 from eom.objective import Objective
-from eom.objective.data import Batch, mapped
+from eom.objective.data import Batch, length, mapped
 
 
 class Sampled(Protocol):
@@ -40,7 +40,9 @@ def draw(objective: Objective, size: int, seed: int, k: int, member: int, *, rep
     generator, samples = torch.Generator().manual_seed(stream(seed, member, k)), int(objective.batches.total)
     rows = torch.randint(samples, (size,), generator=generator) if replacement else None
     rows = torch.randperm(samples, generator=generator)[:size] if rows is None else rows
-    return mapped(objective.batches.first, lambda x: x[rows.to(x.device)])
+    whole = objective.batches.first
+    count = int(length(whole))
+    return mapped(whole, lambda x: x[rows.to(x.device)] if x.ndim and len(x) == count else x)
 
 
 def each(f: Callable[[int, Tensor], Tensor], y: Tensor) -> Tensor:
@@ -93,6 +95,8 @@ class SVAG:
         return 0
 
     def step(self, field: Sampled, t: float, h: float, y: State, carry: int) -> tuple[State, int]:
+        if not hasattr(field, "sample"):
+            raise SettingError(f"SVAG was given a {type(field).__name__}, expected a BatchGradient or its like")
         a, b = svag_weights(self.refinement)
         move = a * field.sample(2 * carry, y)
         if b:

@@ -15,12 +15,15 @@ from eom.dynamics.brownian import Place
 from eom.dynamics.field import State
 from eom.dynamics.quadrature import Nodes, gaussian_nodes
 from eom.dynamics.sde import SdeStepper
-from eom.dynamics.transfer import Interval, stationary, transfer
+from eom.dynamics.stochastic_steppers import SRA1
+from eom.dynamics.transfer import LOST, Interval, stationary, transfer
+from eom.errors import ExplosionError, SettingError
 from eom.stochastic.density import Density
 from eom.stochastic.langevin import LeimkuhlerMatthews, Splitting, overdamped
 
 Observable = Callable[[Tensor], Tensor]  # [g] -> [g]
-POINTS = 40  # nodes for the noise of one step
+POINTS, FEWER = 40, 16  # nodes for the noise of one step, and for each of two kinds of it
+PATIENCE = 2000  # units of time in which a mean becomes stationary
 MOMENTA = 7.0  # standard deviations up to which momenta are followed
 STILL = 1e-13  # change over a unit of time at which a mean is stationary
 
@@ -36,8 +39,13 @@ def exact_mean(density: Density, phi: Observable, line: Interval, points: int = 
 def overdamped_mean(
     stepper: SdeStepper | LeimkuhlerMatthews, density: Density, h: float, phi: Observable, line: Interval
 ) -> float:
-    """E phi in the stationary law of a stepper on dX = f dt + sqrt(2 T) dW with step h."""
-    sde, nodes = overdamped(density, density.temperature), gaussian_nodes(1, POINTS)
+    """E phi in the stationary law of a stepper on dX = f dt + sqrt(2 T) dW with step h.
+
+    Raises:
+        ExplosionError: the chain leaves the line: the step is too large for the density, or the line too short.
+    """
+    areas = isinstance(stepper, SRA1)
+    sde, nodes = overdamped(density), gaussian_nodes(1, FEWER if areas else POINTS, areas=areas)
     if not isinstance(stepper, LeimkuhlerMatthews):
         own = replace(stepper, path=nodes)
         chain = transfer(lambda y: own.step(sde, 0.0, h, y, Place())[0], nodes.weights, line)
@@ -61,7 +69,16 @@ def overdamped_mean(
 def splitting_mean(
     splitting: Splitting, density: Density, h: float, phi: Observable, line: Interval, friction: float = 1.0
 ) -> float:
-    """E phi(q) in the stationary law of a splitting of the underdamped equation with step h."""
+    """E phi(q) in the stationary law of a splitting of the underdamped equation with step h.
+
+    Raises:
+        ExplosionError: the chain leaves the line or its momenta grow. SettingError: a letter is missing.
+    """
+    if set(splitting.scheme) != set("ABO") or not friction > 0:
+        raise SettingError(
+            f"the scheme is {splitting.scheme!r} with friction {friction}, expected A, B and O and a positive number: "
+            "others have no stationary law"
+        )
     scheme, width = splitting.scheme, MOMENTA * density.temperature**0.5
     momenta = Interval(2 * line.points // 3, -width, width)
     q, p = line.grid(), momenta.grid()
@@ -75,13 +92,22 @@ def splitting_mean(
         "B": momenta.at(p + part.get("B", 0.0) * force[:, None]),  # [q, p, p]
         "O": torch.einsum("k,kpr->pr", nodes.weights, momenta.at(keep * p + kick * nodes.w)),
     }
-    forms = {"A": "pqr,rp->qp", "B": "qpr,qr->qp", "O": "pr,qr->qp"}
-    u = phi(q)[:, None].expand(-1, len(p))
-    while True:
+    forms = {"A": "pqr,krp->kqp", "B": "qpr,kqr->kqp", "O": "pr,kqr->kqp"}
+    ends = torch.zeros(len(q), len(p), dtype=torch.float64)
+    ends[[0, -1]], ends[:, [0, -1]] = 1.0, 1.0
+    u = torch.stack([phi(q)[:, None].expand(-1, len(p)), ends])
+    for _ in range(PATIENCE):
         before = u
         for _ in range(max(1, round(1 / h))):
             for letter in reversed(scheme):
                 u = torch.einsum(forms[letter], moves[letter], u)
-        middle = u[len(q) // 4 : -len(q) // 4, len(p) // 4 : -len(p) // 4]
-        if float((u - before).abs().max()) < STILL or float(middle.max() - middle.min()) < STILL:
-            return float(middle.mean())
+        middle = u[:, len(q) // 4 : -len(q) // 4, len(p) // 4 : -len(p) // 4]
+        if float((u - before).abs().max()) < STILL or float((middle.amax((1, 2)) - middle.amin((1, 2))).max()) < STILL:
+            mean, lost = (float(x) for x in middle.mean((1, 2)))
+            if abs(lost) < LOST:
+                return mean
+            break
+    raise ExplosionError(
+        f"no stationary law of {scheme} at h = {h:g} lies within [{line.low:g}, {line.high:g}]: take a smaller step, "
+        "or a longer line"
+    )

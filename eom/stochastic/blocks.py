@@ -37,7 +37,7 @@ class ShakeShake(nn.Module):
         self.first, self.second, self.per, self.backward = first, second, per, backward
 
     def forward(self, x: Tensor) -> Tensor:
-        one, other = self.first(x), self.second(x)
+        one, other = like(x, self.first(x)), like(x, self.second(x))
         if not self.training:
             return x + (one + other) / 2
         eta = uniform(x, self.per)
@@ -63,8 +63,8 @@ class StochasticDepth(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return x + self.survival * self.branch(x)
-        return x + (uniform(x, self.per) < self.survival) * self.branch(x)
+            return x + self.survival * like(x, self.branch(x))
+        return x + (uniform(x, self.per) < self.survival) * like(x, self.branch(x))
 
     def extra_repr(self) -> str:
         return f"survival={self.survival}, per={self.per!r}"
@@ -82,6 +82,13 @@ class Mixed(torch.autograd.Function):
     def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         (back,) = ctx.saved_tensors
         return back * g, (1 - back) * g, None, None
+
+
+def like(x: Tensor, branch: Tensor) -> Tensor:
+    """The branch's output, which a residual block adds to x."""
+    if branch.shape != x.shape:
+        raise SettingError(f"a branch gives {list(branch.shape)} for an input of {list(x.shape)}, expected the same")
+    return branch
 
 
 def uniform(x: Tensor, per: str) -> Tensor:

@@ -76,8 +76,9 @@ class GradientNoise:
 
     def top(self, k: int) -> tuple[Tensor, Tensor]:
         """The ``k`` largest eigenvalues of Sigma, descending, and unit eigenvectors [k, n]; from the root's [N, N]."""
-        if type(k) is not int or not 1 <= k <= min(self.root.shape):
-            raise SettingError(f"k is {k!r}, expected a whole number from 1 to {min(self.root.shape)}")
+        rank = min(self.samples - 1, self.root.shape[1])  # the centred gradients sum to zero
+        if type(k) is not int or not 1 <= k <= rank:
+            raise SettingError(f"k is {k!r}, expected a whole number from 1 to {rank}, the rank that noise can have")
         values, vectors = torch.linalg.eigh(self.root.double() @ self.root.double().T)
         values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
         directions = vectors.T.to(self.root) @ self.root
@@ -123,6 +124,9 @@ def noise_of(objective: Objective, theta: Tensor | None = None) -> GradientNoise
     Raises:
         LossNotDifferentiableError, DataError: samples have no gradients of their own; see ``per_sample_gradients``.
     """
-    gradients = per_sample_gradients(objective, objective.theta() if theta is None else theta)
+    theta = objective.theta() if theta is None else theta
+    if theta.shape != objective.theta().shape:
+        raise SettingError(f"theta is {list(theta.shape)}, expected [n] = {list(objective.theta().shape)}")
+    gradients = per_sample_gradients(objective, theta)
     mean = gradients.mean(0)
     return GradientNoise((gradients - mean).div_(math.sqrt(len(gradients))), mean)

@@ -15,7 +15,7 @@ from eom.objective import Objective
 from eom.objective.data import length, mapped, tensors
 from eom.stochastic.batches import draw, each, require_batches
 
-SUMMED = 1e-3  # how near a loss of all comes to the sum of those of its parts, relative, to be called one
+SUMMED = 1e-3  # of the losses, by which rounding may take a mean out of its parts
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,28 @@ class Density:
     energy: Callable[[State], Tensor]
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise SettingError(f"temperature is {self.temperature}, expected a positive number")
+
     def potential(self, y: State) -> Tensor:
-        """[...] U."""
-        return self.energy(y)
+        """[...] U.
+
+        Raises:
+            SettingError: the energy is not one number for each state.
+        """
+        u = self.energy(y)
+        if u.shape != y.shape[:-1]:
+            raise SettingError(
+                f"the energy of states {list(y.shape)} has shape {list(u.shape)}, expected {list(y.shape[:-1])}: sum "
+                "over the last dimension"
+            )
+        return u
 
     def __call__(self, t: float, y: State) -> State:
         with torch.enable_grad():
             at = y.detach().requires_grad_()
-            total = self.energy(at).sum()
+            total = self.potential(at).sum()
         return -torch.autograd.grad(total, at)[0]
 
 
@@ -111,11 +125,17 @@ def posterior(objective: Objective, prior: float = 1.0, temperature: float = 1.0
         if not (value > 0 and value < float("inf")):
             raise SettingError(f"{name} is {value}, expected a positive number")
     require_mean(objective)
-    return Posterior(objective, int(objective.batches.total), prior, temperature)
+    samples = sum(int(length(batch)) for _, batch in objective.batches)
+    if abs(float(objective.batches.total) - samples) > 1e-6 * samples:
+        raise SettingError(
+            f"the batches weigh {float(objective.batches.total):.4g} together and hold {samples} samples: a posterior "
+            "counts each sample once, so make the objective without weights"
+        )
+    return Posterior(objective, samples, prior, temperature)
 
 
 def require_mean(objective: Objective) -> None:
-    """Raise where the loss of a batch is the sum of those of its two halves, and not their mean."""
+    """Raise where the loss of a batch does not lie between those of its two halves, as a mean over samples does."""
     batch, theta = objective.batches.first, objective.theta()
     samples = int(length(batch))
     if not all(x.ndim and len(x) == samples for x in tensors(batch)):
@@ -125,9 +145,10 @@ def require_mean(objective: Objective) -> None:
     half = samples // 2
     parts = [slice(0, half), slice(half, 2 * half), slice(0, 2 * half)]
     first, second, both = (float(objective.loss_of(mapped(batch, lambda x, p=p: x[p]))(theta)) for p in parts)
-    total = first + second
-    if abs(both - total) < SUMMED * abs(total) and abs(both - total / 2) > SUMMED * abs(total):
+    slack = SUMMED * (abs(first) + abs(second))
+    if not min(first, second) - slack <= both <= max(first, second) + slack:
         raise SettingError(
-            f"the loss of {2 * half} samples, {both:.4g}, is the sum of those of its halves, {first:.4g} and "
-            f"{second:.4g}, so a sum over samples. Write it as their mean: a posterior multiplies by N itself"
+            f"the loss of {2 * half} samples, {both:.4g}, does not lie between those of its halves, {first:.4g} and "
+            f"{second:.4g}, so it is no mean over samples but a sum. Write it as a mean: a posterior multiplies by N "
+            "itself"
         )

@@ -6,6 +6,7 @@ X <- X - eta H (X - x) + eta noise, it solves S = (1 - eta H) S (1 - eta H) + et
 Source: Mandt, Hoffman & Blei, J. Mach. Learn. Res. 18(134), 2017, sec. 3.2.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov
 from torch import Tensor
 
+from eom.dynamics.noise import of_covariance
 from eom.errors import ExplosionError, SettingError
 from eom.stochastic.diagnostics import mixing
 
@@ -22,8 +24,9 @@ def ou_covariance(hessian: Tensor, noise: Tensor, lr: float) -> Tensor:
 
     Raises:
         ExplosionError: H has an eigenvalue that is not positive, along which nothing holds the process.
+        NoiseError: Sigma is no covariance. SettingError: H is not symmetric, a learning rate that is not positive.
     """
-    _require_held(hessian)
+    _require_held(hessian, noise, lr)
     return torch.from_numpy(solve_continuous_lyapunov(hessian.numpy(), lr * noise.numpy()))
 
 
@@ -33,7 +36,7 @@ def sgd_covariance(hessian: Tensor, noise: Tensor, lr: float) -> Tensor:
     Raises:
         ExplosionError: eta H has an eigenvalue of 2 or more, or H one that is not positive.
     """
-    largest = float(_require_held(hessian)[-1])
+    largest = float(_require_held(hessian, noise, lr)[-1])
     if lr * largest >= 2:
         raise ExplosionError(
             f"lr times the largest eigenvalue is {lr * largest:.3g}, expected less than 2: from there on SGD "
@@ -43,7 +46,12 @@ def sgd_covariance(hessian: Tensor, noise: Tensor, lr: float) -> Tensor:
     return torch.from_numpy(solve_discrete_lyapunov(step, lr**2 * noise.numpy()))
 
 
-def _require_held(hessian: Tensor) -> Tensor:
+def _require_held(hessian: Tensor, noise: Tensor, lr: float) -> Tensor:
+    if not (math.isfinite(lr) and lr > 0):
+        raise SettingError(f"lr is {lr}, expected a positive number")
+    of_covariance(noise)  # raises where it is none
+    if hessian.shape != noise.shape or not torch.allclose(hessian, hessian.T):
+        raise SettingError(f"the Hessian is {list(hessian.shape)}, expected a symmetric {list(noise.shape)}")
     values = torch.linalg.eigvalsh(hessian)
     if float(values[0]) <= 0:
         raise ExplosionError(

@@ -40,8 +40,8 @@ def ensemble(field: Any, stepper: Stepper, y: State, *, h: float, steps: int, ev
     for name, value in (("steps", steps), ("every", keep)):
         if type(value) is not int or value < 1:
             raise SettingError(f"{name} is {value!r}, expected a whole number, 1 or more")
-    if not (isinstance(y, Tensor) and y.is_floating_point() and bool(y.isfinite().all())):
-        raise SettingError("y is no tensor of finite numbers, from which paths could begin")
+    if not (isinstance(y, Tensor) and y.is_floating_point() and y.ndim and y.numel() and bool(y.isfinite().all())):
+        raise SettingError("y is no tensor [..., n] of finite numbers, from which paths could begin")
     with torch.no_grad():
         warn_of_stability(field, y, h)
         kept = {k: state for k, state in _marched(field, stepper, y, h, steps) if k % keep == 0 or k == steps}

@@ -38,6 +38,8 @@ class GradientNoiseAlong:
         yield "gradient_noise", trace, None
         if math.isfinite(scale):
             yield "gradient_noise_scale", scale, None
+        if not trace:  # one sample, or gradients that are all the same
+            return
         yield "gradient_noise_top", float(noise.top(1)[0][0]) / trace, None
         if self.probes:
             met = noise.curvature(objective.expansion(theta).hvp, self.probes)

@@ -39,6 +39,8 @@ class Law(NamedTuple):
 
 def uniform_law(points: int = 8) -> Law:
     """zeta = sqrt 12 (eta - 1/2), by Gauss-Legendre nodes: exact to degree 2 ``points`` - 1."""
+    if type(points) is not int or points < 2:
+        raise SettingError(f"points is {points!r}, expected 2 or more: one node has no variance")
     x, w = np.polynomial.legendre.leggauss(points)
     return Law(torch.from_numpy(x * math.sqrt(3)), torch.from_numpy(w / 2))
 
@@ -96,6 +98,8 @@ def weak_errors(
         equation: h -> the Sde that it is compared with at ``time``; one block is h = time / depth.
         phi: [g] -> [g].
     """
+    if not all(type(depth) is int and depth > 0 for depth in depths):
+        raise SettingError(f"depths is {depths}, expected whole numbers of blocks")
     basis = basis or Circle(161)
     values, zeta = phi(basis.grid()), law.values[:, None, None]
 

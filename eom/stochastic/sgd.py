@@ -78,4 +78,6 @@ def shaken(objective: Objective, y: Tensor, dw: Tensor) -> Tensor:
 
 def temperature(lr: float, batch_size: int) -> float:
     """eta / (2 B): SGD near a minimum whose Hessian is Sigma samples exp(-L / T) at this T, to first order in eta."""
+    if not (lr > 0 and batch_size >= 1):
+        raise SettingError(f"lr is {lr} and batch_size {batch_size}, expected a positive number, and 1 or more")
     return lr / (2 * batch_size)

@@ -25,11 +25,13 @@ from torch import Tensor
 
 from eom.dynamics.brownian import Brownian, Place
 from eom.dynamics.field import State
+from eom.dynamics.noise import of_covariance
 from eom.errors import NoiseError, SettingError
 from eom.stochastic.covariance import Estimate
 from eom.stochastic.density import Density
 from eom.stochastic.langevin import MALA
 
+FAR = 1e-12  # overlap of works below which there is none
 Energy = Callable[[State, float], Tensor]  # ([b, n], lam) -> [b]
 
 
@@ -53,6 +55,8 @@ def drive(
         SettingError: fewer than two values of the protocol, or a state that is no batch.
     """
     protocol = torch.as_tensor(protocol)
+    if not (math.isfinite(h) and h > 0):
+        raise SettingError(f"h is {h}, expected a positive step")
     if protocol.ndim != 1 or len(protocol) < 2 or y.ndim != 2:
         raise SettingError(
             f"the protocol is {list(protocol.shape)} and the states {list(y.shape)}, expected [k + 1] and [b, n]"
@@ -73,6 +77,7 @@ def jarzynski(work: Tensor, temperature: float = 1.0) -> Estimate:
 
     Its interval is that of the mean of e^{-W/T}: where W scatters by many T few paths decide, and it is too small.
     """
+    _require_works(temperature, work)
     x = -work.double() / temperature
     weight = torch.exp(x - x.max())
     mean = float(weight.mean())
@@ -85,6 +90,7 @@ def crooks(forward: Tensor, reverse: Tensor, temperature: float = 1.0) -> Estima
 
     Source: Bennett, J. Comput. Phys. 22, 245 (1976); its variance: Shirts et al., Phys. Rev. Lett. 91, 140601 (2003).
     """
+    _require_works(temperature, forward, reverse)
     f, r = forward.double().numpy() / temperature, reverse.double().numpy() / temperature
     shift = math.log(len(f) / len(r))
 
@@ -96,8 +102,21 @@ def crooks(forward: Tensor, reverse: Tensor, temperature: float = 1.0) -> Estima
     total = len(f) + len(r)
     p = np.concatenate([expit(x - f - shift), expit(x + r - shift)])
     inverse = float((p * (1 - p)).mean())
+    if inverse < FAR:
+        raise SettingError(
+            "the works of the protocol and of its reverse are so far apart that they say nothing of dF: go more slowly"
+            ", or in stages"
+        )
     variance = (1 / inverse - total / len(f) - total / len(r)) / total
     return Estimate(temperature * x, 1.96 * temperature * math.sqrt(max(variance, 0.0)))
+
+
+def _require_works(temperature: float, *works: Tensor) -> None:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise SettingError(f"temperature is {temperature}, expected a positive number")
+    for work in works:
+        if work.ndim != 1 or len(work) < 2 or not bool(work.isfinite().all()):
+            raise SettingError(f"works are {list(work.shape)}, expected [b], two finite numbers or more")
 
 
 def entropy_production(drift: Tensor, diffusion: Tensor) -> float:
@@ -107,8 +126,6 @@ def entropy_production(drift: Tensor, diffusion: Tensor) -> float:
         NoiseError: D is not symmetric, or has not full rank, where the rate is infinite or not defined.
         SettingError: A has an eigenvalue without positive real part: there is no stationary law.
     """
-    if not torch.allclose(diffusion, diffusion.T):
-        raise NoiseError("the diffusion is not symmetric: pass (D + D.T) / 2 if it is meant to be")
     covariance = ou_law(drift, diffusion)
     return float((drift.T @ torch.linalg.solve(diffusion, drift) @ covariance).trace() - drift.trace())
 
@@ -121,13 +138,18 @@ def ou_law(drift: Tensor, diffusion: Tensor) -> Tensor:
             f"the drift has an eigenvalue of real part {float(values.min()):.3g}, so that no stationary law holds the "
             "process: expected all positive"
         )
+    _require_diffusion(diffusion)
+    return torch.from_numpy(solve_continuous_lyapunov(drift.numpy(), 2 * diffusion.numpy()))
+
+
+def _require_diffusion(diffusion: Tensor) -> None:
+    of_covariance(diffusion)
     size = torch.linalg.eigvalsh(diffusion)
     if float(size[0]) <= 1e-12 * float(size[-1]):
         raise NoiseError(
             f"the diffusion has eigenvalues {float(size[0]):.2g} to {float(size[-1]):.2g}, expected full rank: pass "
             "drift and diffusion on the subspace where there is noise, Q.T @ A @ Q and Q.T @ D @ Q"
         )
-    return torch.from_numpy(solve_continuous_lyapunov(drift.numpy(), 2 * diffusion.numpy()))
 
 
 def entropy_of_paths(drift: Tensor, diffusion: Tensor, states: Tensor, h: float) -> Estimate:
@@ -136,6 +158,9 @@ def entropy_of_paths(drift: Tensor, diffusion: Tensor, states: Tensor, h: float)
     The entropy of the medium along each path; that of the system averages to nothing in the stationary law. The
     interval is over the b paths.
     """
+    _require_diffusion(diffusion)
+    if states.ndim != 3 or len(states) < 2 or not h > 0:
+        raise SettingError(f"states are {list(states.shape)} at steps {h}, expected [k, b, n] and a positive step")
     middle, step = (states[1:] + states[:-1]) / 2, states[1:] - states[:-1]
     force = torch.linalg.solve(diffusion, -drift @ middle[..., None])[..., 0]
     rates = (force * step).sum(-1).sum(0) / (h * len(step))

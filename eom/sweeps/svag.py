@@ -125,8 +125,10 @@ def svag(
     levels = [whole_number("refinements", level, 1) for level in refinements]
     if 1 not in levels or len(set(levels)) < 2 or len(set(levels)) < len(levels):
         raise SettingError(f"refinements is {list(refinements)}, expected 1 (SGD itself) and one or more others")
-    if len(seeds) < 3:
-        raise SettingError(f"seeds holds {len(seeds)}, expected 3 or more, whose scatter gives the intervals")
+    if isinstance(seeds, int) or len(seeds := list(seeds)) < 3:
+        raise SettingError(f"seeds is {seeds}, expected 3 or more, such as range(8): their scatter gives the intervals")
+    if "optimizers" in settings:
+        raise SettingError("svag trains by plain SGD, whose equation it is about: leave optimizers out")
     whole_number("batch_size", batch_size, 1)
     whole_number("steps", steps, 2)
     every = spacing(steps) if every is None else whole_number("every", every, 1)
@@ -149,7 +151,7 @@ def svag(
             refined, [lr / level], steps * level + 1, out=folder, seeds=seeds, every=every * level, console=console,
             **settings_of,
         )  # fmt: skip
-    return read(runs, Path(out), wanted)
+    return read(runs, Path(out), wanted, len(seeds))
 
 
 def spacing(steps: int) -> int:

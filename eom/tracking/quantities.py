@@ -72,7 +72,9 @@ class Quantities:
         found = []
         for quantity in self.due(records):
             try:
-                numbers = [(n, float(value), bar) for n, value, bar in quantity(objective, theta)]
+                numbers = [(n, float(value), bar) for n, value, bar in quantity(objective, theta.clone())]
+                if other := {n for n, *_ in numbers} - quantity.units.keys():
+                    raise SettingError(f"it gave {', '.join(sorted(other))}, of which its units say nothing")
             except Exception as failure:  # a user's own quantity may raise anything
                 self._given.remove(quantity)
                 why = f"it raised {type(failure).__name__}: {failure}"

@@ -1,6 +1,7 @@
 """What is said of SVAG's runs follows from planted means."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,19 @@ def test_equal_laws_are_seldom_called_different_at_any_of_many_times():
             rows["bar" + name] = t.ppf(0.975, 7) * own.std(0, ddof=1) / 8**0.5
         said.append(difference(rows, 0.05, wider(250, 8))["verdict"])
     assert said.count("differs") <= 10 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict", "sentence"),
+    [
+        ({1: 9, 2: 0}, "not credible", "Trainings diverged, so that it is not credible: 9 of 17 runs with l = 1."),
+        ({1: 1, 2: 1}, "open", "so that nothing is sure: 1 of 9 runs with l = 1, 1 of 9 runs with l = 2."),
+    ],
+)
+def test_runs_that_diverged_count_too(tmp_path, lost, verdict, sentence):
+    found = replace(made(tmp_path, 0.01, 0.01), lost=lost)
+    assert found.verdict == verdict
+    assert sentence in found.sentences()[0]
 
 
 def test_what_does_not_change_says_nothing(tmp_path):

@@ -177,3 +177,17 @@ def test_the_interval_of_a_strong_order_holds_the_true_one_where_errors_are_in_p
     assert found.interval is not None
     assert abs(found.order - 1) < found.interval
     assert found.order == pytest.approx(1, abs=0.05)
+
+
+def test_platen_is_of_order_two_where_noise_depends_on_time():
+    """dX = (1 + t) dW: E X^2 is ((1 + t)^3 - 1) / 3."""
+    sde, nodes = Sde(lambda t, y: 0 * y, Diagonal(lambda t, y: (1 + t) * torch.ones_like(y))), gaussian_nodes(1, 4)
+
+    def error(h: float) -> float:
+        squares = 0.0
+        for k in range(round(1 / h)):
+            y = torch.zeros(len(nodes.weights), 1)
+            squares += float(nodes.weights @ Platen(nodes).step(sde, k * h, h, y, Place())[0][:, 0].square())
+        return squares - 7 / 3
+
+    assert ladder(error, [0.2, 0.1, 0.05, 0.025]).order == pytest.approx(2, abs=0.05)

@@ -93,7 +93,7 @@ def test_the_tail_index_of_a_pareto_law(exponent):
     [
         (lambda n: n.share(8), "the batch size is 8, expected a whole number from 1 to the 7 samples"),
         (lambda n: n.share(0), "the batch size is 0"),
-        (lambda n: n.top(8), "k is 8, expected a whole number from 1 to 7"),
+        (lambda n: n.top(7), "k is 7, expected a whole number from 1 to 6, the rank"),
         (lambda n: n.tail_index(), "7 samples have no tail to be read: expected 100 or more"),
     ],
 )
