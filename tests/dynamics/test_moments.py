@@ -53,6 +53,6 @@ def test_a_start_that_is_no_moments_is_named():
 def test_nodes_that_hold_too_little_are_refused(stepper, complaint):
     root = torch.tensor([[0.3, 0.1], [0.0, 0.4]])
     noise = Additive(root) if isinstance(stepper, SRA1) else General(lambda t, y: root.expand(*y.shape, 2), 2)
-    sde, weights = Sde(lambda t, y: -y, noise), stepper.path.weights
+    sde, weights = Sde(lambda t, y: -y, noise), stepper.path.weights  # type: ignore[attr-defined] - of nodes
     with pytest.raises(SettingError, match=complaint):
         marched(lambda y: stepper.step(sde, 0.0, 0.1, y, Place())[0], weights, moments_at(torch.ones(2)), 3)
