@@ -63,7 +63,11 @@ class ExplosionError(EomError, ArithmeticError):
 
 
 class DiscreteError(EomError, ValueError):
-    """An energy that has no discrete gradient as it is written, or whose implicit step does not converge."""
+    """An energy that has no discrete gradient as it is written."""
+
+
+class StepError(EomError, ArithmeticError):
+    """An implicit step that does not converge."""
 
 
 class TrackingWarning(EomWarning):

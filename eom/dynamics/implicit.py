@@ -1,0 +1,150 @@
+"""Solutions of u = g(u) for a batch of states: fixed points, then Anderson's mixing, then Newton's method.
+
+Each is tried where the one before does not converge: the cheapest that does is the one that is paid for. Gradients flow
+through the solution by the implicit function theorem, u' = (1 - g'(u))^-1 g', with one transposed solve.
+
+Source: Walker & Ni, SIAM J. Numer. Anal. 49(4), 2011 (Anderson's mixing as a least-squares problem).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eom.errors import StepError
+
+Map = Callable[[Tensor], Tensor]  # [b, n] -> [b, n], row by row
+Advance = Callable[[Tensor, Tensor], Tensor]  # (u, g(u)) -> the next u
+SLOW = 0.7  # by which a residual has to fall in one iteration, or another method is taken
+FEW, MANY = 4, 60  # iterations before that is asked, and at most
+FAR = 100.0  # times the best residual, from where there is no way back
+MEMORY = 5  # of Anderson's mixing
+ROUNDING = 50.0  # times what is wanted that g's own rounding may leave
+LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
+
+
+class Solved(NamedTuple):
+    """u [b, n] with the ``residual`` |u - g(u)| / (1 + |u|) of the worst member, after so many calls of g."""
+
+    u: Tensor
+    residual: float
+    calls: int
+    method: str
+
+
+def solve(g: Map, start: Tensor, *, rtol: float | None = None) -> Solved:
+    """u = g(u) for every row of ``start`` [b, n], near it; u carries no gradient.
+
+    Args:
+        g: row by row: what it gives for one depends on that one alone. rtol: wanted residual, by default near rounding.
+
+    Raises:
+        StepError: none of the methods converges; it names the residuals.
+    """
+    wanted = 20 * torch.finfo(start.dtype).eps if rtol is None else rtol
+    with torch.no_grad():
+        best = Solved(start, math.inf, 0, "")
+        said = []
+        for name, method in METHODS.items():
+            if name == "newton" and start.shape[-1] > LARGEST:
+                said.append(f"newton: a matrix of {start.shape[-1]} rows is not formed")
+                continue
+            found = method(g, best.u, wanted)
+            calls = best.calls + found.calls
+            if found.residual <= wanted:
+                return found._replace(calls=calls)
+            said.append(f"{name}: {found.residual:.2g}")
+            best = (found if found.residual < best.residual else best)._replace(calls=calls)
+    if rtol is None and best.residual <= ROUNDING * wanted:  # g itself is not known better
+        return best
+    raise StepError(
+        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a smaller step"
+    )
+
+
+def differentiable(g: Map, solved: Tensor) -> Tensor:
+    """``solved`` [b, n], a solution of u = g(u), with the gradient of the solution in all that g depends on.
+
+    The pulled-back weight w of u solves w = w_0 + g'(u)^T w, an equation of the same kind.
+    """
+    at = solved.detach().requires_grad_()
+    with torch.enable_grad():
+        value = g(at)
+    if not torch.is_grad_enabled() or not value.requires_grad:
+        return solved
+
+    def pulled(weight: Tensor) -> Tensor:
+        def product(w: Tensor) -> Tensor:
+            return weight + torch.autograd.grad(value, at, w, retain_graph=True)[0]
+
+        return solve(product, weight).u
+
+    with torch.enable_grad():
+        out = g(solved.detach())
+    out.register_hook(pulled)
+    return out
+
+
+def residual_of(u: Tensor, new: Tensor) -> float:
+    """The largest |u - g(u)| / (1 + |u|) over rows."""
+    return float(((new - u).norm(dim=-1) / (1 + u.norm(dim=-1))).max())
+
+
+def iterated(g: Map, u: Tensor, wanted: float, name: str, most: int, patience: float, advance: Advance) -> Solved:
+    """u <- advance(u, g(u)) until the residual is as wanted, runs away, or falls too slowly."""
+    best, before = Solved(u, math.inf, 0, name), math.inf
+    for k in range(1, most + 1):
+        value = g(u)
+        residual = residual_of(u, value)
+        if residual < best.residual:
+            best = Solved(u, residual, k, name)
+        if residual <= wanted or not residual < FAR * best.residual or (k > FEW and residual > patience * before):
+            return best._replace(calls=k)
+        u, before = advance(u, value), residual
+    return best._replace(calls=most)
+
+
+def fixed_point(g: Map, u: Tensor, wanted: float) -> Solved:
+    """u <- g(u)."""
+    return iterated(g, u, wanted, "fixed point", MANY, SLOW, lambda u, value: value)
+
+
+def anderson(g: Map, u: Tensor, wanted: float) -> Solved:
+    """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own."""
+    points: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def advance(u: Tensor, value: Tensor) -> Tensor:
+        points.append(u)
+        values.append(value)
+        last = torch.stack(values[-MEMORY - 1 :], -1)
+        off = last - torch.stack(points[-MEMORY - 1 :], -1)  # [b, n, m]
+        if off.shape[-1] == 1:
+            return value
+        share = torch.linalg.lstsq(off.diff(dim=-1), off[..., -1:], driver="gelsd").solution
+        return value - (last.diff(dim=-1) @ share)[..., 0]
+
+    return iterated(g, u, wanted, "anderson", MANY, math.inf, advance)
+
+
+def newton(g: Map, u: Tensor, wanted: float) -> Solved:
+    """(1 - g'(u)) du = g(u) - u, with the matrices [b, n, n] row by row of reverse mode."""
+    unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+
+    def advance(u: Tensor, value: Tensor) -> Tensor:
+        at = u.detach().requires_grad_()
+        with torch.enable_grad():
+            again = g(at)
+        rows = [torch.autograd.grad(again, at, e.expand_as(again), retain_graph=True)[0] for e in unit]
+        return u + torch.linalg.solve(unit - torch.stack(rows, -2), value - u)
+
+    return iterated(g, u, wanted, "newton", MANY // 3, math.inf, advance)
+
+
+METHODS: dict[str, Callable[[Map, Tensor, float], Solved]] = {
+    "fixed point": fixed_point,
+    "anderson": anderson,
+    "newton": newton,
+}

@@ -1,0 +1,133 @@
+"""Steppers of mechanical systems: leapfrog, compositions of symmetric steppers, and Gauss's implicit ones.
+
+Source: Hairer, Lubich & Wanner, Geometric Numerical Integration (2006), sec. I.1.4, II.4 and II.1.3.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eom.dynamics.field import State, VectorField
+from eom.dynamics.implicit import differentiable, solve
+from eom.dynamics.stepper import Stepper
+from eom.errors import SettingError, StepError
+
+Part = Callable[[Tensor], Tensor]  # [..., n] -> [..., n]
+
+
+@dataclass(frozen=True)
+class Separable:
+    """q' = ``velocity`` (p), p' = ``force`` (q), of H = T(p) + V(q), for states (q, p) [..., 2 n]: a field."""
+
+    velocity: Part
+    force: Part
+
+    def __call__(self, t: float, y: State) -> State:
+        q, p = y.chunk(2, -1)
+        return torch.cat([self.velocity(p), self.force(q)], -1)
+
+
+@dataclass(frozen=True)
+class Leapfrog:
+    """p <- p + (h/2) f(q);  q <- q + h v(p);  p <- p + (h/2) f(q), of order 2; the field is ``Separable``."""
+
+    order = 2
+
+    def init(self, y: State) -> None:
+        return None
+
+    def step(self, field: Separable, t: float, h: float, y: State, carry: Any) -> tuple[State, None]:
+        if not hasattr(field, "velocity") or y.shape[-1] % 2:
+            raise SettingError(
+                f"Leapfrog was given a {type(field).__name__} and {y.shape[-1]} entries, expected Separable(velocity, "
+                "force), and positions and as many momenta"
+            )
+        q, p = y.chunk(2, -1)
+        p = p + h / 2 * field.force(q)
+        q = q + h * field.velocity(p)
+        p = p + h / 2 * field.force(q)
+        return torch.cat([q, p], -1), None
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Steps of w_i h by one symmetric stepper of order 2, for weights that raise its order.
+
+    Negative weights are steps back in time: for systems that conserve, not for such that dissipate.
+    """
+
+    stepper: Stepper
+    weights: tuple[float, ...]
+    order: int
+
+    def init(self, y: State) -> Any:
+        return self.stepper.init(y)
+
+    def step(self, field: Any, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]:
+        for w in self.weights:
+            y, carry = self.stepper.step(field, t, w * h, y, carry)
+            t += w * h
+        return y, carry
+
+
+def yoshida(stepper: Stepper) -> Composed:
+    """Order 4 from a symmetric stepper of order 2: w, 1 - 2 w, w with w = 1 / (2 - 2^(1/3))."""
+    w = 1 / (2 - 2 ** (1 / 3))
+    return Composed(stepper, (w, 1 - 2 * w, w), 4)
+
+
+def suzuki(stepper: Stepper) -> Composed:
+    """Order 4 in five steps, with smaller errors: w, w, 1 - 4 w, w, w with w = 1 / (4 - 4^(1/3))."""
+    w = 1 / (4 - 4 ** (1 / 3))
+    return Composed(stepper, (w, w, 1 - 4 * w, w, w), 4)
+
+
+@dataclass(frozen=True)
+class Gauss:
+    """Gauss-Legendre Runge-Kutta: implicit, symplectic, symmetric, quadratic invariants kept; of order 2 ``stages``."""
+
+    stages: int = 2
+
+    def __post_init__(self) -> None:
+        if self.stages not in TABLEAUS:
+            raise SettingError(f"stages is {self.stages!r}, expected 1 (the implicit midpoint) or 2")
+
+    @property
+    def order(self) -> int:
+        return 2 * self.stages
+
+    def init(self, y: State) -> None:
+        return None
+
+    def step(self, field: VectorField, t: float, h: float, y: State, carry: Any) -> tuple[State, None]:
+        a, b = (torch.tensor(x, dtype=y.dtype, device=y.device) for x in TABLEAUS[self.stages])
+        rows, times = y.reshape(-1, y.shape[-1]), (t + h * a.sum(1)).tolist()
+
+        def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]
+            parts = zip(times, at.view(len(rows), self.stages, -1).unbind(1), strict=True)
+            return torch.stack([field(s, x) for s, x in parts], 1)
+
+        def g(at: Tensor) -> Tensor:
+            return (rows[:, None] + h * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)
+
+        try:
+            solved = solve(g, rows.repeat(1, self.stages))
+        except StepError as failure:
+            raise StepError(f"at time {t:.4g} with h = {h:g}, {failure}") from failure
+        stages = differentiable(g, solved.u)
+        return (rows + h * torch.einsum("j,bjn->bn", b, slopes(stages))).view(y.shape), None
+
+
+def ImplicitMidpoint() -> Gauss:
+    """u = y + h f((u + y) / 2), of order 2."""
+    return Gauss(1)
+
+
+TABLEAUS = {
+    1: ([[0.5]], [1.0]),
+    2: ([[0.25, 0.25 - sqrt(3) / 6], [0.25 + sqrt(3) / 6, 0.25]], [0.5, 0.5]),
+}

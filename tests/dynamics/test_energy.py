@@ -1,0 +1,136 @@
+"""Steppers of mechanical systems: orders, energies kept to rounding, gradients through implicit steps."""
+
+import math
+
+import pytest
+import torch
+from mechanics import CAHN_HILLIARD, HENON_HEILES, PENDULUM, SPLIT_PENDULUM, interface, start
+from torch import nn
+
+from eom.calculus.discrete import discrete_gradient
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
+from eom.dynamics.implicit import solve
+from eom.dynamics.integrate import flow
+from eom.dynamics.stepper import end, march
+from eom.dynamics.symplectic import Gauss, ImplicitMidpoint, Leapfrog, suzuki, yoshida
+from eom.errors import SettingError, StepError
+
+STEPPERS = {
+    "leapfrog": (Leapfrog(), SPLIT_PENDULUM, 2),
+    "Yoshida": (yoshida(Leapfrog()), SPLIT_PENDULUM, 4),
+    "Suzuki": (suzuki(Leapfrog()), SPLIT_PENDULUM, 4),
+    "implicit midpoint": (ImplicitMidpoint(), PENDULUM, 2),
+    "Gauss of two stages": (Gauss(2), PENDULUM, 4),
+    "automatic": (DiscreteGradient(), PENDULUM, 2),
+    "Gonzalez": (DiscreteGradient(gonzalez), PENDULUM, 2),
+    "mean value": (DiscreteGradient(MeanValue(4)), PENDULUM, 2),
+    "Itoh-Abe": (DiscreteGradient(itoh_abe), HENON_HEILES, 1),
+    "automatic, composed": (yoshida(DiscreteGradient()), PENDULUM, 4),
+}
+
+
+@pytest.mark.parametrize("name", STEPPERS)
+def test_order_of_the_state(name):
+    stepper, field, order = STEPPERS[name]
+    system = HENON_HEILES if field is HENON_HEILES else PENDULUM
+    y = start(3, 4 if system is HENON_HEILES else 2) / 2
+    exact = torch.stack([flow(lambda t, u: system(t, u[None])[0], x, 1.0, rtol=1e-13, atol=1e-13) for x in y])
+    hs = [1 / 8, 1 / 16] if order == 4 else [1 / 32, 1 / 64]
+    errors = [float((end(field, stepper, y, h=h, steps=round(1 / h)) - exact).norm()) for h in hs]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+    assert getattr(stepper, "order", order) == order
+
+
+@pytest.mark.parametrize("rule", [discrete_gradient, gonzalez, MeanValue(3), itoh_abe], ids=str)
+def test_discrete_gradients_keep_an_energy_to_rounding(rule):
+    """Of a cubic one, for which three nodes of the mean are enough; composed to order 4 too."""
+    y = start(4, 4) / 2
+    for stepper in (DiscreteGradient(rule), yoshida(DiscreteGradient(rule))):
+        energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=50)])
+        assert float((energies - energies[0]).abs().max()) < 1e-13
+
+
+def test_others_keep_it_up_to_their_order():
+    y = start(4, 4) / 2
+    drift = {}
+    for name, stepper in {"midpoint": ImplicitMidpoint(), "mean": DiscreteGradient(MeanValue(1))}.items():
+        energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=50)])
+        drift[name] = float((energies - energies[0]).abs().max())
+    assert min(drift.values()) > 1e-6
+
+
+def test_a_quadratic_invariant_is_kept_by_gauss():
+    oscillator = EnergySystem(lambda u: u.square().sum(-1) / 2, PENDULUM.structure)
+    for stepper in (ImplicitMidpoint(), Gauss(2)):
+        after = end(oscillator, stepper, start(), h=0.3, steps=40)
+        torch.testing.assert_close(oscillator.energy(after), oscillator.energy(start()), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("h", [1e-4, 1e-3])
+def test_cahn_hilliard_falls_and_keeps_its_mass_far_beyond_explicit_steps(h):
+    u = start(3, 32)
+    states = [x for _, x in march(CAHN_HILLIARD, DiscreteGradient(), u, h=h, steps=15)]
+    energies = torch.stack([interface(x) for x in states])
+    assert bool((energies.diff(dim=0) < 0).all())
+    assert float((states[-1].mean(-1) - u.mean(-1)).abs().max()) < 1e-13
+
+
+@pytest.mark.parametrize(
+    "stepper", [DiscreteGradient(), DiscreteGradient(gonzalez), Gauss(2), ImplicitMidpoint()], ids=str
+)
+def test_gradients_flow_through_implicit_steps(stepper):
+    """In the start and in the energy's parameters, against differences."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    system = EnergySystem(lambda u: net(u)[..., 0] + u.square().sum(-1) / 2, PENDULUM.structure)
+    y, weight = start(), torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 2)
+    things = [y.requires_grad_(), *net.parameters()]
+
+    def value() -> torch.Tensor:
+        return (end(system, stepper, things[0], h=0.2, steps=2) * weight).sum()
+
+    grads = torch.autograd.grad(value(), things, allow_unused=True, materialize_grads=True)
+    along = [torch.randn_like(x) for x in things]
+    ends = []
+    for shift in (1e-5, -1e-5):
+        with torch.no_grad():
+            for x, d in zip(things, along, strict=True):
+                x += shift * d
+            ends.append(float(value()))
+            for x, d in zip(things, along, strict=True):
+                x -= shift * d
+    wanted = (ends[0] - ends[1]) / 2e-5
+    found = sum(float((g * d).sum()) for g, d in zip(grads, along, strict=True))
+    assert found == pytest.approx(wanted, rel=1e-7)
+
+
+@pytest.mark.parametrize(("slope", "method"), [(0.3, "fixed point"), (-1.9, "anderson"), (-0.95, "anderson")])
+def test_the_cheapest_method_that_converges_is_taken(slope, method):
+    found = solve(lambda u: slope * torch.sin(u) + 1, torch.zeros(3, 2, dtype=torch.float64))
+    assert found.method == method
+    assert found.residual < 1e-14
+    torch.testing.assert_close(found.u, slope * torch.sin(found.u) + 1, rtol=0, atol=1e-13)
+
+
+def test_newton_solves_what_runs_away_from_the_others():
+    matrix = torch.diag(-torch.logspace(0, 4, 12, dtype=torch.float64))
+    found = solve(lambda u: u @ matrix + torch.sin(u) + 1, torch.zeros(2, 12, dtype=torch.float64))
+    assert found.method == "newton"
+    assert found.residual < 1e-12
+
+
+@pytest.mark.parametrize("stepper", [DiscreteGradient(), Gauss(1)])
+def test_an_equation_without_solution_names_time_step_and_residuals(stepper):
+    """u' = 1 + u^2, of which a step beyond pi / 2 leads nowhere."""
+    system = EnergySystem(lambda u: (u**3 / 3 + u).sum(-1), lambda g: g)
+    with pytest.raises(StepError, match=r"at time 0 with h = 5, .*not solved to .*fixed point: .*newton: .*a smaller"):
+        end(system, stepper, torch.zeros(2, 1, dtype=torch.float64), h=5.0, steps=1)
+
+
+def test_what_a_stepper_does_not_take_is_named():
+    with pytest.raises(SettingError, match=r"given a function, expected EnergySystem\(H, G\)"):
+        end(lambda t, u: u, DiscreteGradient(), start(), h=0.1, steps=1)
+    with pytest.raises(SettingError, match=r"Leapfrog was given a EnergySystem and 2 entries, expected Separable"):
+        end(PENDULUM, Leapfrog(), start(), h=0.1, steps=1)
+    with pytest.raises(SettingError, match="stages is 3"):
+        Gauss(3)
