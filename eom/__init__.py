@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eom import stochastic, testing
+    from eom import physics, stochastic, testing
     from eom.analysis.compare import compare
     from eom.analysis.report import report
     from eom.dynamics.correction import corrected
@@ -50,12 +50,12 @@ _HOME = {
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "Objective", "gradient_flow", "plus", "scaled", "decay", "Euler", "Heun", "RK4", "corrected", "march", "end",
     "flow", "norm_squared", "rate", "sharpness", "track", "open_run", "Run", "report", "compare",
-    "sweep", "stochastic", "testing",
+    "sweep", "stochastic", "physics", "testing",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("stochastic", "testing"):
+    if name in ("stochastic", "physics", "testing"):
         return import_module(f"eom.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

@@ -21,6 +21,7 @@ FLOORS: dict[str, set[str]] = {  # what each part may import
     "objective": {"errors", "calculus", "dynamics"},
     "training": {"errors", "calculus", "dynamics", "objective"},
     "stochastic": {"errors", "calculus", "dynamics", "objective"},
+    "physics": {"errors", "calculus", "dynamics"},
     "prediction": {"errors", "calculus", "dynamics", "objective", "training"},
     "tracking": {"errors", "calculus", "dynamics", "objective", "training", "prediction", "records"},
     "analysis": {"errors", "records"},
@@ -148,7 +149,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
         _ = eom.nope  # type: ignore
 
 
-@pytest.mark.parametrize("space", ["eom.stochastic"])
+@pytest.mark.parametrize("space", ["eom.stochastic", "eom.physics"])
 def test_every_name_of_a_namespace_is_there_and_no_module_hides_one(space):
     """A module of the same name would take a function's place as soon as it is imported."""
     module = importlib.import_module(space)

@@ -20,6 +20,7 @@ Advance = Callable[[Tensor, Tensor], Tensor]  # (u, g(u)) -> the next u
 SLOW = 0.7  # by which a residual has to fall in one iteration, or another method is taken
 FEW, MANY = 4, 60  # iterations before that is asked, and at most
 FAR = 100.0  # times the best residual, from where there is no way back
+CHORD = 0.1  # by which a residual has to fall with kept matrices
 MEMORY = 5  # of Anderson's mixing
 ROUNDING = 50.0  # times what is wanted that g's own rounding may leave
 LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
@@ -130,17 +131,28 @@ def anderson(g: Map, u: Tensor, wanted: float) -> Solved:
 
 
 def newton(g: Map, u: Tensor, wanted: float) -> Solved:
-    """(1 - g'(u)) du = g(u) - u, with the matrices [b, n, n] row by row of reverse mode."""
-    unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+    """(1 - g'(u)) du = g(u) - u, with matrices [b, n, n] that are kept as long as they serve."""
+    kept: list[tuple[Tensor, Tensor]] = []  # factors
+    last = math.inf
 
     def advance(u: Tensor, value: Tensor) -> Tensor:
-        at = u.detach().requires_grad_()
-        with torch.enable_grad():
-            again = g(at)
-        rows = [torch.autograd.grad(again, at, e.expand_as(again), retain_graph=True)[0] for e in unit]
-        return u + torch.linalg.solve(unit - torch.stack(rows, -2), value - u)
+        nonlocal last
+        residual = residual_of(u, value)
+        if not kept or residual > CHORD * last:
+            kept[:] = [torch.linalg.lu_factor(_matrices(g, u))]
+        last = residual
+        return u + torch.linalg.lu_solve(*kept[0], (value - u)[..., None])[..., 0]
 
     return iterated(g, u, wanted, "newton", MANY // 3, math.inf, advance)
+
+
+def _matrices(g: Map, u: Tensor) -> Tensor:
+    """[b, n, n] of 1 - g'(u), row by row of reverse mode."""
+    at, unit = u.detach().requires_grad_(), torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+    with torch.enable_grad():
+        value = g(at)
+    rows = [torch.autograd.grad(value, at, e.expand_as(value), retain_graph=True)[0] for e in unit]
+    return unit - torch.stack(rows, -2)
 
 
 METHODS: dict[str, Callable[[Map, Tensor, float], Solved]] = {

@@ -1,0 +1,170 @@
+"""Mechanical systems u' = G grad H(u), by their energies, with their invariants and, where there is one, the solution.
+
+States are [..., n]: positions first, then momenta. All of them are batched and differentiable.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from eom.dynamics.energy import DiscreteGradient, EnergySystem
+from eom.dynamics.field import State
+from eom.dynamics.stepper import Stepper, march
+from eom.errors import SettingError
+
+Number = Callable[[State], Tensor]  # [..., n] -> [...]
+
+
+@dataclass(frozen=True)
+class System:
+    """A system of ``size`` entries, named with their units in ``entries``.
+
+    ``conserved`` are numbers that its flow keeps, besides the energy where ``dissipates`` is False; ``solution`` (t,
+    u_0) -> u(t) is exact. ``stepper`` keeps the energy, or lets it fall as the flow does.
+    """
+
+    name: str
+    energy: Number
+    structure: Callable[[State], State]
+    entries: tuple[str, ...]
+    conserved: Mapping[str, Number] = field(default_factory=dict)
+    dissipates: bool = False
+    solution: Callable[[float, State], State] | None = None
+    stepper: Stepper = field(default_factory=DiscreteGradient)
+
+    @property
+    def size(self) -> int:
+        return len(self.entries)
+
+    @property
+    def field(self) -> EnergySystem:
+        return EnergySystem(self.energy, self.structure)
+
+    def simulate(self, u: State, *, h: float, steps: int, substeps: int = 1) -> Tensor:
+        """[steps + 1, ..., n] states from ``u`` [..., n] at times 0, h, 2 h, ..., each in ``substeps`` steps.
+
+        Raises:
+            SettingError: a state of another size. StepError: a step too large for the implicit equation.
+        """
+        if u.shape[-1] != self.size:
+            raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
+        kept = enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps))
+        return torch.stack([y for k, (_, y) in kept if k % substeps == 0])
+
+
+def rotate(g: State) -> State:
+    """S g, S = [[0, 1], [-1, 0]] in blocks: of a gradient, Hamilton's equations."""
+    q, p = g.chunk(2, -1)
+    return torch.cat([p, -q], -1)
+
+
+def rotate_with_friction(strength: float | Tensor) -> Callable[[State], State]:
+    """g -> (S - diag(0, r)) g: momenta lose r times their velocity."""
+
+    def structure(g: State) -> State:
+        q, p = g.chunk(2, -1)
+        return torch.cat([p, -q - strength * p], -1)
+
+    return structure
+
+
+def spring(friction: float = 0.0) -> System:
+    """H = q^2 + p^2, of period pi; the mass and spring of Hamiltonian neural networks."""
+
+    def solution(t: float, u: State) -> State:
+        q, p = u.unbind(-1)
+        root = math.sqrt(4 - friction**2)  # q'' + 2 r q' + 4 q = 0
+        decay, c, s = math.exp(-friction * t), math.cos(root * t), math.sin(root * t)
+        v = 2 * p
+        at = decay * (q * c + (v + friction * q) / root * s)
+        speed = decay * (v * c - (4 * q + friction * v) / root * s)
+        return torch.stack([at, speed / 2], -1)
+
+    return System(
+        "damped spring" if friction else "spring", lambda u: u.square().sum(-1), _structure(friction), ("q", "p"),
+        dissipates=friction > 0, solution=solution,
+    )  # fmt: skip
+
+
+def pendulum(friction: float = 0.0) -> System:
+    """H = 3 (1 - cos q) + p^2, of Hamiltonian neural networks."""
+    return System(
+        "damped pendulum" if friction else "pendulum", lambda u: 3 * (1 - torch.cos(u[..., 0])) + u[..., 1] ** 2,
+        _structure(friction), ("angle / rad", "p"), dissipates=friction > 0,
+    )  # fmt: skip
+
+
+def _structure(friction: float) -> Callable[[State], State]:
+    if not 0 <= friction < 2:
+        raise SettingError(f"friction is {friction}, expected 0 or more, and below 2, where motion no longer swings")
+    return rotate_with_friction(friction) if friction else rotate
+
+
+def double_pendulum(gravity: float = 9.8) -> System:
+    """Two equal masses on two equal rods, m = l = 1: chaotic at large energies."""
+
+    def energy(u: State) -> Tensor:
+        a, b, p, s = u.unbind(-1)
+        kinetic = (p**2 + 2 * s**2 - 2 * p * s * torch.cos(a - b)) / (2 * (1 + torch.sin(a - b) ** 2))
+        return kinetic + gravity * (3 - 2 * torch.cos(a) - torch.cos(b))
+
+    return System("double pendulum", energy, rotate, ("angle 1 / rad", "angle 2 / rad", "p1", "p2"))
+
+
+def bodies(count: int, gravity: float = 1.0) -> System:
+    """``count`` unit masses in the plane that attract each other, H = sum |p|^2 / 2 - gravity sum 1 / distance."""
+    if type(count) is not int or count < 2:
+        raise SettingError(f"count is {count!r}, expected two bodies or more")
+    one, other = torch.triu_indices(count, count, 1)
+
+    def parts(u: State) -> tuple[Tensor, Tensor]:  # [..., count, 2]
+        q, p = u.chunk(2, -1)
+        return q.unflatten(-1, (count, 2)), p.unflatten(-1, (count, 2))
+
+    def energy(u: State) -> Tensor:
+        q, p = parts(u)
+        apart = q[..., one, :] - q[..., other, :]
+        return p.square().sum((-1, -2)) / 2 - gravity * torch.rsqrt(apart.square().sum(-1)).sum(-1)
+
+    def turning(u: State) -> Tensor:
+        q, p = parts(u)
+        return (q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]).sum(-1)
+
+    names = [f"{axis}{i + 1}" for i in range(count) for axis in "xy"]
+    conserved: dict[str, Number] = {
+        "momentum in x": lambda u: parts(u)[1][..., 0].sum(-1),
+        "momentum in y": lambda u: parts(u)[1][..., 1].sum(-1),
+        "angular momentum": turning,
+    }
+    return System(f"{count} bodies", energy, rotate, (*names, *(f"p{name}" for name in names)), conserved)
+
+
+def spring_chain(stiffness: Tensor, masses: Tensor) -> System:
+    """Masses [n] on a line between walls, with n + 1 springs of ``stiffness`` [n + 1]; displacements and momenta."""
+    n = len(masses)
+    if stiffness.shape != (n + 1,) or bool((stiffness <= 0).any()) or bool((masses <= 0).any()):
+        raise SettingError(f"{len(stiffness)} springs and {n} masses, expected n + 1 and n positive numbers")
+
+    def energy(u: State) -> Tensor:
+        q, p = u.chunk(2, -1)
+        wall = torch.zeros_like(q[..., :1])
+        stretched = torch.cat([q, wall], -1) - torch.cat([wall, q], -1)
+        return (p**2 / masses).sum(-1) / 2 + (stiffness * stretched**2).sum(-1) / 2
+
+    between = torch.diag(stiffness[:-1] + stiffness[1:])
+    between -= torch.diag(stiffness[1:-1], 1) + torch.diag(stiffness[1:-1], -1)
+
+    def solution(t: float, u: State) -> State:
+        q, p = u.chunk(2, -1)
+        root = masses.sqrt()
+        squares, modes = torch.linalg.eigh(between / torch.outer(root, root))
+        rates = squares.sqrt()
+        x, v = (q * root) @ modes, (p / root) @ modes
+        c, s = torch.cos(rates * t), torch.sin(rates * t)
+        return torch.cat([(x * c + v * s / rates) @ modes.T / root, (v * c - x * s * rates) @ modes.T * root], -1)
+
+    names = [f"q{i + 1}" for i in range(n)]
+    return System(f"chain of {n} masses", energy, rotate, (*names, *(f"p{i + 1}" for i in range(n))), solution=solution)

@@ -1,0 +1,153 @@
+"""Systems: their fields by closed forms, solutions, energies and invariants kept to rounding."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from eom.dynamics.energy import gradient
+from eom.errors import SettingError, StepError
+from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
+from eom.physics.systems import System, bodies, double_pendulum, pendulum, spring, spring_chain
+
+WIDE = torch.float64
+
+
+def chain() -> System:
+    generator = torch.Generator().manual_seed(1)
+    return spring_chain(*(0.5 + torch.rand(n, generator=generator, dtype=WIDE) for n in (6, 5)))
+
+
+def circling(count: int) -> Tensor:
+    """Bodies on a circle, each at the speed that nearly holds it there."""
+    angle = torch.arange(count, dtype=WIDE) * (2 * math.pi / count)
+    place = torch.stack([angle.cos(), angle.sin()], -1)
+    speed = 0.55 * torch.stack([-angle.sin(), angle.cos()], -1)
+    return torch.cat([place.flatten(), speed.flatten()])[None]
+
+
+def hill(points: int = 24) -> Tensor:
+    x = torch.arange(points, dtype=WIDE) / points
+    return torch.stack([torch.sin(2 * math.pi * x), 0.3 * torch.cos(4 * math.pi * x)])
+
+
+SOME = torch.tensor([[0.7, -0.2], [0.1, 0.9]], dtype=WIDE)
+CASES = {
+    "spring": (spring(), SOME, 0.1),
+    "pendulum": (pendulum(), SOME, 0.1),
+    "damped spring": (spring(0.3), SOME, 0.1),
+    "damped pendulum": (pendulum(0.3), SOME, 0.1),
+    "double pendulum": (double_pendulum(), torch.cat([SOME, 0 * SOME], -1), 0.02),
+    "two bodies": (bodies(2), circling(2), 0.05),
+    "three bodies": (bodies(3), circling(3), 0.05),
+    "chain": (chain(), 0.3 * torch.ones(1, 10, dtype=WIDE), 0.1),
+    "KdV": (korteweg_de_vries(24), 1 + 0.5 * hill(), 1e-3),
+    "Cahn-Hilliard": (cahn_hilliard(24), 0.3 * hill(), 1e-4),
+    "Cahn-Hilliard, two dimensions": (cahn_hilliard(8, dimensions=2), 0.3 * hill(64), 1e-4),
+    "wave": (wave(24), torch.cat([hill(), 0 * hill()], -1), 0.01),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_default_stepper_keeps_energy_and_invariants_or_lets_energy_fall(name):
+    system, u, h = CASES[name]
+    states = system.simulate(u, h=h, steps=12)
+    energies = system.energy(states)
+    scale = float(energies.detach().abs().max())
+    if system.dissipates:
+        assert bool((energies.diff(dim=0) < 0).all())
+    else:
+        assert float((energies - energies[0]).abs().max()) < 2e-13 * scale
+    for kept in system.conserved.values():
+        values = kept(states)
+        assert float((values - values[0]).abs().max()) < 1e-12
+    assert len(system.entries) == u.shape[-1]
+
+
+@pytest.mark.parametrize("name", ["spring", "damped spring", "chain", "wave"])
+def test_solutions_solve_the_equation(name):
+    """They begin at the start, and their derivative is the field."""
+    system, u, _ = CASES[name]
+    assert system.solution is not None
+    torch.testing.assert_close(system.solution(0.0, u), u, rtol=0, atol=1e-13)
+    here, e = system.solution(0.7, u), 1e-5
+    slope = (system.solution(0.7 + e, u) - system.solution(0.7 - e, u)) / (2 * e)
+    torch.testing.assert_close(slope, system.field(0.0, here), rtol=1e-6, atol=1e-7 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["spring", "damped spring", "chain"])
+def test_the_default_stepper_tends_to_the_solution_with_order_two(name):
+    system, u, _ = CASES[name]
+    assert system.solution is not None
+    exact = system.solution(1.0, u)
+    errors = [float((system.simulate(u, h=1 / n, steps=n)[-1] - exact).norm()) for n in (20, 40)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("pendulum", lambda u: torch.stack([2 * u[..., 1], -3 * torch.sin(u[..., 0])], -1)),
+        ("damped pendulum", lambda u: torch.stack([2 * u[..., 1], -3 * torch.sin(u[..., 0]) - 0.6 * u[..., 1]], -1)),
+        ("KdV", lambda u: (w(u).roll(-1, -1) - w(u).roll(1, -1)) / (2 * 10 / 24)),
+        ("Cahn-Hilliard", lambda u: second(u**3 - u - 5e-4 * second(u))),
+    ],
+)
+def test_fields_by_their_closed_forms(name, field):
+    system, u, _ = CASES[name]
+    torch.testing.assert_close(system.field(0.0, u), field(u), rtol=1e-10, atol=1e-10)
+
+
+def second(u: Tensor) -> Tensor:
+    return (u.roll(-1, -1) - 2 * u + u.roll(1, -1)) * 24**2
+
+
+def w(u: Tensor) -> Tensor:
+    """3 u^2 + u_xx on 24 points over 10."""
+    return 3 * u**2 + (u.roll(-1, -1) - 2 * u + u.roll(1, -1)) * (24 / 10) ** 2
+
+
+def test_a_soliton_travels_to_the_left_at_four_k_squared():
+    points, width, k = 100, 16.0, 0.8
+    system, x = korteweg_de_vries(points, width), torch.arange(points, dtype=WIDE) * (width / points)
+    after = system.simulate(soliton(x, k, 12.0, width)[None], h=0.02, steps=25)[-1, 0]
+    centre = float(x[after.argmax()])
+    assert centre == pytest.approx(12 - 2 * k**2, abs=0.16)
+    torch.testing.assert_close(after, soliton(x, k, 12 - 2 * k**2, width), rtol=0, atol=0.06)
+
+
+def test_gradients_flow_through_a_simulation():
+    u = SOME.clone().requires_grad_()
+    (found,) = torch.autograd.grad(pendulum().simulate(u, h=0.1, steps=5)[-1].square().sum(), u)
+    e = torch.tensor([[1e-5, 0.0], [0.0, 0.0]], dtype=WIDE)
+    ends = [float(pendulum().simulate(SOME + s * e, h=0.1, steps=5)[-1].square().sum()) for s in (1, -1)]
+    assert float(found[0, 0]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-7)
+    assert gradient(pendulum().energy, SOME).shape == SOME.shape
+
+
+@pytest.mark.parametrize(
+    ("act", "complaint"),
+    [
+        (
+            lambda: pendulum().simulate(torch.ones(3, 3), h=0.1, steps=1),
+            "has the entries angle / rad, p, and u",
+        ),
+        (lambda: bodies(1), "count is 1, expected two bodies or more"),
+        (lambda: spring(2.0), "friction is 2.0"),
+        (lambda: spring_chain(torch.ones(3), torch.ones(3)), "3 springs and 3 masses"),
+        (lambda: wave(3), "points is 3"),
+        (lambda: cahn_hilliard(8, dimensions=3), "dimensions is 3"),
+        (lambda: korteweg_de_vries(8, -1.0), "width -1.0"),
+    ],
+)
+def test_bad_input_is_named(act, complaint):
+    with pytest.raises(SettingError, match=complaint):
+        act()
+
+
+def test_a_step_beyond_convergence_is_named_with_its_time():
+    """Bodies that fall onto each other."""
+    still = circling(2) * torch.tensor([1.0] * 4 + [0.0] * 4, dtype=WIDE)
+    with pytest.raises(StepError, match=r"at time .* with h = 0.5.*take a smaller step"):
+        bodies(2).simulate(still, h=0.5, steps=40)
