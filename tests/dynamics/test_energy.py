@@ -41,12 +41,16 @@ def test_order_of_the_state(name):
     assert getattr(stepper, "order", order) == order
 
 
-@pytest.mark.parametrize("rule", [discrete_gradient, gonzalez, MeanValue(3), itoh_abe], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [discrete_gradient, gonzalez, MeanValue(3), itoh_abe],
+    ids=["automatic", "Gonzalez", "mean value", "Itoh-Abe"],
+)
 def test_discrete_gradients_keep_an_energy_to_rounding(rule):
     """Of a cubic one, for which three nodes of the mean are enough; composed to order 4 too."""
     y = start(4, 4) / 2
     for stepper in (DiscreteGradient(rule), yoshida(DiscreteGradient(rule))):
-        energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=50)])
+        energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=20)])
         assert float((energies - energies[0]).abs().max()) < 1e-13
 
 
@@ -54,7 +58,7 @@ def test_others_keep_it_up_to_their_order():
     y = start(4, 4) / 2
     drift = {}
     for name, stepper in {"midpoint": ImplicitMidpoint(), "mean": DiscreteGradient(MeanValue(1))}.items():
-        energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=50)])
+        energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=20)])
         drift[name] = float((energies - energies[0]).abs().max())
     assert min(drift.values()) > 1e-6
 
@@ -76,7 +80,9 @@ def test_cahn_hilliard_falls_and_keeps_its_mass_far_beyond_explicit_steps(h):
 
 
 @pytest.mark.parametrize(
-    "stepper", [DiscreteGradient(), DiscreteGradient(gonzalez), Gauss(2), ImplicitMidpoint()], ids=str
+    "stepper",
+    [DiscreteGradient(), DiscreteGradient(gonzalez), Gauss(2), Gauss(1)],
+    ids=["automatic", "Gonzalez", "Gauss of two stages", "implicit midpoint"],
 )
 def test_gradients_flow_through_implicit_steps(stepper):
     """In the start and in the energy's parameters, against differences."""
@@ -119,7 +125,7 @@ def test_newton_solves_what_runs_away_from_the_others():
     assert found.residual < 1e-12
 
 
-@pytest.mark.parametrize("stepper", [DiscreteGradient(), Gauss(1)])
+@pytest.mark.parametrize("stepper", [DiscreteGradient(), Gauss(1)], ids=["discrete gradient", "midpoint"])
 def test_an_equation_without_solution_names_time_step_and_residuals(stepper):
     """u' = 1 + u^2, of which a step beyond pi / 2 leads nowhere."""
     system = EnergySystem(lambda u: (u**3 / 3 + u).sum(-1), lambda g: g)
