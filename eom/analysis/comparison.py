@@ -143,7 +143,8 @@ def runs(comparison: Comparison) -> Table:
     note = (
         "Errors of the predicted d|w|²/dt over its size, both as root mean squares over a run's records, in the layer "
         "(weights of two dimensions and more) where it is worst. Good: small, and smaller from order to order. A run "
-        "whose lr × sharpness stays below 1 has no first step at 1."
+        "whose lr × sharpness stays below 1 has no first step at 1. –: an error that nowhere "
+        "exceeds the measurement's bar, so that it is not known."
     )
     return Table("Runs", note, headers, rows)
 
