@@ -108,6 +108,7 @@ def w(u: Tensor) -> Tensor:
     return 3 * u**2 + (u.roll(-1, -1) - 2 * u + u.roll(1, -1)) * (24 / 10) ** 2
 
 
+@pytest.mark.slow
 def test_a_soliton_travels_to_the_left_at_four_k_squared():
     points, width, k = 100, 16.0, 0.8
     system, x = korteweg_de_vries(points, width), torch.arange(points, dtype=WIDE) * (width / points)

@@ -166,6 +166,7 @@ def test_a_cold_posterior_is_sampled_cold():
         assert overdamped(density).noise == Additive(0.02**0.5)
 
 
+@pytest.mark.slow
 def test_samplers_of_a_posterior_agree():
     """Mean energy of MALA, which has no bias, and of others at small steps, by all data and by batches."""
     own = posterior(eom.Objective(network(), cross_entropy, classes()))
