@@ -57,9 +57,14 @@ def noise(reading: Reading) -> Iterator[str]:
     if "_curvature" in last:
         parts.append(f"it meets a curvature of {number(last['_curvature'].value)}")
     if "_tail" in last:
-        heavy = last["_tail"].value < 2
-        says = "so heavy that no Gaussian noise describes it" if heavy else "above 2, so that its variance is finite"
-        parts.append(f"its tail index is {number(last['_tail'].value)}, {says}")
+        rows = reading.table()
+        a, bar = last["_tail"].value, float(rows.loc[rows.quantity == "gradient_noise_tail"].bar.iloc[-1])
+        says = "which does not tell whether its variance is finite"
+        if a + bar < 2:
+            says = "so heavy that no Gaussian noise describes it"
+        if a - bar > 2:
+            says = "above 2, so that its variance is finite"
+        parts.append(f"its tail index is {number(a)} ± {number(bar)}, {says}")
     yield f"At step {int(last[''].step)}, where it was measured last, {'; '.join(parts)}."
 
 

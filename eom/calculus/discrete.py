@@ -96,6 +96,8 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         DiscreteError: the energy is no number for each sample, or part of it is computed outside of torch's functions,
             so that the identity above does not hold.
     """
+    if u.dtype != v.dtype or not u.is_floating_point():
+        raise DiscreteError(f"u and v are {u.dtype} and {v.dtype}, expected one kind of floats, that of the energy")
     if u.shape != v.shape or u.ndim < 1:
         raise DiscreteError(f"u and v have shapes {list(u.shape)} and {list(v.shape)}, expected [b, ...] for both")
     train = torch.is_grad_enabled()

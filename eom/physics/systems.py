@@ -49,6 +49,8 @@ class System:
         Raises:
             SettingError: a state of another size. StepError: a step too large for the implicit equation.
         """
+        if not (u.is_floating_point() and all(type(k) is int and k >= 1 for k in (steps, substeps))):
+            raise SettingError(f"u is {u.dtype}, steps {steps}, substeps {substeps}: expected floats and whole numbers")
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
         kept = enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps))

@@ -29,7 +29,7 @@ def overdamped(force: VectorField, temperature: float | None = None) -> Sde:
     """dX = f dt + sqrt(2 T) dW, whose stationary law is exp(-U / T) for f = -grad U; T is the density's, or 1.
 
     Raises:
-        SettingError: a temperature that is negative or not finite.
+        SettingError: a temperature that is not positive, or not finite.
     """
     return Sde(force, Additive(math.sqrt(2 * _temperature(force, temperature))))
 

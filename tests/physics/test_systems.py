@@ -134,6 +134,8 @@ def test_gradients_flow_through_a_simulation():
             lambda: pendulum().simulate(torch.ones(3, 3), h=0.1, steps=1),
             "has the entries angle / rad, p, and u",
         ),
+        (lambda: pendulum().simulate(torch.ones(2).long(), h=0.1, steps=1), "u is torch.int64"),
+        (lambda: pendulum().simulate(torch.ones(2), h=0.1, steps=2.5), "steps 2.5"),  # type: ignore[arg-type]
         (lambda: bodies(1), "count is 1, expected two bodies or more"),
         (lambda: spring(2.0), "friction is 2.0"),
         (lambda: spring_chain(torch.ones(3), torch.ones(3)), "3 springs and 3 masses"),
