@@ -67,7 +67,7 @@ class DiscreteError(EomError, ValueError):
 
 
 class StepError(EomError, ArithmeticError):
-    """An implicit step that does not converge."""
+    """An implicit step that does not converge, or is asked for more derivatives than it has."""
 
 
 class TrackingWarning(EomWarning):

@@ -199,7 +199,7 @@ def sentences(found: Svag) -> Iterator[str]:
     if lost := {level: many for level, many in found.lost.items() if many}:
         parts = [f"{many} of {count(many + len(found.runs[k]), 'run')} with l = {k}" for k, many in lost.items()]
         judged = "so that it is not credible: " if found.losses_differ else "so that nothing is sure: "
-        yield f"Trainings diverged, {judged}{', '.join(parts)}. What follows is about the others only."
+        yield f"Trainings broke off, {judged}{', '.join(parts)}. What follows is about the others only."
     rate = number(float(found.runs[1][0].settings["reference_lr"]))
     view = "the view of SGD as a stochastic equation is credible for this training"
     where = f"at learning rate {rate}, over {count(seeds, 'seed')}"

@@ -45,7 +45,7 @@ class Cardinal(torch.autograd.Function):
         return switched(d, SERIES[f], lambda far: f(far) / far)
 
     @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:  # type: ignore[override] - any there
         (d,), f = ctx.saved_tensors, ctx.f
         terms = [2 * k * c for k, c in enumerate(SERIES[f])][1:]  # of c'(d) / d
         slope = switched(d, terms, lambda far: (SLOPES[f](far) - f(far) / far) / (far * far))

@@ -183,7 +183,7 @@ def where(mask: Any, a: Any, b: Any) -> Pair:
     t = torch.where(across, share, choose_u.to(went.u.dtype))
     came = [(x.two, s) for x, s in ((a, t), (b, 1 - t)) if isinstance(x, Pair)]
     if came:
-        pull = lambda ws: [(ws[0] * s).sum_to_size(x.u.shape) for x, s in came]  # noqa: E731
+        pull = lambda ws: [(ws[0] * s).sum_to_size(x.u.shape) for x, s in came]  # noqa: E731 - one line of use
         tape.steps.append(Step([x for x, _ in came], [went], pull))
     return Pair.of(went, tape)
 

@@ -77,12 +77,17 @@ def differentiable(g: Map, solved: Tensor) -> Tensor:
         return solved
 
     def pulled(weight: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise StepError(
+                "there are first derivatives through an implicit step, and no second ones: take an explicit step"
+            )
+
         def product(w: Tensor) -> Tensor:
             return weight + torch.autograd.grad(value, at, w, retain_graph=True)[0]
 
         return solve(product, weight).u
 
-    with torch.enable_grad():
+    with torch.enable_grad():  # once more, as a hook on ``value`` would call itself
         out = g(solved.detach())
     out.register_hook(pulled)
     return out

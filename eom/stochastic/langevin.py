@@ -71,8 +71,8 @@ class Underdamped:
     temperature: float | None = None
 
     @property
-    def heat(self) -> float:
-        """T."""
+    def bath_temperature(self) -> float:
+        """T, of the bath that friction and noise stand for."""
         return _temperature(self.force, self.temperature)
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Splitting:
             piece, place = self.path.next(place, 1.0, q, noisy * q.shape[-1])
             normal = list(piece.w.split(q.shape[-1], -1))
             keep = math.exp(-field.friction * h / noisy)
-            kick = math.sqrt(field.heat * (1 - keep**2))
+            kick = math.sqrt(field.bath_temperature * (1 - keep**2))
         for letter in self.scheme:
             part = h / count[letter]
             if letter == "A":
@@ -147,7 +147,7 @@ class SGHMC:
                 f"friction times h is {field.friction * h:.3g}, expected less than 2: momenta would grow"
             )
         piece, carry = self.path.next(carry, h, q, q.shape[-1])
-        kick = math.sqrt(2 * field.friction * field.heat)
+        kick = math.sqrt(2 * field.friction * field.bath_temperature)
         p = (1 - field.friction * h) * p + h * field.force(t, q) + kick * piece.w
         return torch.cat([q + h * p, p], -1), carry
 

@@ -84,7 +84,7 @@ def test_equal_laws_are_seldom_called_different_at_any_of_many_times():
 @pytest.mark.parametrize(
     ("lost", "verdict", "sentence"),
     [
-        ({1: 9, 2: 0}, "not credible", "Trainings diverged, so that it is not credible: 9 of 17 runs with l = 1."),
+        ({1: 9, 2: 0}, "not credible", "Trainings broke off, so that it is not credible: 9 of 17 runs with l = 1."),
         ({1: 1, 2: 1}, "open", "so that nothing is sure: 1 of 9 runs with l = 1, 1 of 9 runs with l = 2."),
     ],
 )

@@ -140,3 +140,10 @@ def test_what_a_stepper_does_not_take_is_named():
         end(PENDULUM, Leapfrog(), start(), h=0.1, steps=1)
     with pytest.raises(SettingError, match="stages is 3"):
         Gauss(3)
+
+
+def test_second_derivatives_through_an_implicit_step_are_refused():
+    y = start().requires_grad_()
+    after = end(PENDULUM, DiscreteGradient(), y, h=0.1, steps=1)
+    with pytest.raises(StepError, match="first derivatives through an implicit step, and no second ones"):
+        torch.autograd.grad(after.square().sum(), y, create_graph=True)

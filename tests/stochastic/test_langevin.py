@@ -166,8 +166,8 @@ def test_the_temperature_is_that_of_the_density_unless_another_is_given():
     cold = replace(GAUSSIAN, temperature=0.09)
     assert overdamped(cold).noise == overdamped(GAUSSIAN, 0.09).noise
     assert overdamped(cold, 4.0).noise == overdamped(GAUSSIAN, 4.0).noise
-    assert (Underdamped(cold).heat, Underdamped(cold, temperature=2.0).heat) == (0.09, 2.0)
-    assert (Underdamped(lambda t, q: -q).heat, Underdamped(GAUSSIAN).heat) == (1.0, 1.0)
+    assert (Underdamped(cold).bath_temperature, Underdamped(cold, temperature=2.0).bath_temperature) == (0.09, 2.0)
+    assert (Underdamped(lambda t, q: -q).bath_temperature, Underdamped(GAUSSIAN).bath_temperature) == (1.0, 1.0)
 
 
 def test_mixing_knows_independent_from_stuck_chains():
