@@ -41,7 +41,7 @@ def flow(
         raise SettingError(f"t, rtol, atol are {t}, {rtol}, {atol}; expected a finite time, one positive tolerance")
     if method not in ("dopri8", "dopri5"):
         raise SettingError(f'method is {method!r}, expected "dopri8" or "dopri5"')
-    return y if t == 0 else _integrate(field, y, [0.0, t], rtol, atol, method, max_steps)
+    return y if t == 0 else course(field, y, [0.0, t], rtol, atol, method, max_steps)[-1]
 
 
 def flow_with_error(
@@ -61,19 +61,25 @@ def flow_with_error(
     if t == 0:
         return Flow(y, torch.zeros_like(y))
     loose = flow(field, y, t, rtol=10 * rtol, atol=10 * atol, method=method, max_steps=max_steps)
-    tight = _integrate(field, y, [0.0, t / 2, t], rtol, atol, method, max_steps)
+    tight = course(field, y, [0.0, t / 2, t], rtol, atol, method, max_steps)[-1]
     return Flow(tight, (tight - loose).abs())
 
 
-def _integrate(
-    field: VectorField, y: State, times: list[float], rtol: float, atol: float, method: str, max_steps: int
+def course(
+    field: VectorField,
+    y: State,
+    times: list[float],
+    rtol: float = 1e-9,
+    atol: float = 1e-12,
+    method: str = "dopri8",
+    max_steps: int = 20_000,
 ) -> State:
-    """State [n] at the last of ``times``; a step ends at each of them.
+    """States [s, n] at ``times``, of which the first is 0, as by ``flow``; a step ends at each of them.
 
     Left to itself torchdiffeq steps past the end and interpolates back, with an error of up to 1e-5.
     """
     t, steps = times[-1], 0
-    span = torch.tensor([0.0, t], dtype=torch.float64)
+    span = torch.tensor(times, dtype=torch.float64)
     options = {"max_num_steps": max_steps, "step_t": torch.tensor(times[1:], dtype=torch.float64)}
 
     def f(s: torch.Tensor, x: State) -> State:
@@ -96,4 +102,4 @@ def _integrate(
             f"the flow over time {t:.6g} was given up after {steps} evaluations ({failure}). Shorten the time, or "
             "loosen rtol and atol: below rounding (about 1e-13 in float64) no tolerance can be met."
         ) from failure
-    return solution[-1]  # type: ignore[return-value] - torchdiffeq is untyped
+    return solution  # type: ignore[return-value] - torchdiffeq is untyped

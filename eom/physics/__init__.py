@@ -1,7 +1,8 @@
-"""Physical systems and the steppers that keep their energy.
+"""Physical systems, the steppers that keep their energy, and laws of motion learned from data.
 
 Names in the order in which data flows: an energy and a structure make a system, a discrete gradient a step that keeps
-its energy. Each is imported when first used.
+its energy; observed trajectories, a field with parameters and a rule to learn it by make a model, which is fitted,
+predicts, and is scored. Each is imported when first used.
 """
 
 from importlib import import_module
@@ -11,8 +12,44 @@ if TYPE_CHECKING:
     from eom.calculus.discrete import discrete_gradient
     from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
+    from eom.physics import data_sets
+    from eom.physics.data_sets import DataSet
+    from eom.physics.fitting import Fitted, fit
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
+    from eom.physics.learned_fields import (
+        EnergyField,
+        GridEnergy,
+        LagrangianField,
+        PlainField,
+        SecondOrderField,
+        SeparableField,
+        dense,
+    )
+    from eom.physics.measured_files import read_csv, read_frames
+    from eom.physics.metrics import Scores, evaluate
+    from eom.physics.models import (
+        LearnedSystem,
+        damped_energy_model,
+        energy_model,
+        hamiltonian_network,
+        lagrangian_network,
+        mean_square,
+        neural_ode,
+        second_order_ode,
+        symplectic_network,
+    )
+    from eom.physics.rules import Adaptive, Shooting, match_discrete_gradient, match_slopes, midpoint
+    from eom.physics.structures import (
+        DissipativeKernel,
+        DissipativeMatrix,
+        FreeKernel,
+        FreeMatrix,
+        Friction,
+        SkewKernel,
+        law_of,
+    )
     from eom.physics.systems import System, bodies, double_pendulum, pendulum, spring, spring_chain
+    from eom.physics.trajectories import Trajectories, Window
 
 _NAMES = {
     "eom.physics.systems": "System spring pendulum double_pendulum bodies spring_chain",
@@ -20,6 +57,20 @@ _NAMES = {
     "eom.calculus.discrete": "discrete_gradient",
     "eom.dynamics.energy": "EnergySystem DiscreteGradient gonzalez MeanValue itoh_abe",
     "eom.dynamics.symplectic": "Separable Leapfrog Composed yoshida suzuki Gauss ImplicitMidpoint",
+    "eom.physics.trajectories": "Trajectories Window",
+    "eom.physics.measured_files": "read_csv read_frames",
+    "eom.physics.data_sets": "DataSet",
+    "eom.physics.structures": "Friction FreeMatrix DissipativeMatrix FreeKernel DissipativeKernel SkewKernel law_of",
+    "eom.physics.learned_fields": (
+        "dense GridEnergy PlainField SecondOrderField EnergyField SeparableField LagrangianField"
+    ),
+    "eom.physics.rules": "match_slopes midpoint match_discrete_gradient Shooting Adaptive",
+    "eom.physics.models": (
+        "LearnedSystem mean_square neural_ode second_order_ode hamiltonian_network symplectic_network energy_model "
+        "damped_energy_model lagrangian_network"
+    ),
+    "eom.physics.fitting": "fit Fitted",
+    "eom.physics.metrics": "evaluate Scores",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -27,12 +78,20 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "System", "spring", "pendulum", "double_pendulum", "bodies", "spring_chain", "korteweg_de_vries", "soliton",
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
     "itoh_abe", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
+    "Trajectories", "Window", "read_csv", "read_frames", "DataSet", "data_sets",
+    "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "law_of",
+    "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
+    "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "Adaptive", "LearnedSystem",
+    "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network", "symplectic_network",
+    "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted", "evaluate", "Scores",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name == "data_sets":
+        return import_module("eom.physics.data_sets")
     raise AttributeError(f"module 'eom.physics' has no attribute {name!r}")
 
 

@@ -1,0 +1,96 @@
+"""Where a training stands: best parameters and history, and files of it that hold arrays only, no pickle."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eom.errors import DataError
+
+State = dict[str, Tensor]
+
+
+class Kept(NamedTuple):
+    """After ``step`` steps: the best parameters, the step they are of, their loss, and measurements since then."""
+
+    step: int
+    best: int
+    least: float
+    waited: int
+    history: list[tuple[int, float, float]]
+    parameters: State
+
+    @staticmethod
+    def of(model: nn.Module) -> "Kept":
+        return Kept(0, 0, math.inf, 0, [], copied(model))
+
+    def after(self, step: int, loss: float, seen: float | None, model: nn.Module) -> "Kept":
+        """With a measurement: the loss, and that on unseen data, or None, where the last parameters are the best."""
+        history = [*self.history, (step, loss, math.nan if seen is None else seen)]
+        if seen is None or seen < self.least:
+            return Kept(step, step, math.inf if seen is None else seen, 0, history, copied(model))
+        return self._replace(step=step, waited=self.waited + 1, history=history)
+
+
+def copied(model: nn.Module) -> State:
+    return {name: x.detach().clone() for name, x in model.state_dict().items()}
+
+
+def save(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator, kept: Kept) -> None:
+    """Write one .npz file, in place of the former one at once."""
+    arrays: dict[str, np.ndarray] = {"generator": draw.get_state().numpy()}
+    tree = {
+        "model": dict(model.state_dict()), "optimizer": optimizer.state_dict(), "best": kept.parameters,
+        "kept": [kept.step, kept.best, kept.least, kept.waited, kept.history],
+    }  # fmt: skip
+    arrays["tree"] = np.array(json.dumps(_flat(tree, arrays)))
+    path = Path(path)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **arrays)  # type: ignore[arg-type]
+    os.replace(part, path)
+
+
+def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator) -> Kept:
+    """Bring model, optimizer and generator to where the file says.
+
+    Raises:
+        DataError: no such file, or one of another model or optimizer.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tree = _whole(json.loads(str(arrays["tree"])), arrays)
+            draw.set_state(torch.from_numpy(arrays["generator"]))
+        model.load_state_dict(tree["model"])
+        optimizer.load_state_dict(tree["optimizer"])
+    except (OSError, ValueError, KeyError, RuntimeError) as failure:
+        raise DataError(f"{path} is no checkpoint of this model and optimizer: {failure}") from failure
+    step, best, least, waited, history = tree["kept"]
+    return Kept(step, best, least, waited, [tuple(row) for row in history], tree["best"])
+
+
+def _flat(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The tree in JSON, its tensors put among the arrays."""
+    if isinstance(tree, Tensor):
+        arrays[name := f"a{len(arrays)}"] = tree.detach().cpu().numpy()
+        return {"array": name}
+    if isinstance(tree, dict):  # keys may be numbers
+        return {"items": [[key, _flat(value, arrays)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return [_flat(x, arrays) for x in tree]
+    return tree
+
+
+def _whole(tree: Any, arrays: Any) -> Any:
+    if isinstance(tree, list):
+        return [_whole(x, arrays) for x in tree]
+    if isinstance(tree, dict) and "array" in tree:
+        return torch.from_numpy(arrays[tree["array"]])
+    if isinstance(tree, dict):
+        return {key: _whole(value, arrays) for key, value in tree["items"]}
+    return tree

@@ -1,0 +1,133 @@
+"""Fields with parameters: what a network learns of an equation of motion. States are [b, n]."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eom.dynamics.energy import gradient
+from eom.physics.structures import Structure
+from eom.physics.systems import rotate
+
+
+def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
+    """Two hidden layers, orthogonal at the start as those of Hamiltonian neural networks."""
+    layers = [nn.Linear(inputs, width), nn.Linear(width, width), nn.Linear(width, outputs)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], activation(), layers[1], activation(), layers[2])
+
+
+class GridEnergy(nn.Module):
+    """H(u) = sum over a periodic grid of a learned density of each value and its neighbours.
+
+    A convolution of width 3, then layers that see one place only, all of ``channels``.
+    """
+
+    def __init__(self, grid: tuple[int, ...], channels: int = 32, activation: Callable[[], nn.Module] = nn.Tanh):
+        super().__init__()
+        self.grid = grid
+        conv = nn.Conv1d if len(grid) == 1 else nn.Conv2d
+        self.density = nn.Sequential(
+            conv(1, channels, 3), activation(), conv(channels, channels, 1), activation(), conv(channels, 1, 1)
+        )
+
+    def forward(self, u: Tensor) -> Tensor:
+        wide = F.pad(u.unflatten(-1, self.grid).unsqueeze(1), (1,) * (2 * len(self.grid)), mode="circular")
+        return self.density(wide).flatten(1).sum(-1)
+
+
+class PlainField(nn.Module):
+    """u' = net(u): a neural ODE."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        return self.net(u)
+
+
+class SecondOrderField(nn.Module):
+    """q' = p / m, p' = net(q, p), with learned masses m > 0."""
+
+    def __init__(self, net: nn.Module, size: int):
+        super().__init__()
+        self.net = net
+        self.log_rate = nn.Parameter(torch.zeros(size // 2))
+
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        return torch.cat([self.log_rate.exp() * u.chunk(2, -1)[1], self.net(u)], -1)
+
+
+class EnergyField(nn.Module):
+    """u' = G grad H(u) for a learned H [b, n] -> [b] or [b, 1], and a structure G, known or learned."""
+
+    def __init__(self, energy: nn.Module, structure: Structure = rotate):
+        super().__init__()
+        self.energy, self.structure = energy, structure
+
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        return self.structure(gradient(self.energy, u))
+
+
+class SeparableField(nn.Module):
+    """q' = grad T(p), p' = -grad V(q) for learned T and V [b, n / 2] -> [b, 1]."""
+
+    structure = staticmethod(rotate)
+
+    def __init__(self, kinetic: nn.Module, potential: nn.Module):
+        super().__init__()
+        self.kinetic, self.potential = kinetic, potential
+
+    def energy(self, u: Tensor) -> Tensor:
+        q, p = u.chunk(2, -1)
+        return (self.kinetic(p) + self.potential(q)).flatten(-1).reshape(len(u))
+
+    def velocity(self, p: Tensor) -> Tensor:
+        return gradient(self.kinetic, p)
+
+    def force(self, q: Tensor) -> Tensor:
+        return -gradient(self.potential, q)
+
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        q, p = u.chunk(2, -1)
+        return torch.cat([self.velocity(p), self.force(q)], -1)
+
+
+class LagrangianField(nn.Module):
+    """(q, v)' = (v, M^-1 (dL/dq - d^2L/dv dq v)), M = d^2L/dv^2, for L = |v|^2 / 2 + net(q, v); states (q, v).
+
+    Source: Cranmer et al., Lagrangian neural networks, 2020, eq. 6.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def lagrangian(self, u: Tensor) -> Tensor:
+        """[b] L."""
+        return u.chunk(2, -1)[1].square().sum(-1) / 2 + self.net(u)[..., 0]
+
+    def energy(self, u: Tensor) -> Tensor:
+        """[b] v . dL/dv - L, which the flow keeps."""
+        v = u.chunk(2, -1)[1]
+        return (v * gradient(self.lagrangian, u).chunk(2, -1)[1]).sum(-1) - self.lagrangian(u)
+
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        half = u.shape[-1] // 2
+        v = u[:, half:]
+        train = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = u if train and u.requires_grad else u.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.lagrangian(at).sum(), at, create_graph=True)
+            rows = [
+                torch.autograd.grad(slope[:, half + i].sum(), at, create_graph=train, retain_graph=True)[0]
+                for i in range(half)
+            ]
+            second = torch.stack(rows, 1)  # [b, n/2, n] of d^2 L / dv du
+            force = slope[:, :half] - (second[..., :half] @ v[..., None])[..., 0]
+            found = torch.cat([v, torch.linalg.solve(second[..., half:], force[..., None])[..., 0]], -1)
+        return found if train else found.detach()

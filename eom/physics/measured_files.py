@@ -1,0 +1,84 @@
+"""Files of a user's own: a table with a column of times, and frames of a film."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eom.errors import DataError
+from eom.physics.trajectories import Trajectories
+
+
+def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member: str | None = None) -> Trajectories:
+    """Trajectories [b, s, n] of the ``coordinates``, columns of a CSV file with one row for each time.
+
+    Args:
+        time: the column of times. coordinates: those of the state: positions, then velocities or momenta.
+        member: a column that tells trajectories apart, all of as many rows; without it there is one.
+
+    Raises:
+        DataError: columns that are not there, entries that are no numbers or missing, with their lines; and whatever
+            ``Trajectories`` does not take.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no part of a name
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as failure:
+        raise DataError(f"{path} could not be read as a CSV file in UTF-8: {failure}") from failure
+    table.columns = [str(name).strip() for name in table.columns]
+    wanted = [time, *coordinates]
+    absent = [name for name in [*wanted, *([member] if member else [])] if name not in table]
+    if absent:
+        raise DataError(f"{path} has the columns {', '.join(table.columns)}, and not {', '.join(absent)}")
+    numbers = table[wanted].apply(pd.to_numeric, errors="coerce")
+    for name in wanted:
+        wrong = np.flatnonzero(numbers[name].isna())
+        if len(wrong):
+            entry = table[name].iloc[wrong[0]]
+            said = "is empty" if pd.isna(entry) else f"holds {entry!r}, which is no number"
+            raise DataError(
+                f"{path}, line {wrong[0] + 2}: {name} {said} ({len(wrong)} such lines). Delete them; times need not be "
+                "even."
+            )
+    groups = (
+        [numbers]
+        if member is None
+        else [numbers.loc[rows] for rows in table.groupby(member, sort=False).groups.values()]
+    )
+    lengths = sorted({len(group) for group in groups})
+    if len(lengths) > 1:
+        raise DataError(f"{path}: trajectories have {lengths[0]} to {lengths[-1]} rows; expected as many in each")
+    stacked = torch.from_numpy(np.stack([group.to_numpy(float) for group in groups]))
+    return Trajectories(stacked[..., 0], stacked[..., 1:].contiguous(), tuple(coordinates))
+
+
+def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
+    """[s, h, w] frames in 0..1, of an .npy file [s, h, w], of a folder of PNG or other pictures by name, or of a list.
+
+    Raises:
+        DataError: no frames there, or of different sizes.
+    """
+    from PIL import Image
+
+    if isinstance(paths, str | Path) and Path(paths).suffix == ".npy":
+        try:
+            found = np.load(paths, allow_pickle=False)
+        except (OSError, ValueError) as failure:
+            raise DataError(f"{paths} holds no array without pickle: {failure}") from failure
+        if found.ndim != 3 or not np.isfinite(found).all():
+            raise DataError(f"{paths} has shape {list(found.shape)}, expected finite numbers [frames, height, width]")
+        return torch.from_numpy(found / 255.0 if found.dtype == np.uint8 else found.astype(float))
+    if isinstance(paths, str | Path):
+        paths = sorted(
+            p for p in Path(paths).glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+        )
+    try:
+        frames = [np.asarray(Image.open(path).convert("L"), dtype=float) / 255 for path in paths]
+    except OSError as failure:
+        raise DataError(f"a frame could not be read: {failure}") from failure
+    if not frames or len({frame.shape for frame in frames}) > 1:
+        raise DataError(f"{len(frames)} frames of {len({f.shape for f in frames})} sizes, expected some of one size")
+    return torch.from_numpy(np.stack(frames))

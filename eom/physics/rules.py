@@ -1,0 +1,114 @@
+"""Rules by which a field is learned from a window of states: residuals [b, ...] in units of a rate.
+
+Each is a function of (field, window). Those of one step look at every two states in a row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+
+from eom.calculus.discrete import discrete_gradient
+from eom.dynamics.runge_kutta import RK4
+from eom.dynamics.stepper import Stepper
+from eom.errors import DataError, SettingError
+from eom.physics.trajectories import Window
+
+Rule = Callable[[Any, Window], Tensor]
+
+
+def match_slopes(field: Any, window: Window) -> Tensor:
+    """u' - f(u), for observed rates u': the rule of Hamiltonian neural networks (Greydanus et al. 2019, eq. 3)."""
+    if window.slope is None:
+        raise DataError("the rule compares rates, and none were observed: give Trajectories(..., slopes=), or take the "
+                        "midpoint or a discrete gradient, which need states only")  # fmt: skip
+    return window.slope - _each(window.u, lambda u: field(0.0, u))
+
+
+def midpoint(field: Any, window: Window) -> Tensor:
+    """(u_1 - u_0) / h - f((u_0 + u_1) / 2)."""
+    return _change(window) - _each((window.u[:, 1:] + window.u[:, :-1]) / 2, lambda u: field(0.0, u))
+
+
+def match_discrete_gradient(field: Any, window: Window) -> Tensor:
+    """(u_1 - u_0) / h - G DG(u_1, u_0): what the model's own energy-keeping step leaves.
+
+    Source: Matsubara, Ishikawa & Yaguchi, NeurIPS 2020, sec. 4.
+    """
+    n = window.u.shape[-1]
+    after, before = window.u[:, 1:].reshape(-1, n), window.u[:, :-1].reshape(-1, n)
+    change = _change(window)
+    return change - field.structure(discrete_gradient(field.energy, after, before)).view_as(change)
+
+
+@dataclass(frozen=True)
+class Shooting:
+    """(u_k - v_k) / h for v_k, k steps of ``stepper`` from u_0: of as many steps as the window has.
+
+    h is the mean step. With a symplectic stepper the field learns the energy whose march, not whose flow, fits.
+    """
+
+    stepper: Stepper = field(default_factory=RK4)
+    substeps: int = 1
+
+    def __call__(self, field: Any, window: Window) -> Tensor:
+        marched = torch.stack(list(followed(field, self.stepper, window.u[:, 0], window.t, self.substeps)), 1)
+        return (window.u[:, 1:] - marched) / window.t.diff(dim=1).mean()
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Steps of torchdiffeq's adaptive ``method``, for any field; gradients through it, or by the ``adjoint`` equation.
+
+    Source: Chen, Rubanova, Bettencourt & Duvenaud, Neural ordinary differential equations, NeurIPS 2018.
+    """
+
+    rtol: float = 1e-6
+    atol: float = 1e-8
+    method: str = "dopri5"
+    adjoint: bool = False
+
+    def init(self, y: Tensor) -> None:
+        return None
+
+    def step(self, field: Any, t: float, h: Any, y: Tensor, carry: None) -> tuple[Tensor, None]:
+        if self.adjoint and not isinstance(field, torch.nn.Module):
+            raise SettingError("the adjoint equation needs a field that is a module, whose parameters are known")
+
+        span = torch.tensor([0.0, 1.0], dtype=y.dtype, device=y.device)  # of h, which may differ between members
+        solve = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
+        found = solve(_Scaled(field, h), y, span, rtol=self.rtol, atol=self.atol, method=self.method)
+        return found[-1], None  # type: ignore[index] - torchdiffeq is untyped
+
+
+class _Scaled(torch.nn.Module):
+    """s -> h f."""
+
+    def __init__(self, field: Any, h: Any):
+        super().__init__()
+        self.field, self.h = field, h
+
+    def forward(self, s: Tensor, y: Tensor) -> Tensor:
+        return self.h * self.field(0.0, y)
+
+
+def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: int = 1):
+    """Yield u [b, n] at each of ``times`` [b, s] after the first, with steps [b, 1] of each member's own."""
+    carry = stepper.init(u)
+    for h in (times.diff(dim=1) / substeps).unbind(1):
+        same = bool((h == h[0]).all())
+        for _ in range(substeps):
+            u, carry = stepper.step(field, 0.0, float(h[0]) if same else h[:, None], u, carry)  # type: ignore[arg-type]
+        yield u
+
+
+def _change(window: Window) -> Tensor:
+    return window.u.diff(dim=1) / window.t.diff(dim=1)[..., None]
+
+
+def _each(u: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+    """f of states [b, k, n], as one batch."""
+    return f(u.flatten(0, 1)).view_as(u)

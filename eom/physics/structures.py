@@ -1,0 +1,145 @@
+"""Learned structures G of u' = G grad H(u): maps g [b, n] -> G g, and which law each keeps by construction."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eom.errors import SettingError
+from eom.physics.systems import rotate
+
+Structure = Callable[[Tensor], Tensor]
+
+
+class Friction(nn.Module):
+    """(S - diag(0, r)) g with learned r > 0, one for each momentum: energy falls."""
+
+    def __init__(self, size: int, start: float = 0.1):
+        super().__init__()
+        self.raw = nn.Parameter(torch.full((size // 2,), math.log(math.expm1(start))))
+
+    @property
+    def strength(self) -> Tensor:
+        """[n / 2] r."""
+        return F.softplus(self.raw)
+
+    def forward(self, g: Tensor) -> Tensor:
+        lost = self.strength * g.chunk(2, -1)[1]
+        return rotate(g) - torch.cat([torch.zeros_like(lost), lost], -1)
+
+
+class FreeMatrix(nn.Module):
+    """G g with any learned matrix: no law is promised."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.matrix = nn.Parameter(0.1 * torch.randn(size, size))
+
+    def forward(self, g: Tensor) -> Tensor:
+        return g @ self.matrix.T
+
+
+class DissipativeMatrix(nn.Module):
+    """G = A - A^T - B B^T: energy never rises."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.turning = nn.Parameter(0.1 * torch.randn(size, size))
+        self.losing = nn.Parameter(0.1 * torch.randn(size, size))
+
+    def forward(self, g: Tensor) -> Tensor:
+        skew = self.turning - self.turning.T
+        return g @ skew.T - (g @ self.losing) @ self.losing.T
+
+
+class FreeKernel(nn.Module):
+    """Convolution with a learned kernel of odd ``width`` on a periodic ``grid``: no law is promised."""
+
+    def __init__(self, grid: tuple[int, ...], width: int = 3, scale: float = 1.0):
+        super().__init__()
+        _require_odd(width)
+        self.grid, self.scale = grid, scale
+        self.weight = nn.Parameter(0.1 * torch.randn((width,) * len(grid)))
+
+    @property
+    def kernel(self) -> Tensor:
+        """[w] or [w, w], as a stencil: entry c + k weighs the value k cells to the right."""
+        return self.scale * self.weight
+
+    def forward(self, g: Tensor) -> Tensor:
+        return convolved(g, self.kernel, self.grid)
+
+
+class DissipativeKernel(nn.Module):
+    """- sum_i k_i^T k_i with learned kernels k_i that sum to zero: mass is kept, and energy never rises.
+
+    As a stencil it is of width 2 ``width`` - 1, symmetric, and its symbol -sum |k_i^|^2 <= 0.
+    """
+
+    def __init__(self, grid: tuple[int, ...], width: int = 2, count: int | None = None, scale: float = 1.0):
+        super().__init__()
+        self.grid, self.scale = grid, scale
+        self.weight = nn.Parameter(0.5 * torch.randn((count or 2 ** len(grid), *(width,) * len(grid))))
+
+    @property
+    def kernel(self) -> Tensor:
+        axes = tuple(range(1, self.weight.ndim))
+        k = (self.weight - self.weight.mean(axes, keepdim=True))[:, None]
+        pad = k.shape[-1] - 1
+        conv = F.conv1d if len(self.grid) == 1 else F.conv2d
+        return -self.scale * torch.stack([conv(x[None], x[None], padding=pad)[0, 0] for x in k]).sum(0)
+
+    def forward(self, g: Tensor) -> Tensor:
+        return convolved(g, self.kernel, self.grid)
+
+
+class SkewKernel(nn.Module):
+    """Convolution with k - (k reversed): energy and mass are kept."""
+
+    def __init__(self, grid: tuple[int, ...], width: int = 3, scale: float = 1.0):
+        super().__init__()
+        _require_odd(width)
+        self.grid, self.scale = grid, scale
+        self.weight = nn.Parameter(0.1 * torch.randn((width,) * len(grid)))
+
+    @property
+    def kernel(self) -> Tensor:
+        return self.scale * (self.weight - self.weight.flip(tuple(range(self.weight.ndim))))
+
+    def forward(self, g: Tensor) -> Tensor:
+        return convolved(g, self.kernel, self.grid)
+
+
+def convolved(g: Tensor, kernel: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """[b, n] sum_k kernel[c + k] g[. + k] on a periodic grid."""
+    pad = kernel.shape[-1] // 2
+    wide = F.pad(g.unflatten(-1, grid).unsqueeze(1), (pad,) * (2 * len(grid)), mode="circular")
+    conv = F.conv1d if len(grid) == 1 else F.conv2d
+    return conv(wide, kernel[None, None]).flatten(1)
+
+
+def _require_odd(width: int) -> None:
+    if width % 2 != 1:
+        raise SettingError(f"width is {width}, expected an odd number: a kernel has a middle")
+
+
+def law_of(structure: Structure, size: int, dtype: torch.dtype = torch.float64) -> str | None:
+    """ "conserves" where G is skew, "dissipates" where it is negative semidefinite, None where it is neither.
+
+    By the symmetric part of its matrix, to rounding; beyond 600 entries by 32 random directions.
+    """
+    with torch.no_grad():
+        if size <= 600:
+            matrix = structure(torch.eye(size, dtype=dtype)).T
+            values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+            scale = float(matrix.abs().sum(1).max())
+        else:
+            g = torch.randn(32, size, dtype=dtype, generator=torch.Generator().manual_seed(0))
+            moved = structure(g)
+            values, scale = (g * moved).sum(-1), float((g.norm(dim=-1) * moved.norm(dim=-1)).max())
+    rounding = 100 * torch.finfo(dtype).eps * scale
+    if float(values.abs().max()) <= rounding:
+        return "conserves"
+    return "dissipates" if float(values.max()) <= rounding else None

@@ -1,0 +1,144 @@
+"""What was observed of a system: states at times, checked once, and cut into windows for training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eom.errors import DataError
+
+
+class Window(NamedTuple):
+    """k + 1 states in a row, of b stretches of motion.
+
+    ``t`` [b, k + 1], ``u`` [b, k + 1, n], the number ``member`` [b] of the trajectory each is of, and the rates
+    ``slope`` [b, k + 1, n] where they were observed.
+    """
+
+    t: Tensor
+    u: Tensor
+    member: Tensor
+    slope: Tensor | None = None
+
+    def rows(self, chosen: Tensor) -> "Window":
+        """Those of the stretches."""
+        slope = None if self.slope is None else self.slope[chosen]
+        return Window(self.t[chosen], self.u[chosen], self.member[chosen], slope)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """``states`` [b, s, n] at ``times`` [b, s], increasing, evenly or not; with rates ``slopes`` [b, s, n] if known.
+
+    ``times`` may be given as [s] where all trajectories share them, ``entries`` names the n coordinates.
+
+    Raises:
+        DataError: wrong shapes, numbers that are not finite, times that do not increase, or fewer than two of them.
+    """
+
+    times: Tensor
+    states: Tensor
+    entries: tuple[str, ...] = ()
+    slopes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.states.ndim != 3 or not self.states.is_floating_point():
+            raise DataError(f"states have shape {list(self.states.shape)}, expected floats [trajectories, times, n]")
+        b, s, n = self.states.shape
+        if self.times.shape not in ((s,), (b, s)):
+            raise DataError(f"times have shape {list(self.times.shape)}, expected [{s}] or [{b}, {s}] as of the states")
+        object.__setattr__(self, "times", self.times.to(self.states.dtype).expand(b, s).detach())
+        object.__setattr__(self, "states", self.states.detach())  # what was observed is no function of anything
+        if not self.entries:
+            object.__setattr__(self, "entries", tuple(f"u{i}" for i in range(n)))
+        if len(self.entries) != n:
+            raise DataError(f"{len(self.entries)} names for {n} entries: {', '.join(self.entries)}")
+        if self.slopes is not None and self.slopes.shape != self.states.shape:
+            raise DataError(f"slopes have shape {list(self.slopes.shape)}, expected {[b, s, n]} as of the states")
+        object.__setattr__(self, "slopes", None if self.slopes is None else self.slopes.detach())
+        if s < 2:
+            raise DataError(f"{s} points in time, expected two or more: one state says nothing of a rate")
+        _require_finite(self)
+        falls = (self.times.diff(dim=1) <= 0).nonzero()
+        if len(falls):
+            i, k = falls[0].tolist()
+            came = ", then ".join(f"{x:.6g}" for x in self.times[i, k : k + 2].tolist())
+            raise DataError(
+                f"times of trajectory {i} repeat or fall at points {k} and {k + 1}: {came}. Sort them, and keep one "
+                "state for each time; even steps are not needed."
+            )
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def size(self) -> int:
+        """n, the entries of a state."""
+        return self.states.shape[-1]
+
+    def windows(self, steps: int = 1) -> Window:
+        """All stretches of ``steps`` steps, of every trajectory."""
+        if not 1 <= steps < self.states.shape[1]:
+            raise DataError(f"windows of {steps} steps in trajectories of {self.states.shape[1]} points")
+        t = self.times.unfold(1, steps + 1, 1)  # [b, s - k, k + 1]
+        u, slope = (
+            None if x is None else x.unfold(1, steps + 1, 1).transpose(2, 3).flatten(0, 1)
+            for x in (self.states, self.slopes)
+        )
+        assert u is not None
+        return Window(t.flatten(0, 1), u, torch.arange(len(self)).repeat_interleave(t.shape[1]), slope)
+
+    def select(self, chosen: Sequence[int] | slice) -> "Trajectories":
+        """Those trajectories."""
+        slopes = None if self.slopes is None else self.slopes[chosen]
+        return replace(self, times=self.times[chosen], states=self.states[chosen], slopes=slopes)
+
+    def until(self, time: float) -> tuple["Trajectories", "Trajectories"]:
+        """What was seen before ``time`` and from then on, split by the times of the first trajectory."""
+        here = int((self.times[0] < time).sum())
+        parts = (slice(None, here), slice(here, None))
+        return tuple(  # type: ignore[return-value] - two of them
+            replace(
+                self, times=self.times[:, k], states=self.states[:, k],
+                slopes=None if self.slopes is None else self.slopes[:, k],
+            )
+            for k in parts
+        )  # fmt: skip
+
+    def to(self, dtype: torch.dtype) -> "Trajectories":
+        """The same in another kind of floats."""
+        slopes = None if self.slopes is None else self.slopes.to(dtype)
+        return replace(self, times=self.times.to(dtype), states=self.states.to(dtype), slopes=slopes)
+
+    def save(self, path: str | Path) -> None:
+        """Write one .npz file, without pickle."""
+        named = {"times": self.times, "states": self.states, "slopes": self.slopes}
+        arrays = {name: x.numpy() for name, x in named.items() if x is not None}
+        np.savez_compressed(path, entries=np.array(self.entries), **arrays)  # type: ignore[arg-type]
+
+    @staticmethod
+    def load(path: str | Path) -> "Trajectories":
+        """What ``save`` has written."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "entries"}
+                entries = tuple(map(str, file["entries"]))
+        except (OSError, ValueError, KeyError) as failure:
+            raise DataError(f"{path} holds no trajectories as eom.physics writes them: {failure}") from failure
+        return Trajectories(entries=entries, **arrays)
+
+
+def _require_finite(data: Trajectories) -> None:
+    for name, x in {"times": data.times, "states": data.states, "slopes": data.slopes}.items():
+        bad = [] if x is None else (~x.isfinite()).nonzero().tolist()
+        if bad:
+            i, k, *entry = bad[0]
+            where = f" of {data.entries[entry[0]]}" if entry else ""
+            raise DataError(
+                f"{len(bad)} numbers among the {name} are not finite, the first{where} in trajectory {i} at point {k}. "
+                "Leave those points out, as times need not be even; or cut the trajectory there where the gap is long."
+            )
