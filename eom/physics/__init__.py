@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from eom.calculus.discrete import discrete_gradient
     from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
-    from eom.physics import data_sets
     from eom.physics.data_sets import DataSet
     from eom.physics.fitting import Fitted, fit
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
@@ -78,7 +77,7 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "System", "spring", "pendulum", "double_pendulum", "bodies", "spring_chain", "korteweg_de_vries", "soliton",
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
     "itoh_abe", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
-    "Trajectories", "Window", "read_csv", "read_frames", "DataSet", "data_sets",
+    "Trajectories", "Window", "read_csv", "read_frames", "DataSet",
     "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "law_of",
     "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
     "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "Adaptive", "LearnedSystem",
@@ -90,8 +89,6 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name == "data_sets":
-        return import_module("eom.physics.data_sets")
     raise AttributeError(f"module 'eom.physics' has no attribute {name!r}")
 
 

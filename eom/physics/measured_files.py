@@ -33,7 +33,7 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     absent = [name for name in [*wanted, *([member] if member else [])] if name not in table]
     if absent:
         raise DataError(f"{path} has the columns {', '.join(table.columns)}, and not {', '.join(absent)}")
-    numbers = table[wanted].apply(pd.to_numeric, errors="coerce")
+    numbers = pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in wanted})
     for name in wanted:
         wrong = np.flatnonzero(numbers[name].isna())
         if len(wrong):
