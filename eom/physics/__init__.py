@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eom.calculus.discrete import discrete_gradient
     from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
+    from eom.dynamics.runge_kutta import RK4
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
     from eom.physics.data_sets import DataSet
     from eom.physics.fitting import Fitted, fit
@@ -37,7 +38,15 @@ if TYPE_CHECKING:
         second_order_ode,
         symplectic_network,
     )
-    from eom.physics.rules import Adaptive, Shooting, match_discrete_gradient, match_slopes, midpoint
+    from eom.physics.rules import (
+        Adaptive,
+        ErrorsInVariables,
+        FromFittedStarts,
+        Shooting,
+        match_discrete_gradient,
+        match_slopes,
+        midpoint,
+    )
     from eom.physics.structures import (
         DissipativeKernel,
         DissipativeMatrix,
@@ -55,6 +64,7 @@ _NAMES = {
     "eom.physics.lattices": "korteweg_de_vries soliton cahn_hilliard wave",
     "eom.calculus.discrete": "discrete_gradient",
     "eom.dynamics.energy": "EnergySystem DiscreteGradient gonzalez MeanValue itoh_abe",
+    "eom.dynamics.runge_kutta": "RK4",
     "eom.dynamics.symplectic": "Separable Leapfrog Composed yoshida suzuki Gauss ImplicitMidpoint",
     "eom.physics.trajectories": "Trajectories Window",
     "eom.physics.measured_files": "read_csv read_frames",
@@ -63,7 +73,7 @@ _NAMES = {
     "eom.physics.learned_fields": (
         "dense GridEnergy PlainField SecondOrderField EnergyField SeparableField LagrangianField"
     ),
-    "eom.physics.rules": "match_slopes midpoint match_discrete_gradient Shooting Adaptive",
+    "eom.physics.rules": "match_slopes midpoint match_discrete_gradient Shooting FromFittedStarts ErrorsInVariables Adaptive",
     "eom.physics.models": (
         "LearnedSystem mean_square neural_ode second_order_ode hamiltonian_network symplectic_network energy_model "
         "damped_energy_model lagrangian_network"
@@ -76,11 +86,11 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "System", "spring", "pendulum", "double_pendulum", "bodies", "spring_chain", "korteweg_de_vries", "soliton",
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
-    "itoh_abe", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
+    "itoh_abe", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
     "Trajectories", "Window", "read_csv", "read_frames", "DataSet",
     "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "law_of",
     "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
-    "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "Adaptive", "LearnedSystem",
+    "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts", "ErrorsInVariables", "Adaptive", "LearnedSystem",
     "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network", "symplectic_network",
     "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted", "evaluate", "Scores",
 ]  # fmt: skip

@@ -13,11 +13,18 @@ SEAM = 4.0  # times the largest jump between neighbours inside, beyond which a g
 
 
 def require_fit(
-    model: LearnedSystem, data: Trajectories, window: int, *, steps: int, every: int, batch: int | None,
+    model: LearnedSystem,
+    data: Trajectories,
+    window: int,
+    stride: int,
+    *,
+    steps: int,
+    every: int,
+    batch: int | None,
     patience: int | None,
-) -> Window:  # fmt: skip
+) -> Window:
     """The windows of data that are of this model, and settings in their range."""
-    named = {"window": window, "steps": steps, "every": every, "batch": batch, "patience": patience}
+    named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
     wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and (type(x) is not int or x < 1)]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
@@ -27,7 +34,7 @@ def require_fit(
             f"trajectories have {data.states.shape[1]} points, too few for windows of {window} steps: observe longer, "
             "or take window=1"
         )
-    windows = data.windows(window)
+    windows = data.windows(window, stride)
     energy = getattr(model.field, "energy", None)
     if energy is not None:
         _require_scalar(energy, windows.u[:2, 0])

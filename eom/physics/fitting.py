@@ -36,6 +36,7 @@ def fit(
     steps: int = 2000,
     batch: int | None = None,
     window: int = 1,
+    stride: int = 1,
     validation: Trajectories | None = None,
     patience: int | None = None,
     every: int = 100,
@@ -48,7 +49,8 @@ def fit(
     Args:
         loss: window -> one number; by default ``mean_square`` of the model. A tracker's ``loss`` fits in.
         optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS is given all windows.
-        batch: windows in a step, drawn anew for each; all of them by default. window: steps of one window.
+        batch: windows in a step, drawn anew for each; all of them by default.
+        window: steps of one window, each of which begins ``stride`` points after the last.
         validation: whose loss is measured every so many steps; the best parameters are those at the end.
         patience: measurements without a better one, after which training stops.
         checkpoint: a file, written at every measurement, from which training goes on if it is there.
@@ -58,10 +60,10 @@ def fit(
         LossNotFiniteError: the loss is not finite; the model then has its best parameters so far.
     """
     data = data.to(next(model.parameters()).dtype)
-    windows = require_fit(model, data, window, steps=steps, every=every, batch=batch, patience=patience)
+    windows = require_fit(model, data, window, stride, steps=steps, every=every, batch=batch, patience=patience)
     if patience is not None and validation is None:
         raise SettingError("patience is measured on validation=Trajectories, and none were given")
-    unseen = None if validation is None else validation.to(data.states.dtype).windows(window)
+    unseen = None if validation is None else validation.to(data.states.dtype).windows(window, stride)
     if unseen is not None:
         model.require(unseen.u)
     optimizer = optimizer or Adam(model.parameters(), 1e-3)
@@ -102,7 +104,7 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
         return found
 
     if isinstance(optimizer, LBFGS):  # which asks several times
-        return float(optimizer.step(value))  # type: ignore[arg-type]
+        return float(optimizer.step(value).detach())  # type: ignore[arg-type]
     found = value()
     optimizer.step()
     return float(found.detach())

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from torch import Tensor
+from torch import Tensor, nn
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper
 from eom.errors import DataError, SettingError
-from eom.physics.trajectories import Window
+from eom.physics.trajectories import Trajectories, Window
 
 Rule = Callable[[Any, Window], Tensor]
 
@@ -59,6 +59,43 @@ class Shooting:
         return (window.u[:, 1:] - marched) / window.t.diff(dim=1).mean()
 
 
+class FromFittedStarts(nn.Module):
+    """(u_k - v_k) / h, k = 0, 1, ..., for shots whose first states are parameters, one for each window of ``data``.
+
+    Noise in a first state then is no error of the field. Give ``fit`` the same window and stride.
+
+    Source: Chen, Zhang, Arjovsky & Bottou, Symplectic recurrent neural networks, ICLR 2020 (initial states).
+    """
+
+    def __init__(self, data: Trajectories, stepper: Stepper, *, window: int, stride: int, substeps: int = 1):
+        super().__init__()
+        self.stepper, self.substeps = stepper, substeps
+        self.starts = nn.Parameter(data.windows(window, stride).u[:, 0].clone())
+
+    def forward(self, field: Any, window: Window) -> Tensor:
+        start = self.starts[window.number]
+        marched = torch.stack([start, *followed(field, self.stepper, start, window.t, self.substeps)], 1)
+        return (window.u - marched) / window.t.diff(dim=1).mean()
+
+
+class ErrorsInVariables(nn.Module):
+    """A ``rule`` of one step on states that are parameters too, near the observed ones: (w r(v), (v - u) / h).
+
+    The larger ``weight`` w, the more nearly the states v obey the field; at w = 1 they are the observed ones, nearly.
+    For windows that do not overlap, such as whole trajectories; give ``fit`` the same window and stride.
+    """
+
+    def __init__(self, rule: Rule, data: Trajectories, *, window: int, stride: int, weight: float = 10.0):
+        super().__init__()
+        self.rule, self.weight = rule, weight
+        self.states = nn.Parameter(data.windows(window, stride).u.clone())
+
+    def forward(self, field: Any, window: Window) -> Tensor:
+        v = self.states[window.number]
+        off = (v - window.u) / window.t.diff(dim=1).mean()
+        return torch.cat([off, self.weight * self.rule(field, window._replace(u=v))], 1)
+
+
 @dataclass(frozen=True)
 class Adaptive:
     """Steps of torchdiffeq's adaptive ``method``, for any field; gradients through it, or by the ``adjoint`` equation.
@@ -75,7 +112,7 @@ class Adaptive:
         return None
 
     def step(self, field: Any, t: float, h: Any, y: Tensor, carry: None) -> tuple[Tensor, None]:
-        if self.adjoint and not isinstance(field, torch.nn.Module):
+        if self.adjoint and not isinstance(field, nn.Module):
             raise SettingError("the adjoint equation needs a field that is a module, whose parameters are known")
 
         span = torch.tensor([0.0, 1.0], dtype=y.dtype, device=y.device)  # of h, which may differ between members
@@ -84,7 +121,7 @@ class Adaptive:
         return found[-1], None  # type: ignore[index] - torchdiffeq is untyped
 
 
-class _Scaled(torch.nn.Module):
+class _Scaled(nn.Module):
     """s -> h f."""
 
     def __init__(self, field: Any, h: Any):

@@ -15,19 +15,19 @@ from eom.errors import DataError
 class Window(NamedTuple):
     """k + 1 states in a row, of b stretches of motion.
 
-    ``t`` [b, k + 1], ``u`` [b, k + 1, n], the number ``member`` [b] of the trajectory each is of, and the rates
+    ``t`` [b, k + 1], ``u`` [b, k + 1, n], the ``number`` [b] of each among all stretches of the data, and the rates
     ``slope`` [b, k + 1, n] where they were observed.
     """
 
     t: Tensor
     u: Tensor
-    member: Tensor
+    number: Tensor
     slope: Tensor | None = None
 
     def rows(self, chosen: Tensor) -> "Window":
         """Those of the stretches."""
         slope = None if self.slope is None else self.slope[chosen]
-        return Window(self.t[chosen], self.u[chosen], self.member[chosen], slope)
+        return Window(self.t[chosen], self.u[chosen], self.number[chosen], slope)
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ class Trajectories:
         """n, the entries of a state."""
         return self.states.shape[-1]
 
-    def windows(self, steps: int = 1) -> Window:
-        """All stretches of ``steps`` steps, of every trajectory."""
+    def windows(self, steps: int = 1, stride: int = 1) -> Window:
+        """Stretches of ``steps`` steps, of every trajectory, each beginning ``stride`` points after the last."""
         if not 1 <= steps < self.states.shape[1]:
             raise DataError(f"windows of {steps} steps in trajectories of {self.states.shape[1]} points")
-        t = self.times.unfold(1, steps + 1, 1)  # [b, s - k, k + 1]
+        t = self.times.unfold(1, steps + 1, stride).flatten(0, 1)  # of [b, windows, k + 1]
         u, slope = (
-            None if x is None else x.unfold(1, steps + 1, 1).transpose(2, 3).flatten(0, 1)
+            None if x is None else x.unfold(1, steps + 1, stride).transpose(2, 3).flatten(0, 1)
             for x in (self.states, self.slopes)
         )
         assert u is not None
-        return Window(t.flatten(0, 1), u, torch.arange(len(self)).repeat_interleave(t.shape[1]), slope)
+        return Window(t, u, torch.arange(len(t)), slope)
 
     def select(self, chosen: Sequence[int] | slice) -> "Trajectories":
         """Those trajectories."""
