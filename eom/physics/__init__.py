@@ -73,7 +73,9 @@ _NAMES = {
     "eom.physics.learned_fields": (
         "dense GridEnergy PlainField SecondOrderField EnergyField SeparableField LagrangianField"
     ),
-    "eom.physics.rules": "match_slopes midpoint match_discrete_gradient Shooting FromFittedStarts ErrorsInVariables Adaptive",
+    "eom.physics.rules": (
+        "match_slopes midpoint match_discrete_gradient Shooting FromFittedStarts ErrorsInVariables Adaptive"
+    ),
     "eom.physics.models": (
         "LearnedSystem mean_square neural_ode second_order_ode hamiltonian_network symplectic_network energy_model "
         "damped_energy_model lagrangian_network"
@@ -90,7 +92,8 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "Trajectories", "Window", "read_csv", "read_frames", "DataSet",
     "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "law_of",
     "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
-    "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts", "ErrorsInVariables", "Adaptive", "LearnedSystem",
+    "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts",
+    "ErrorsInVariables", "Adaptive", "LearnedSystem",
     "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network", "symplectic_network",
     "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted", "evaluate", "Scores",
 ]  # fmt: skip

@@ -21,22 +21,31 @@ def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], 
 
 
 class GridEnergy(nn.Module):
-    """H(u) = sum over a periodic grid of a learned density of each value and its neighbours.
+    """H(u) = cell * sum over a periodic grid of a learned density of each value and its neighbours.
 
-    A convolution of width 3, then layers that see one place only, all of ``channels``.
+    A convolution of width 3, then layers that see one place only, all of ``channels``. ``cell`` is the length or area
+    of a cell, as in an integral; ``unit`` a typical size of values: both spare the optimizer large or small numbers.
     """
 
-    def __init__(self, grid: tuple[int, ...], channels: int = 32, activation: Callable[[], nn.Module] = nn.Tanh):
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        channels: int = 32,
+        *,
+        cell: float = 1.0,
+        unit: float = 1.0,
+        activation: Callable[[], nn.Module] = nn.Tanh,
+    ):
         super().__init__()
-        self.grid = grid
+        self.grid, self.cell, self.unit = grid, cell, unit
         conv = nn.Conv1d if len(grid) == 1 else nn.Conv2d
         self.density = nn.Sequential(
             conv(1, channels, 3), activation(), conv(channels, channels, 1), activation(), conv(channels, 1, 1)
         )
 
     def forward(self, u: Tensor) -> Tensor:
-        wide = F.pad(u.unflatten(-1, self.grid).unsqueeze(1), (1,) * (2 * len(self.grid)), mode="circular")
-        return self.density(wide).flatten(1).sum(-1)
+        wide = F.pad(u.unflatten(-1, self.grid).unsqueeze(1) / self.unit, (1,) * (2 * len(self.grid)), mode="circular")
+        return self.cell * self.density(wide).flatten(1).sum(-1)
 
 
 class PlainField(nn.Module):

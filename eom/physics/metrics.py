@@ -16,8 +16,8 @@ class Scores(NamedTuple):
     """Means over trajectories and times; nan where there is no such number.
 
     ``derivative`` mean |f(u) - u'|^2 per entry on true states; ``energy`` mean (H(v) - H(u))^2 of the true H, v
-    predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, over its spread
-    on the test states; ``invariants`` largest change of what the flow keeps, or of mass; ``rising`` share of steps
+    predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise in
+    a step where the system dissipates, over its spread on the test states; ``invariants`` largest change of what the flow keeps, or of mass; ``rising`` share of steps
     in which the true H rises though the system dissipates; ``horizon`` mean time to a relative error of 1/2.
     """
 
@@ -60,16 +60,17 @@ def evaluate(
             float(slope),
             float((energies - true).square().mean()),
             float((v - u).square().mean()),
-            float("nan") if own is None else _drift(own, v, u),
+            float("nan") if own is None else _drift(own, v, u, system.dissipates),
             max((float((c(v) - c(v[:, :1])).abs().max()) for c in system.conserved.values()), default=float("nan")),
             float("nan") if rises is None else float(rises.double().mean()),
             float(_horizon(u, v, test.times).mean()),
         )
 
 
-def _drift(energy, v: Tensor, u: Tensor) -> float:
+def _drift(energy, v: Tensor, u: Tensor, dissipates: bool) -> float:
     here, spread = (energy(x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
-    return float((here - here[:, :1]).abs().max() / spread.std())
+    change = here.diff(dim=1).clamp(min=0) if dissipates else (here - here[:, :1]).abs()
+    return float(change.max() / spread.std())
 
 
 def _horizon(u: Tensor, v: Tensor, times: Tensor) -> Tensor:

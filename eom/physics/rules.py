@@ -41,7 +41,7 @@ def match_discrete_gradient(field: Any, window: Window) -> Tensor:
     n = window.u.shape[-1]
     after, before = window.u[:, 1:].reshape(-1, n), window.u[:, :-1].reshape(-1, n)
     change = _change(window)
-    return change - field.structure(discrete_gradient(field.energy, after, before)).view_as(change)
+    return change - field.structure(discrete_gradient(field.energy, after, before)).reshape(change.shape)
 
 
 @dataclass(frozen=True)
@@ -148,4 +148,4 @@ def _change(window: Window) -> Tensor:
 
 def _each(u: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
     """f of states [b, k, n], as one batch."""
-    return f(u.flatten(0, 1)).view_as(u)
+    return f(u.flatten(0, 1)).reshape(u.shape)

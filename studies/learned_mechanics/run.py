@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from command import answer
 
 from eom import physics
-from eom.physics import DataSet, LearnedSystem, System, Trajectories, data_sets, systems
+from eom.physics import DataSet, LearnedSystem, System, Trajectories, data_sets
 
 SYSTEMS: dict[str, tuple[DataSet, int]] = {  # and how many trajectories are observed
     "spring": (data_sets.springs(20.0, 100), 25),
@@ -142,12 +142,9 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
         rows.append(row)
         if out:
             pd.DataFrame(rows).to_csv(out, index=False)
-    found = pd.DataFrame(rows).groupby(["system", "model"], sort=False)[["energy", "state"]].median()
-    return {
-        f"{name}: {metric} of {kind}": value[metric]
-        for (name, kind), value in found.iterrows()
-        for metric in value.index
-    }
+    found = pd.DataFrame(rows).melt(["system", "model"], ["energy", "state"])
+    medians = found.groupby(["system", "model", "variable"], sort=False).value.median()
+    return {f"{name}: {metric} of {kind}": float(v) for (name, kind, metric), v in medians.items()}  # type: ignore[misc]
 
 
 if __name__ == "__main__":

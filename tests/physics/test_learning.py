@@ -1,0 +1,347 @@
+"""Learned systems: residuals that vanish on the true law, training that finds it, checkpoints, bad input."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import eom
+from eom import physics
+from eom.errors import DataError, LossNotFiniteError, SettingError, StepError
+from eom.physics import LearnedSystem, Trajectories, data_sets
+from eom.physics.rules import Rule
+from eom.physics.systems import rotate
+
+WIDE = torch.float64
+
+
+class Quadratic(nn.Module):
+    """sum_i c_i u_i^2: the spring's energy at c = 1."""
+
+    def __init__(self, size: int = 2, start: float = 1.0):
+        super().__init__()
+        self.c = nn.Parameter(torch.full((size,), start, dtype=WIDE))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return (self.c * u**2).sum(-1)
+
+
+def spring_data(count: int = 4, noise: float = 0.0, points: int = 30) -> Trajectories:
+    return data_sets.springs(noise=noise, points=points).draw(count, seed=0)
+
+
+def true_spring(rule: Rule, energy: nn.Module | None = None) -> LearnedSystem:
+    return LearnedSystem(2, physics.EnergyField(energy or Quadratic()), rule, physics.DiscreteGradient())
+
+
+def newton(model: nn.Module) -> torch.optim.LBFGS:
+    """Which goes on to rounding."""
+    return torch.optim.LBFGS(
+        model.parameters(), line_search_fn="strong_wolfe", tolerance_grad=1e-13, tolerance_change=1e-16
+    )
+
+
+def size_of(rule: Rule, h: float) -> float:
+    """Of the residual on the true law, for data of step h."""
+    data = data_sets.springs(span=4 * h, points=5, noise=0.0).draw(4, seed=0)
+    return float(physics.mean_square(true_spring(rule), data.windows()).sqrt().detach())
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [(physics.midpoint, 2), (physics.match_discrete_gradient, 2), (physics.Shooting(physics.RK4()), 4)],
+    ids=["midpoint", "discrete gradient", "Runge-Kutta"],
+)
+def test_residuals_of_the_true_law_fall_with_the_order_of_the_rule(rule, order):
+    slope = eom.testing.observed_order(lambda h: size_of(rule, h), [0.1, 0.05, 0.025])
+    assert slope == pytest.approx(order, abs=0.05)
+
+
+def test_rates_of_the_true_law_leave_nothing_and_a_wrong_sign_leaves_much():
+    window = spring_data().windows()
+    assert float(physics.mean_square(true_spring(physics.match_slopes), window).detach()) < 1e-28
+    wrong = true_spring(physics.match_slopes, Quadratic(start=-1.0))
+    assert float(physics.mean_square(wrong, window).detach()) > 1
+
+
+def test_uneven_times_leave_residuals_as_small():
+    data = data_sets.springs(span=0.4, points=5, noise=0.0).draw(20, seed=0, irregular=True)
+    for rule in (physics.midpoint, physics.match_discrete_gradient, physics.Shooting(physics.RK4())):
+        assert (
+            float(physics.mean_square(true_spring(rule), data.windows()).sqrt()) < 0.2
+        )  # (4 / 3) h^2 at h = .4, or less
+
+
+def test_the_adaptive_step_is_the_flow_and_its_adjoint_has_the_same_gradient():
+    data = spring_data()
+    grads = []
+    for adjoint in (False, True):
+        rule = physics.Shooting(physics.Adaptive(1e-9, 1e-11, adjoint=adjoint))
+        model = true_spring(rule, Quadratic(start=1.1))
+        loss = physics.mean_square(model, data.windows())
+        loss.backward()
+        grads.append(next(model.parameters()).grad)
+        assert float(physics.mean_square(true_spring(rule), data.windows()).detach()) < 1e-14
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=0)
+
+
+def test_a_lagrangian_gives_newtons_equation():
+    """L = v^2 / 2 + cos q, of which q'' = -sin q."""
+
+    class Net(nn.Module):
+        def forward(self, u: Tensor) -> Tensor:
+            return torch.cos(u[..., :1])
+
+    u = torch.randn(5, 2, dtype=WIDE, generator=torch.Generator().manual_seed(0))
+    field = physics.LagrangianField(Net())
+    torch.testing.assert_close(field(0.0, u), torch.stack([u[:, 1], -torch.sin(u[:, 0])], 1), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(field.energy(u), u[:, 1] ** 2 / 2 - torch.cos(u[:, 0]), rtol=1e-13, atol=1e-14)
+
+
+MODELS = {
+    "neural ODE": lambda: physics.neural_ode(2, physics.dense(2, 2, 16)),
+    "neural ODE, adjoint": lambda: physics.neural_ode(2, physics.dense(2, 2, 16), adjoint=True),
+    "second order": lambda: physics.second_order_ode(2, physics.dense(2, 1, 16)),
+    "Hamiltonian": lambda: physics.hamiltonian_network(2, physics.dense(2, 1, 16)),
+    "separable": lambda: physics.symplectic_network(2, lambda a, b: physics.dense(a, b, 16)),
+    "discrete gradient": lambda: physics.energy_model(2, physics.dense(2, 1, 16)),
+    "friction": lambda: physics.damped_energy_model(2, physics.dense(2, 1, 16)),
+    "Lagrangian": lambda: physics.lagrangian_network(2, physics.dense(2, 1, 16, nn.Softplus)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_and_predicts(name):
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    data = spring_data()
+    found = physics.fit(model, data, steps=10, every=1)
+    assert found.history.loss.iloc[-1] < found.history.loss.iloc[0]
+    predicted = model.predict(data.states[:, 0], data.times[0, :4])
+    assert predicted.states.shape == (4, 4, 2)
+    assert torch.equal(predicted.states[:, 0], data.states[:, 0])
+
+
+def test_the_discrete_gradient_finds_the_springs_energy_and_keeps_it():
+    """Exactly, at any step: for H = q^2 + p^2 its step is the midpoint's, a rotation by 2 atan(h) in place of 2 h."""
+    h = 0.2
+    data = data_sets.springs(span=4.0, points=21, noise=0.0).draw(5, seed=0)
+    model = physics.energy_model(2, Quadratic(start=0.5))
+    physics.fit(model, data, optimizer=newton(model), steps=3)
+    torch.testing.assert_close(next(model.parameters()).detach(), torch.full((2,), math.tan(h) / h, dtype=WIDE))
+    scores = physics.evaluate(model, physics.spring(), data)
+    assert scores.state < 1e-12
+    assert scores.energy < 1e-24
+    assert scores.drift < 1e-12
+
+
+def test_friction_is_learned():
+    """A small step, as the learned one fits the step and not the flow."""
+    data = data_sets.damped_springs(span=1.0, points=101, noise=0.0, friction=0.3).draw(5, seed=0)
+    model = physics.damped_energy_model(2, Quadratic(start=0.9)).double()
+    physics.fit(model, data, optimizer=newton(model), steps=3)
+    strength = model.field.get_submodule("structure").strength.detach()  # type: ignore[operator, union-attr]
+    assert float(strength) == pytest.approx(0.3, rel=1e-3)
+    assert physics.evaluate(model, physics.spring(0.3), data).rising == 0
+
+
+def distance(model: LearnedSystem, data: Trajectories, wanted: float, window: int = 1) -> float:
+    """Of the fitted c from the wanted one."""
+    physics.fit(model, data, optimizer=newton(model), steps=2, window=window, stride=window)
+    return float((model.field.energy.c.detach() - wanted).abs().max())  # type: ignore[union-attr]
+
+
+def test_fitted_states_undo_the_bias_of_noise():
+    """A fit of one step to noisy states is off by the noise's share, as a regression with errors in its variables.
+
+    Without noise the discrete gradient would find tan(h) / h, and shots of Runge-Kutta 1.
+    """
+    data = data_sets.springs(span=8.0, points=41, noise=0.1).draw(20, seed=0)
+    plain = true_spring(physics.match_discrete_gradient, Quadratic(start=0.9))
+    assert distance(plain, data, math.tan(0.2) / 0.2) > 0.02  # noise of variance .01 on states of .2
+    states = true_spring(
+        physics.ErrorsInVariables(physics.match_discrete_gradient, data, window=40, stride=40), Quadratic(start=0.9)
+    )
+    assert distance(states, data, math.tan(0.2) / 0.2, 40) < 0.01
+    starts = true_spring(physics.FromFittedStarts(data, physics.RK4(), window=10, stride=10), Quadratic(start=0.9))
+    assert distance(starts, data, 1.0, 10) < 0.01
+
+
+def test_a_training_goes_on_from_its_checkpoint_as_if_uncut(tmp_path):
+    data = spring_data()
+
+    def run(cuts: list[int], path) -> LearnedSystem:
+        for steps in cuts:
+            torch.manual_seed(0)
+            model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+            physics.fit(model, data, steps=steps, batch=16, every=5, checkpoint=path, validation=data.select([0]))
+        return model
+
+    whole, cut = run([20], tmp_path / "a.npz"), run([10, 20], tmp_path / "b.npz")
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = physics.energy_model(2, physics.dense(2, 1, 9)).double()
+    with pytest.raises(DataError, match="is no checkpoint of this model"):
+        physics.fit(other, data, steps=20, checkpoint=tmp_path / "a.npz")
+
+
+def test_training_stops_early_with_the_best_parameters():
+    data, unseen = spring_data(2, noise=0.1, points=6), spring_data(4, noise=0.1)
+    torch.manual_seed(0)
+    model = physics.neural_ode(2, physics.dense(2, 2, 32)).double()
+    model.rule = physics.midpoint
+    optimizer = torch.optim.Adam(model.parameters(), 3e-2)
+    found = physics.fit(model, data, optimizer=optimizer, steps=2000, every=10, validation=unseen, patience=5)
+    assert found.history.step.iloc[-1] < 2000
+    least = found.history.validation.min()
+    assert found.history.validation.iloc[-1] > least
+    assert float(physics.mean_square(model, unseen.windows()).detach()) == pytest.approx(least, rel=1e-12)
+
+
+def test_a_tracked_training_is_the_same_and_predicted(tmp_path):
+    data = spring_data()
+    ends = []
+    for tracked in (True, False):
+        torch.manual_seed(0)
+        model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        run = tmp_path / "run"
+        with eom.track(model, optimizer, physics.mean_square, run=run, disabled=not tracked, sharpness=0) as tracker:
+            physics.fit(model, data, optimizer=optimizer, loss=tracker.loss, steps=21)
+        ends.append(torch.cat([x.detach().flatten() for x in model.parameters()]))
+    assert torch.equal(*ends)
+    rows = eom.open_run(tmp_path / "run").table()
+    rows = rows.loc[(rows.quantity == "norm_squared_rate") & (rows.group == "all")]
+    table = rows.pivot(index="step", columns="source", values="value")
+    off = {k: ((table[f"order-{k}"] - table.measured) / table.measured).abs().max() for k in (0, 1)}
+    assert off[1] < 1e-3
+    assert off[1] < off[0] / 20
+
+
+class Paired(nn.Module):
+    """No energy of each sample: it sees the batch's mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.net(u)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.energy_model(4), r"states have 2 entries, the model 4: give it all coordinates"),
+        (
+            lambda: physics.energy_model(2, physics.dense(2, 3)),
+            r"energy of 2 states has shape \[2, 3\], expected \[2\]",
+        ),
+        (lambda: physics.energy_model(2, Paired()), "must not see each other, as in BatchNorm"),
+    ],
+    ids=["q without p", "not scalar", "batch norm"],
+)
+def test_models_of_something_else_are_refused(make, message):
+    with pytest.raises(DataError, match=message):
+        physics.fit(make().double(), spring_data(), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0, expected 1 or more"),
+        ({"window": 1.5}, "window is 1.5"),
+        ({"batch": -1}, "batch is -1"),
+        ({"patience": 3}, "patience is measured on validation"),
+    ],
+    ids=["steps", "window", "batch", "patience"],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(SettingError, match=message):
+        physics.fit(physics.energy_model(2).double(), spring_data(), **settings)
+
+
+def test_too_few_points_for_a_window_and_rates_not_observed_are_said():
+    data = spring_data()
+    with pytest.raises(DataError, match=r"30 points, too few for windows of 30 steps: observe longer"):
+        physics.fit(physics.energy_model(2).double(), data, steps=1, window=30)
+    bare = Trajectories(data.times, data.states)
+    with pytest.raises(DataError, match="compares rates, and none were observed"):
+        physics.fit(physics.hamiltonian_network(2).double(), bare, steps=1)
+
+
+def test_a_grid_with_an_edge_is_refused_by_a_periodic_model():
+    x = torch.linspace(0, 1, 20, dtype=WIDE)
+    model = physics.energy_model(20, physics.GridEnergy((20,), 4)).double()
+    slope = torch.stack([x, 1.1 * x])[None]
+    for states, message in ((slope, "it is not periodic"), (torch.sin(2 * math.pi * slope), "that point comes once")):
+        states = states.round(decimals=12) if "once" in message else states
+        with pytest.raises(DataError, match=message):
+            physics.fit(
+                model, Trajectories(torch.tensor([0.0, 1.0]), states[:, [0, 0]] if "once" in message else states)
+            )
+
+
+def test_a_loss_that_is_not_finite_leaves_the_best_parameters():
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    before = [x.detach().clone() for x in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), 1e200)
+    with pytest.raises(LossNotFiniteError, match=r"has its parameters of step 0 again\. Take a smaller learning rate"):
+        physics.fit(model, spring_data(), optimizer=optimizer, steps=50)
+    for a, b in zip(before, model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_prediction_that_runs_away_says_at_which_step():
+    model = LearnedSystem(1, physics.PlainField(nn.Identity()), physics.midpoint, physics.RK4())
+    model.field = _Square()
+    with pytest.raises(StepError, match=r"stopped at step \d+ of 20: the motion has left the finite numbers"):
+        model.predict(torch.ones(1, 1, dtype=WIDE), torch.arange(21.0))
+
+
+class _Square(nn.Module):
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        return u**2
+
+
+def test_structures_keep_the_laws_they_promise():
+    torch.manual_seed(0)
+    grid = (8, 8)
+    laws = {
+        "conserves": [physics.SkewKernel((16,)), physics.SkewKernel(grid), rotate],
+        "dissipates": [
+            physics.DissipativeKernel((16,)),
+            physics.DissipativeKernel(grid),
+            physics.Friction(4),
+            physics.DissipativeMatrix(4),
+        ],
+        None: [physics.FreeKernel((16,)), physics.FreeKernel(grid), physics.FreeMatrix(4)],
+    }
+    for law, structures in laws.items():
+        for structure in structures:
+            structure = structure.double() if isinstance(structure, nn.Module) else structure
+            size = math.prod(getattr(structure, "grid", (4,)))
+            assert physics.law_of(structure, size) == law
+
+
+@pytest.mark.parametrize("grid", [(16,), (8, 8)], ids=["one dimension", "two dimensions"])
+def test_guaranteed_kernels_keep_mass_and_are_symmetric(grid):
+    torch.manual_seed(0)
+    kernel = physics.DissipativeKernel(grid).double().kernel.detach()
+    assert abs(float(kernel.sum())) < 1e-14
+    torch.testing.assert_close(kernel, kernel.flip(tuple(range(kernel.ndim))), rtol=1e-13, atol=1e-15)
+
+
+def test_a_kernel_weighs_neighbours_as_its_stencil_says():
+    torch.manual_seed(0)
+    for grid in ((7,), (5, 7)):
+        free = physics.FreeKernel(grid, scale=2.0).double()
+        g = torch.randn(3, math.prod(grid), dtype=WIDE)
+        wide, kernel = g.unflatten(-1, grid), free.kernel.detach()
+        axes = tuple(range(1, wide.ndim))
+        by_hand = sum(
+            kernel[at] * wide.roll([1 - k for k in at], axes) for at in itertools.product(range(3), repeat=len(grid))
+        )
+        torch.testing.assert_close(free(g).detach(), by_hand.flatten(1), rtol=1e-13, atol=1e-14)

@@ -1,0 +1,176 @@
+"""Observations: what is taken, what is refused and how it is said, files."""
+
+import numpy as np
+import pytest
+import torch
+
+from eom.errors import DataError
+from eom.physics import DataSet, Trajectories, data_sets, read_csv
+from eom.physics.data_sets import motion
+
+WIDE = torch.float64
+
+
+def ramp(b: int = 2, s: int = 5, n: int = 2) -> Trajectories:
+    states = torch.arange(b * s * n, dtype=WIDE).view(b, s, n)
+    return Trajectories(torch.arange(s, dtype=WIDE), states, slopes=-states)
+
+
+def test_windows_are_all_stretches_in_order():
+    data = ramp()
+    window = data.windows(2)
+    assert window.u.shape == (6, 3, 2)
+    assert window.t[1].tolist() == [1.0, 2.0, 3.0]
+    assert torch.equal(window.u[4], data.states[1, 1:4])
+    assert window.slope is not None
+    assert torch.equal(window.slope, -window.u)
+    assert data.windows(2, stride=2).u.shape == (4, 3, 2)
+    assert torch.equal(data.windows(2, stride=2).u[3], data.states[1, 2:5])
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path):
+    data = ramp()
+    data.save(tmp_path / "a.npz")
+    same = Trajectories.load(tmp_path / "a.npz")
+    assert same.slopes is not None
+    assert same.entries == data.entries
+    assert torch.equal(same.times, data.times)
+    assert torch.equal(same.states, data.states)
+    assert torch.equal(same.slopes, -data.states)
+    (tmp_path / "b.npz").write_text("no archive")
+    with pytest.raises(DataError, match=r"b\.npz holds no trajectories"):
+        Trajectories.load(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("times", "states", "message"),
+    [
+        (
+            [0.0, 1.0, 1.0],
+            torch.zeros(1, 3, 2),
+            r"trajectory 0 repeat or fall at points 1 and 2: 1, then 1\. Sort them",
+        ),
+        ([0.0, 2.0, 1.0], torch.zeros(1, 3, 2), "repeat or fall at points 1 and 2: 2, then 1"),
+        ([0.0, torch.nan, 1.0], torch.zeros(1, 3, 2), "1 numbers among the times are not finite"),
+        ([0.0, 1.0], torch.tensor([[[0.0, 1], [torch.nan, 2]]]), "the first of u0 in trajectory 0 at point 1. Leave"),
+        ([0.0], torch.zeros(1, 1, 2), "1 points in time, expected two or more"),
+        ([0.0, 1.0], torch.zeros(2, 2), r"states have shape \[2, 2\], expected floats \[trajectories, times, n\]"),
+        ([0.0, 1.0], torch.zeros(1, 2, 2, dtype=torch.long), "expected floats"),
+        ([0.0, 1.0, 2.0], torch.zeros(1, 2, 2), r"times have shape \[3\], expected \[2\] or \[1, 2\]"),
+    ],
+    ids=["repeated", "falling", "nan time", "nan state", "one point", "flat", "integers", "other length"],
+)
+def test_observations_that_say_nothing_are_refused(times, states, message):
+    with pytest.raises(DataError, match=message):
+        Trajectories(torch.tensor(times), states)
+
+
+def test_windows_longer_than_the_trajectories_are_refused():
+    with pytest.raises(DataError, match="windows of 5 steps in trajectories of 5 points"):
+        ramp().windows(5)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
+def test_a_csv_file_becomes_a_trajectory(tmp_path, mark):
+    path = tmp_path / "pendulum.csv"
+    path.write_text(f"{mark}time, angle,velocity,note\n0,.5,0,a\n.1, .49,-.1,b\n.3,.4,-.2,c\n", encoding="utf-8")
+    data = read_csv(path, time="time", coordinates=["angle", "velocity"])
+    assert data.entries == ("angle", "velocity")
+    assert data.times.tolist() == [[0.0, 0.1, 0.3]]
+    assert data.states.tolist() == [[[0.5, 0.0], [0.49, -0.1], [0.4, -0.2]]]
+
+
+def test_a_column_tells_trajectories_apart(tmp_path):
+    path = tmp_path / "two.csv"
+    path.write_text("run,t,x\na,0,1\nb,0,5\na,1,2\nb,2,6\n")
+    data = read_csv(path, time="t", coordinates=["x"], member="run")
+    assert data.states[..., 0].tolist() == [[1.0, 2.0], [5.0, 6.0]]
+    assert data.times.tolist() == [[0.0, 1.0], [0.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("t,x\n0,1\n1,two\n", r"line 3: x holds 'two', which is no number \(1 such lines\)"),
+        ("t,x\n0,1\n1,\n2,\n", r"line 3: x is empty \(2 such lines\)\. Delete them; times need not be even"),
+        ("t,y\n0,1\n1,2\n", "has the columns t, y, and not x"),
+        ("t,x\n0,1\n0,2\n", "times of trajectory 0 repeat or fall at points 0 and 1"),
+        ("t,x\n0,1\n", "1 points in time"),
+        ("", "could not be read as a CSV file"),
+        ("t,x\n0,1\n1,inf\n", "1 numbers among the states are not finite, the first of x"),
+    ],
+    ids=["string", "empty", "missing column", "repeated time", "one line", "nothing", "infinite"],
+)
+def test_csv_files_with_errors_are_refused_with_the_line(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_csv(tmp_path / "a.csv", time="t", coordinates=["x"])
+
+
+def test_a_csv_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+    (tmp_path / "b.csv").write_bytes(b"t,x\n0,\xff\xfe\n")
+    for name in ("a.csv", "b.csv"):
+        with pytest.raises(DataError, match=f"{name} could not be read"):
+            read_csv(tmp_path / name, time="t", coordinates=["x"])
+    (tmp_path / "c.csv").write_text("r,t,x\na,0,1\na,1,2\nb,0,1\n")
+    with pytest.raises(DataError, match="trajectories have 1 to 2 rows"):
+        read_csv(tmp_path / "c.csv", time="t", coordinates=["x"], member="r")
+
+
+SETS: dict[str, DataSet] = {
+    "springs": data_sets.springs(),
+    "pendulums": data_sets.pendulums(1.0, 5),
+    "damped springs": data_sets.damped_springs(),
+    "double pendulums": data_sets.double_pendulums(0.5, 5),
+    "two bodies": data_sets.two_bodies(2.0, 5),
+    "three bodies": data_sets.three_bodies(1.0, 5),
+    "chains": data_sets.chains(),
+    "solitons": data_sets.solitons(steps=5),
+    "separations": data_sets.separations(24, steps=5),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_data_are_the_same_for_the_same_seed_and_keep_the_energy(name):
+    drawn = SETS[name]
+    data = drawn.draw(3, seed=1)
+    assert torch.equal(data.states, drawn.draw(3, seed=1).states)
+    assert not torch.equal(data.states, drawn.draw(3, seed=2).states)
+    energies = drawn.system.energy(drawn.exact(3, seed=1).states)
+    if drawn.system.dissipates:
+        assert bool((energies.diff(dim=1) < 0).all())
+    else:
+        torch.testing.assert_close(energies[:, -1], energies[:, 0], rtol=1e-8, atol=1e-10)
+
+
+def test_noise_has_the_stated_size_and_rates_are_free_of_it():
+    drawn = data_sets.springs()
+    data, exact = drawn.draw(50, seed=0), drawn.exact(50, seed=0)
+    off = (data.states - exact.states).flatten()
+    assert float(off.std()) == pytest.approx(0.1, rel=4 / np.sqrt(2 * len(off)))
+    assert torch.equal(data.slopes, exact.slopes)
+
+
+def test_rates_are_slopes_of_the_motion():
+    drawn = data_sets.pendulums(1e-3, 3, noise=0.0)
+    data = drawn.exact(4, seed=0)
+    assert data.slopes is not None
+    secant = (data.states[:, 2] - data.states[:, 0]) / 1e-3
+    torch.testing.assert_close(
+        data.slopes[:, 1], secant, rtol=0, atol=2.1e-6
+    )  # h^2 / 6 times a third derivative below 50
+
+
+def test_irregular_times_are_each_trajectorys_own_and_on_the_motion():
+    drawn = data_sets.springs(noise=0.0)
+    data = drawn.draw(2, seed=0, irregular=True)
+    assert bool((data.times.diff(dim=1) > 0).all())
+    assert not torch.equal(data.times[0], data.times[1])
+    one = motion(drawn.system, data.states[1:, 0], data.times[1])
+    torch.testing.assert_close(one, data.states[1:], rtol=0, atol=1e-12)
+
+
+def test_data_by_the_systems_own_scheme_are_near_those_of_an_accurate_solver():
+    drawn = data_sets.solitons(24, steps=10)
+    off = drawn.draw(2, seed=0, by_scheme=True).states - drawn.draw(2, seed=0).states
+    assert 1e-9 < float(off.abs().max()) < 1e-3
