@@ -46,6 +46,27 @@ class EnergySystem:
         return self.structure(gradient(self.energy, u))
 
 
+def law_of(structure: Structure, size: int) -> str | None:
+    """ "conserves" where G is skew, "dissipates" where it is negative semidefinite, None where it is neither.
+
+    By the eigenvalues of its symmetric part, to rounding; beyond 600 entries by 32 random directions.
+    """
+    wide = next((x.dtype for x in getattr(structure, "parameters", list)()), torch.float64)
+    with torch.no_grad():
+        if size <= 600:
+            matrix = structure(torch.eye(size, dtype=wide)).T
+            values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+            scale = float(matrix.abs().sum(1).max())
+        else:
+            g = torch.randn(32, size, dtype=wide, generator=torch.Generator().manual_seed(0))
+            moved = structure(g)
+            values, scale = (g * moved).sum(-1), float((g.norm(dim=-1) * moved.norm(dim=-1)).max())
+    rounding = 100 * torch.finfo(wide).eps * scale
+    if float(values.abs().max()) <= rounding:
+        return "conserves"
+    return "dissipates" if float(values.max()) <= rounding else None
+
+
 def gonzalez(energy: Energy, u: State, v: State) -> State:
     """grad H(m) + (H(u) - H(v) - grad H(m) . d) d / |d|^2, m the midpoint and d = u - v; all entries see each other."""
     d, middle = u - v, gradient(energy, (u + v) / 2)

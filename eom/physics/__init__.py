@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eom.calculus.discrete import discrete_gradient
-    from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
+    from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe, law_of
     from eom.dynamics.runge_kutta import RK4
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
     from eom.physics.data_sets import DataSet
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
         FreeMatrix,
         Friction,
         SkewKernel,
-        law_of,
     )
     from eom.physics.systems import System, bodies, double_pendulum, pendulum, spring, spring_chain
     from eom.physics.trajectories import Trajectories, Window
@@ -63,13 +62,13 @@ _NAMES = {
     "eom.physics.systems": "System spring pendulum double_pendulum bodies spring_chain",
     "eom.physics.lattices": "korteweg_de_vries soliton cahn_hilliard wave",
     "eom.calculus.discrete": "discrete_gradient",
-    "eom.dynamics.energy": "EnergySystem DiscreteGradient gonzalez MeanValue itoh_abe",
+    "eom.dynamics.energy": "EnergySystem DiscreteGradient gonzalez MeanValue itoh_abe law_of",
     "eom.dynamics.runge_kutta": "RK4",
     "eom.dynamics.symplectic": "Separable Leapfrog Composed yoshida suzuki Gauss ImplicitMidpoint",
     "eom.physics.trajectories": "Trajectories Window",
     "eom.physics.measured_files": "read_csv read_frames",
     "eom.physics.data_sets": "DataSet",
-    "eom.physics.structures": "Friction FreeMatrix DissipativeMatrix FreeKernel DissipativeKernel SkewKernel law_of",
+    "eom.physics.structures": "Friction FreeMatrix DissipativeMatrix FreeKernel DissipativeKernel SkewKernel",
     "eom.physics.learned_fields": (
         "dense GridEnergy PlainField SecondOrderField EnergyField SeparableField LagrangianField"
     ),
@@ -88,9 +87,9 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "System", "spring", "pendulum", "double_pendulum", "bodies", "spring_chain", "korteweg_de_vries", "soliton",
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
-    "itoh_abe", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
+    "itoh_abe", "law_of", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
     "Trajectories", "Window", "read_csv", "read_frames", "DataSet",
-    "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "law_of",
+    "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel",
     "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
     "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts",
     "ErrorsInVariables", "Adaptive", "LearnedSystem",

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eom.dynamics.energy import gradient
-from eom.physics.structures import Structure
+from eom.dynamics.energy import Structure, gradient
 from eom.physics.systems import rotate
 
 

@@ -16,9 +16,10 @@ class Scores(NamedTuple):
     """Means over trajectories and times; nan where there is no such number.
 
     ``derivative`` mean |f(u) - u'|^2 per entry on true states; ``energy`` mean (H(v) - H(u))^2 of the true H, v
-    predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise in
-    a step where the system dissipates, over its spread on the test states; ``invariants`` largest change of what the flow keeps, or of mass; ``rising`` share of steps
-    in which the true H rises though the system dissipates; ``horizon`` mean time to a relative error of 1/2.
+    predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise
+    in a step where the system dissipates, over its spread on the test states; ``invariants`` largest change of what
+    the flow keeps; ``rising`` share of steps in which the true H rises though the system dissipates; ``horizon`` mean
+    time to a relative error of 1/2 of the state.
     """
 
     derivative: float

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eom.dynamics.energy import DiscreteGradient
+from eom.dynamics.energy import DiscreteGradient, Structure
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper
 from eom.dynamics.symplectic import Leapfrog
@@ -21,7 +21,7 @@ from eom.physics.rules import (
     match_discrete_gradient,
     match_slopes,
 )
-from eom.physics.structures import Friction, Structure
+from eom.physics.structures import Friction
 from eom.physics.systems import rotate
 from eom.physics.trajectories import Trajectories, Window
 

@@ -1,33 +1,29 @@
 """Learned structures G of u' = G grad H(u): maps g [b, n] -> G g, and which law each keeps by construction."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eom.errors import SettingError
-from eom.physics.systems import rotate
-
-Structure = Callable[[Tensor], Tensor]
+from eom.physics.systems import rotate_with_friction
 
 
 class Friction(nn.Module):
-    """(S - diag(0, r)) g with learned r > 0, one for each momentum: energy falls."""
+    """(S - diag(0, r)) g with learned r = root^2, one for each momentum: energy never rises."""
 
     def __init__(self, size: int, start: float = 0.1):
         super().__init__()
-        self.raw = nn.Parameter(torch.full((size // 2,), math.log(math.expm1(start))))
+        self.root = nn.Parameter(torch.full((size // 2,), math.sqrt(start)))
 
     @property
     def strength(self) -> Tensor:
         """[n / 2] r."""
-        return F.softplus(self.raw)
+        return self.root**2
 
     def forward(self, g: Tensor) -> Tensor:
-        lost = self.strength * g.chunk(2, -1)[1]
-        return rotate(g) - torch.cat([torch.zeros_like(lost), lost], -1)
+        return rotate_with_friction(self.strength)(g)
 
 
 class FreeMatrix(nn.Module):
@@ -123,23 +119,3 @@ def convolved(g: Tensor, kernel: Tensor, grid: tuple[int, ...]) -> Tensor:
 def _require_odd(width: int) -> None:
     if width % 2 != 1:
         raise SettingError(f"width is {width}, expected an odd number: a kernel has a middle")
-
-
-def law_of(structure: Structure, size: int, dtype: torch.dtype = torch.float64) -> str | None:
-    """ "conserves" where G is skew, "dissipates" where it is negative semidefinite, None where it is neither.
-
-    By the symmetric part of its matrix, to rounding; beyond 600 entries by 32 random directions.
-    """
-    with torch.no_grad():
-        if size <= 600:
-            matrix = structure(torch.eye(size, dtype=dtype)).T
-            values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-            scale = float(matrix.abs().sum(1).max())
-        else:
-            g = torch.randn(32, size, dtype=dtype, generator=torch.Generator().manual_seed(0))
-            moved = structure(g)
-            values, scale = (g * moved).sum(-1), float((g.norm(dim=-1) * moved.norm(dim=-1)).max())
-    rounding = 100 * torch.finfo(dtype).eps * scale
-    if float(values.abs().max()) <= rounding:
-        return "conserves"
-    return "dissipates" if float(values.max()) <= rounding else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import DiscreteGradient, EnergySystem
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of
 from eom.dynamics.field import State
 from eom.dynamics.stepper import Stepper, march
 from eom.errors import SettingError
@@ -24,6 +24,9 @@ class System:
 
     ``conserved`` are numbers that its flow keeps, besides the energy where ``dissipates`` is False; ``solution`` (t,
     u_0) -> u(t) is exact. ``stepper`` keeps the energy, or lets it fall as the flow does.
+
+    Raises:
+        SettingError: a structure that is not skew, or not negative semidefinite, as ``dissipates`` says.
     """
 
     name: str
@@ -34,6 +37,19 @@ class System:
     dissipates: bool = False
     solution: Callable[[float, State], State] | None = None
     stepper: Stepper = field(default_factory=DiscreteGradient)
+
+    def __post_init__(self) -> None:
+        law, promised = law_of(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
+        if law != promised:
+            is_so = {"conserves": "skew", "dissipates": "negative semidefinite"}
+            came = "neither skew nor negative semidefinite" if law is None else is_so[law]
+            raise SettingError(
+                f"the structure G of {self.name} is {came}, and a system that {promised} energy needs one that is "
+                f"{is_so[promised]}; or set dissipates={law == 'dissipates'}"
+                if law
+                else f"the structure G of {self.name} is {came}: its energy may rise and fall. Give an EnergySystem, "
+                "which promises no law"
+            )
 
     @property
     def size(self) -> int:

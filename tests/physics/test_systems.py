@@ -9,7 +9,7 @@ from torch import Tensor
 from eom.dynamics.energy import gradient
 from eom.errors import SettingError, StepError
 from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
-from eom.physics.systems import System, bodies, double_pendulum, pendulum, spring, spring_chain
+from eom.physics.systems import System, bodies, double_pendulum, pendulum, rotate, spring, spring_chain
 
 WIDE = torch.float64
 
@@ -154,3 +154,17 @@ def test_a_step_beyond_convergence_is_named_with_its_time():
     still = circling(2) * torch.tensor([1.0] * 4 + [0.0] * 4, dtype=WIDE)
     with pytest.raises(StepError, match=r"at time .* with h = 0.5.*take a smaller step"):
         bodies(2).simulate(still, h=0.5, steps=40)
+
+
+@pytest.mark.parametrize(
+    ("structure", "dissipates", "message"),
+    [
+        (lambda g: g.roll(1, -1), False, "neither skew nor negative semidefinite: its energy may rise and fall"),
+        (lambda g: -g, False, "is negative semidefinite, and a system that conserves energy needs one that is skew"),
+        (rotate, True, "is skew, and a system that dissipates energy needs"),
+    ],
+    ids=["neither", "falls", "keeps"],
+)
+def test_a_structure_that_breaks_the_promised_law_is_refused(structure, dissipates, message):
+    with pytest.raises(SettingError, match=message):
+        System("mine", lambda u: u.square().sum(-1), structure, ("a", "b", "c", "d"), dissipates=dissipates)

@@ -148,6 +148,8 @@ def test_noise_has_the_stated_size_and_rates_are_free_of_it():
     data, exact = drawn.draw(50, seed=0), drawn.exact(50, seed=0)
     off = (data.states - exact.states).flatten()
     assert float(off.std()) == pytest.approx(0.1, rel=4 / np.sqrt(2 * len(off)))
+    assert data.slopes is not None
+    assert exact.slopes is not None
     assert torch.equal(data.slopes, exact.slopes)
 
 
