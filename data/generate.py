@@ -5,6 +5,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
+
 from eom.physics import Trajectories, data_sets
 
 HERE = Path(__file__).parent
@@ -33,6 +35,13 @@ def digest(data: Trajectories) -> str:
     return found.hexdigest()
 
 
+def write_csv(data: Trajectories) -> None:
+    """The stand-in as a table, as a user's own pendulum would come."""
+    columns = torch.cat([data.times[0, :, None], data.states[0]], 1).tolist()
+    lines = ["time,angle,momentum", *(",".join(f"{x:.9g}" for x in row) for row in columns)]
+    (HERE / "stand-in-pendulum.csv").write_text("\n".join(lines) + "\n")
+
+
 def main(check: bool = False) -> None:
     if check:
         wanted = json.loads(HASHES.read_text())
@@ -43,6 +52,7 @@ def main(check: bool = False) -> None:
         data = drawn.draw(count, seed=0, irregular=irregular)
         data.save(HERE / f"{name}.npz")
         hashes[name] = digest(data)
+    write_csv(Trajectories.load(HERE / "stand-in-pendulum.npz"))
     HASHES.write_text(json.dumps(hashes, indent=2) + "\n")
 
 

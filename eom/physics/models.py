@@ -73,7 +73,7 @@ class LearnedSystem(nn.Module):
             )
 
 
-def mean_square(model: LearnedSystem, window: Window) -> Tensor:
+def mean_square(model: Any, window: Window) -> Tensor:
     """(1/N) sum |residual|^2 over the window's rows and steps: a loss function of (model, batch)."""
     return model.residual(window).square().sum(-1).mean()
 

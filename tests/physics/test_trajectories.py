@@ -1,5 +1,9 @@
 """Observations: what is taken, what is refused and how it is said, files."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -176,3 +180,20 @@ def test_data_by_the_systems_own_scheme_are_near_those_of_an_accurate_solver():
     drawn = data_sets.solitons(24, steps=10)
     off = drawn.draw(2, seed=0, by_scheme=True).states - drawn.draw(2, seed=0).states
     assert 1e-9 < float(off.abs().max()) < 1e-3
+
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+def test_the_files_that_are_shipped_are_what_their_generator_makes():
+    subprocess.run([sys.executable, DATA / "generate.py", "--check"], check=True)
+    for name, drawn in {"springs": data_sets.springs(), "chains": data_sets.chains()}.items():
+        file = Trajectories.load(DATA / f"{name}.npz")
+        made = drawn.draw(len(file), seed=0)
+        torch.testing.assert_close(file.states, made.states, rtol=1e-9, atol=1e-9)  # machines differ in the last digits
+
+
+def test_the_table_of_the_stand_in_is_the_stand_in():
+    table = read_csv(DATA / "stand-in-pendulum.csv", time="time", coordinates=["angle", "momentum"])
+    file = Trajectories.load(DATA / "stand-in-pendulum.npz")
+    torch.testing.assert_close(table.states, file.states, rtol=1e-8, atol=1e-9)
