@@ -37,10 +37,15 @@ def gradient(energy: Energy, u: State) -> State:
 
 @dataclass(frozen=True)
 class EnergySystem:
-    """u' = G grad H(u) for states [b, n]; called, it is the vector field."""
+    """u' = G grad H(u) for states [b, n]; called, it is the vector field.
+
+    ``grid`` are the points along each axis, where n = channels x points of a periodic grid and the equation is the same
+    everywhere on it: implicit steps may then be large.
+    """
 
     energy: Energy
     structure: Structure
+    grid: tuple[int, ...] = ()
 
     def __call__(self, t: float, u: State) -> State:
         return self.structure(gradient(self.energy, u))
@@ -110,7 +115,7 @@ class DiscreteGradient:
     ``itoh_abe``, of order 1; for skew G ``yoshida(DiscreteGradient())`` is of order 4. Gradients flow through the step.
 
     Raises:
-        StepError: the implicit equation is not solved at this step size.
+        StepError: the implicit equation is not solved at this step size; it names time, residuals and what to do.
     """
 
     rule: Rule = discrete_gradient
@@ -127,7 +132,7 @@ class DiscreteGradient:
             return rows + h * field.structure(self.rule(field.energy, u, rows))
 
         try:
-            solved: Solved = solve(g, rows)
+            solved: Solved = solve(g, rows, grid=field.grid)
         except StepError as failure:
             raise StepError(f"at time {t:.4g} with h = {h:g}, {failure}") from failure
-        return differentiable(g, solved.u).view(y.shape), None
+        return differentiable(g, solved.u, field.grid).view(y.shape), None

@@ -1,7 +1,9 @@
 """Solutions of u = g(u) for a batch of states: fixed points, then Anderson's mixing, then Newton's method.
 
-Each is tried where the one before does not converge: the cheapest that does is the one that is paid for. Gradients flow
-through the solution by the implicit function theorem, u' = (1 - g'(u))^-1 g', with one transposed solve.
+Each is tried where the one before does not converge: the cheapest that does is the one that is paid for. On a periodic
+grid what comes after fixed points is loosened first (``periodic``). Newton's method has matrices for small states, and
+Krylov spaces for large ones. Gradients flow through the solution by the implicit function theorem,
+u' = (1 - g'(u))^-1 g', with one transposed solve.
 
 Source: Walker & Ni, SIAM J. Numer. Anal. 49(4), 2011 (Anderson's mixing as a least-squares problem).
 """
@@ -13,7 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eom.errors import StepError
+from eom.dynamics.newton_krylov import direction
+from eom.dynamics.periodic import loosened
+from eom.errors import SettingError, StepError
 
 Map = Callable[[Tensor], Tensor]  # [b, n] -> [b, n], row by row
 Advance = Callable[[Tensor, Tensor], Tensor]  # (u, g(u)) -> the next u
@@ -35,23 +39,27 @@ class Solved(NamedTuple):
     method: str
 
 
-def solve(g: Map, start: Tensor, *, rtol: float | None = None) -> Solved:
+def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, ...] = ()) -> Solved:
     """u = g(u) for every row of ``start`` [b, n], near it; u carries no gradient.
 
     Args:
         g: row by row: what it gives for one depends on that one alone. rtol: wanted residual, by default near rounding.
+        grid: points along each axis, where a state is n = channels x points of a periodic grid.
 
     Raises:
-        StepError: none of the methods converges; it names the residuals.
+        StepError: none of the methods converges; it names the residuals. SettingError: a grid that does not divide n.
     """
-    wanted = 20 * torch.finfo(start.dtype).eps if rtol is None else rtol
+    wanted, n = 20 * torch.finfo(start.dtype).eps if rtol is None else rtol, start.shape[-1]
+    if n % math.prod(grid):
+        raise SettingError(f"a state has {n} entries, expected a multiple of those of the grid {list(grid)}")
     with torch.no_grad():
         best = Solved(start, math.inf, 0, "")
         said = []
         for name, method in METHODS.items():
-            if name == "newton" and start.shape[-1] > LARGEST:
-                said.append(f"newton: a matrix of {start.shape[-1]} rows is not formed")
+            if name == ("newton" if n > LARGEST else "newton-krylov"):
                 continue
+            if grid and name == "anderson":
+                g = loosened(g, best.u, grid)
             found = method(g, best.u, wanted)
             calls = best.calls + found.calls
             if found.residual <= wanted:
@@ -65,7 +73,7 @@ def solve(g: Map, start: Tensor, *, rtol: float | None = None) -> Solved:
     )
 
 
-def differentiable(g: Map, solved: Tensor) -> Tensor:
+def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor:
     """``solved`` [b, n], a solution of u = g(u), with the gradient of the solution in all that g depends on.
 
     The pulled-back weight w of u solves w = w_0 + g'(u)^T w, an equation of the same kind.
@@ -85,7 +93,7 @@ def differentiable(g: Map, solved: Tensor) -> Tensor:
         def product(w: Tensor) -> Tensor:
             return weight + torch.autograd.grad(value, at, w, retain_graph=True)[0]
 
-        return solve(product, weight).u
+        return solve(product, weight, grid=grid).u
 
     with torch.enable_grad():  # once more, as a hook on ``value`` would call itself
         out = g(solved.detach())
@@ -151,6 +159,11 @@ def newton(g: Map, u: Tensor, wanted: float) -> Solved:
     return iterated(g, u, wanted, "newton", MANY // 3, math.inf, advance)
 
 
+def newton_krylov(g: Map, u: Tensor, wanted: float) -> Solved:
+    """The same without matrices; a call is a call of g here too, those for directions not counted."""
+    return iterated(g, u, wanted, "newton-krylov", MANY // 3, math.inf, lambda u, value: u + direction(g, u, value))
+
+
 def _matrices(g: Map, u: Tensor) -> Tensor:
     """[b, n, n] of 1 - g'(u), row by row of reverse mode."""
     at, unit = u.detach().requires_grad_(), torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
@@ -164,4 +177,5 @@ METHODS: dict[str, Callable[[Map, Tensor, float], Solved]] = {
     "fixed point": fixed_point,
     "anderson": anderson,
     "newton": newton,
+    "newton-krylov": newton_krylov,
 }

@@ -106,6 +106,7 @@ class Gauss:
     def step(self, field: VectorField, t: float, h: float, y: State, carry: Any) -> tuple[State, None]:
         a, b = (torch.tensor(x, dtype=y.dtype, device=y.device) for x in TABLEAUS[self.stages])
         rows, times = y.reshape(-1, y.shape[-1]), (t + h * a.sum(1)).tolist()
+        grid = getattr(field, "grid", ())  # of an EnergySystem
 
         def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]
             parts = zip(times, at.view(len(rows), self.stages, -1).unbind(1), strict=True)
@@ -115,10 +116,10 @@ class Gauss:
             return (rows[:, None] + h * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)
 
         try:
-            solved = solve(g, rows.repeat(1, self.stages))
+            solved = solve(g, rows.repeat(1, self.stages), grid=grid)
         except StepError as failure:
             raise StepError(f"at time {t:.4g} with h = {h:g}, {failure}") from failure
-        stages = differentiable(g, solved.u)
+        stages = differentiable(g, solved.u, grid)
         return (rows + h * torch.einsum("j,bjn->bn", b, slopes(stages))).view(y.shape), None
 
 

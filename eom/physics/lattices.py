@@ -33,7 +33,7 @@ def korteweg_de_vries(points: int = 50, width: float = 10.0) -> System:
 
     return System(
         "KdV", energy, structure, tuple(f"u({k * dx:.3g})" for k in range(points)),
-        {"mass": lambda u: u.sum(-1) * dx}, solution=None,
+        {"mass": lambda u: u.sum(-1) * dx}, grid=(points,),
     )  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def cahn_hilliard(points: int = 50, width: float = 1.0, gamma: float = 5e-4, dim
 
     names = tuple(f"u{k}" for k in range(points**dimensions))
     name = "Cahn-Hilliard" if dimensions == 1 else "Cahn-Hilliard, two dimensions"
-    return System(name, energy, structure, names, {"mass": lambda u: u.sum(-1) * cell}, dissipates=True)
+    conserved = {"mass": lambda u: u.sum(-1) * cell}
+    return System(name, energy, structure, names, conserved, dissipates=True, grid=shape)
 
 
 def wave(points: int = 50, width: float = 1.0, speed: float = 1.0) -> System:
@@ -92,7 +93,7 @@ def wave(points: int = 50, width: float = 1.0, speed: float = 1.0) -> System:
 
     names = (*(f"u{k}" for k in range(points)), *(f"v{k}" for k in range(points)))
     conserved = {"momentum": lambda y: y.chunk(2, -1)[1].sum(-1) * dx}
-    return System("wave equation", energy, structure, names, conserved, solution=solution)
+    return System("wave equation", energy, structure, names, conserved, solution=solution, grid=(points,))
 
 
 def _cell(points: int, width: float) -> float:

@@ -71,11 +71,15 @@ class SecondOrderField(nn.Module):
 
 
 class EnergyField(nn.Module):
-    """u' = G grad H(u) for a learned H [b, n] -> [b] or [b, 1], and a structure G, known or learned."""
+    """u' = G grad H(u) for a learned H [b, n] -> [b] or [b, 1], and a structure G, known or learned.
+
+    Where H has a periodic ``grid``, implicit steps make use of it.
+    """
 
     def __init__(self, energy: nn.Module, structure: Structure = rotate):
         super().__init__()
         self.energy, self.structure = energy, structure
+        self.grid: tuple[int, ...] = getattr(energy, "grid", ())
 
     def forward(self, t: float, u: Tensor) -> Tensor:
         return self.structure(gradient(self.energy, u))

@@ -13,7 +13,7 @@ from torch import Tensor
 from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of
 from eom.dynamics.field import State
 from eom.dynamics.stepper import Stepper, march
-from eom.errors import SettingError
+from eom.errors import SettingError, StepError
 
 Number = Callable[[State], Tensor]  # [..., n] -> [...]
 
@@ -23,7 +23,8 @@ class System:
     """A system of ``size`` entries, named with their units in ``entries``.
 
     ``conserved`` are numbers that its flow keeps, besides the energy where ``dissipates`` is False; ``solution`` (t,
-    u_0) -> u(t) is exact. ``stepper`` keeps the energy, or lets it fall as the flow does.
+    u_0) -> u(t) is exact. ``stepper`` keeps the energy, or lets it fall as the flow does. ``grid`` is that of an
+    ``EnergySystem``.
 
     Raises:
         SettingError: a structure that is not skew, or not negative semidefinite, as ``dissipates`` says.
@@ -37,6 +38,7 @@ class System:
     dissipates: bool = False
     solution: Callable[[float, State], State] | None = None
     stepper: Stepper = field(default_factory=DiscreteGradient)
+    grid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         law, promised = law_of(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
@@ -57,20 +59,26 @@ class System:
 
     @property
     def field(self) -> EnergySystem:
-        return EnergySystem(self.energy, self.structure)
+        return EnergySystem(self.energy, self.structure, self.grid)
 
     def simulate(self, u: State, *, h: float, steps: int, substeps: int = 1) -> Tensor:
         """[steps + 1, ..., n] states from ``u`` [..., n] at times 0, h, 2 h, ..., each in ``substeps`` steps.
 
         Raises:
-            SettingError: a state of another size. StepError: a step too large for the implicit equation.
+            SettingError: a state of another size. StepError: a step too large for the implicit equation; it names the
+            step, the time and the residuals.
         """
         if not (u.is_floating_point() and all(type(k) is int and k >= 1 for k in (steps, substeps))):
             raise SettingError(f"u is {u.dtype}, steps {steps}, substeps {substeps}: expected floats and whole numbers")
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
-        kept = enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps))
-        return torch.stack([y for k, (_, y) in kept if k % substeps == 0])
+        kept: list[State] = []
+        try:
+            for k, (_, y) in enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps)):
+                kept += [y] if k % substeps == 0 else []
+        except StepError as failure:
+            raise StepError(f"in step {len(kept)} of {steps}, {failure}") from failure
+        return torch.stack(kept)
 
 
 def rotate(g: State) -> State:

@@ -1,6 +1,8 @@
 """Systems: their fields by closed forms, solutions, energies and invariants kept to rounding."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -109,6 +111,40 @@ def w(u: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+def test_cahn_hilliard_falls_at_ten_times_the_published_step():
+    """Of Matsubara et al.: 50 points and 1e-4; from a random start."""
+    system = cahn_hilliard(50)
+    u = 0.1 * torch.randn(1, 50, generator=torch.Generator().manual_seed(0), dtype=WIDE)
+    with torch.no_grad():
+        states = system.simulate(u, h=1e-3, steps=500)
+    assert bool((system.energy(states).diff(dim=0) <= 1e-15).all())
+    assert float((states.mean(-1) - u.mean(-1)).abs().max()) < 1e-13
+
+
+LARGE = """
+import resource, sys, torch
+from eom.physics import cahn_hilliard
+
+system = cahn_hilliard(128, dimensions=2)
+u = 0.1 * torch.randn(1, system.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+with torch.no_grad():
+    states = system.simulate(u, h=float(sys.argv[1]), steps=10)
+rises, drift = system.energy(states).diff(dim=0).max(), (states.mean(-1) - u.mean(-1)).abs().max()
+print(float(rises), float(drift), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("h", ["1e-4", "1e-3"])
+def test_cahn_hilliard_on_a_large_grid_falls_within_two_gigabytes(h):
+    said = subprocess.run([sys.executable, "-c", LARGE, h], capture_output=True, text=True, check=True).stdout
+    rises, drift, gigabytes = map(float, said.split())
+    assert rises < 0
+    assert drift < 1e-13
+    assert gigabytes < 2
+
+
+@pytest.mark.slow
 def test_a_soliton_travels_to_the_left_at_four_k_squared():
     points, width, k = 100, 16.0, 0.8
     system, x = korteweg_de_vries(points, width), torch.arange(points, dtype=WIDE) * (width / points)
@@ -149,10 +185,10 @@ def test_bad_input_is_named(act, complaint):
         act()
 
 
-def test_a_step_beyond_convergence_is_named_with_its_time():
+def test_a_step_beyond_convergence_is_named_with_its_number_and_time():
     """Bodies that fall onto each other."""
     still = circling(2) * torch.tensor([1.0] * 4 + [0.0] * 4, dtype=WIDE)
-    with pytest.raises(StepError, match=r"at time .* with h = 0.5.*take a smaller step"):
+    with pytest.raises(StepError, match=r"in step \d+ of 40, at time .* with h = 0.5.*take a smaller"):
         bodies(2).simulate(still, h=0.5, steps=40)
 
 
