@@ -46,7 +46,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Candidate:
-    """I(u) = c . phi(u), [b, n] -> [b]; its relative ``rate`` on held-out states, with the half-width of its 95 % bar."""
+    """I(u) = c . phi(u), [b, n] -> [b]; its relative ``rate`` on held-out states, half-width ``bar`` of 95 %."""
 
     features: Features
     weights: Tensor
@@ -86,7 +86,7 @@ class Conserved:
 def conserved_quantity(
     field: VectorField, states: Tensor, *, degree: int = 2, angles: Sequence[int] = (), tolerance: float = 1e-3
 ) -> Conserved:
-    """Conserved quantities of u' = ``field`` (t, u) among polynomials of ``degree`` in the entries of ``states`` [b, n].
+    """Conserved quantities of u' = ``field`` (t, u) among polynomials of ``degree`` in entries of ``states`` [b, n].
 
     Every fourth state is held out. A field that is learned to an accuracy e conserves to about e: take ``tolerance``
     from it. High degrees find functions that are nearly conserved on few states of a small region: none of a damped

@@ -160,7 +160,9 @@ def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
     found = energy(states)
     if found.shape != states.shape[:1]:
-        raise SettingError(f"the {name} energy of {len(states)} states is {list(found.shape)}, expected one number each")
+        raise SettingError(
+            f"the {name} energy of {len(states)} states is {list(found.shape)}, expected one number each"
+        )
     if not bool(torch.isfinite(found).all()):
         raise SettingError(f"the {name} energy is NaN or infinite on some states")
     return found.double()

@@ -72,7 +72,7 @@ class Split:
 
 
 def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: float, order: int = 4) -> Energy:
-    """H + h^2 H_2 + h^4 H_4, to h^``order``: what the march of ``stepper`` with step ``h`` conserves up to h^(order + 2).
+    """H + h^2 H_2 + h^4 H_4, to h^``order``: what a march of ``stepper`` by ``h`` conserves up to h^(order + 2).
 
     Args:
         field: ``Split(T, V)`` for ``Leapfrog()``; ``EnergySystem(H, G)`` or that for ``ImplicitMidpoint()``, where G is
