@@ -190,7 +190,9 @@ def _parts(energy: Energy) -> tuple[Energy, Energy]:
 
     def of_q(q: Tensor) -> Tensor:
         nothing = torch.zeros_like(q)
-        return energy(torch.cat([q, nothing], -1)) - energy(torch.cat([nothing, nothing], -1))
+        both = torch.cat([torch.cat([q, nothing], -1), torch.cat([nothing, nothing], -1)])
+        there, here = energy(both).chunk(2)
+        return there - here
 
     return of_p, of_q
 

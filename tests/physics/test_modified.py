@@ -85,7 +85,8 @@ def test_its_flow_is_the_step_to_the_next_order(name, order):
         with torch.no_grad():
             return float((end(system, stepper, y, h=h, steps=1) - flow(whole, y, h, rtol=1e-13, atol=1e-14)).norm())
 
-    assert ladder(gap, [0.1, 0.07, 0.05]).slopes[-1] == pytest.approx(order + 3, abs=0.1)
+    hs = [0.1, 0.07, 0.05] if order == 4 else [0.025, 0.0125, 0.00625]  # above rounding
+    assert ladder(gap, hs).slopes[-1] == pytest.approx(order + 3, abs=0.1)
 
 
 @pytest.mark.parametrize(
