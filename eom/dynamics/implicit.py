@@ -97,6 +97,8 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
 
     with torch.enable_grad():  # once more, as a hook on ``value`` would call itself
         out = g(solved.detach())
+    if not out.requires_grad:  # g depends on u alone
+        return solved
     out.register_hook(pulled)
     return out
 

@@ -2,7 +2,7 @@
 
 Names in the order in which data flows: an energy and a structure make a system, a discrete gradient a step that keeps
 its energy; observed trajectories, a field with parameters and a rule to learn it by make a model, which is fitted,
-predicts, and is scored. Each is imported when first used.
+predicts, is scored, and read. Each is imported when first used.
 """
 
 from importlib import import_module
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe, law_of
     from eom.dynamics.runge_kutta import RK4
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
+    from eom.physics.conserved import conserved_quantity
     from eom.physics.data_sets import DataSet
     from eom.physics.fitting import Fitted, fit
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
+    from eom.physics.laws import compare_energies, read_kernel
     from eom.physics.learned_fields import (
         EnergyField,
         GridEnergy,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         second_order_ode,
         symplectic_network,
     )
+    from eom.physics.modified import Split, learned_energy, mixing, modified_energy
     from eom.physics.rules import (
         Adaptive,
         ErrorsInVariables,
@@ -81,20 +84,24 @@ _NAMES = {
     ),
     "eom.physics.fitting": "fit Fitted",
     "eom.physics.metrics": "evaluate Scores",
+    "eom.physics.modified": "Split modified_energy learned_energy mixing",
+    "eom.physics.laws": "compare_energies read_kernel",
+    "eom.physics.conserved": "conserved_quantity",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "System", "spring", "pendulum", "double_pendulum", "bodies", "spring_chain", "korteweg_de_vries", "soliton",
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
-    "itoh_abe", "law_of", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
-    "Trajectories", "Window", "read_csv", "read_frames", "DataSet",
-    "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel",
-    "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
-    "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts",
-    "ErrorsInVariables", "Adaptive", "LearnedSystem",
-    "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network", "symplectic_network",
-    "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted", "evaluate", "Scores",
+    "itoh_abe", "law_of", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss",
+    "ImplicitMidpoint", "Trajectories", "Window", "read_csv", "read_frames", "DataSet", "Friction",
+    "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "dense", "GridEnergy",
+    "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField", "match_slopes",
+    "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts", "ErrorsInVariables", "Adaptive",
+    "LearnedSystem", "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network",
+    "symplectic_network", "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted",
+    "evaluate", "Scores", "Split", "modified_energy", "learned_energy", "mixing", "compare_energies",
+    "read_kernel", "conserved_quantity",
 ]  # fmt: skip
 
 

@@ -147,3 +147,8 @@ def test_second_derivatives_through_an_implicit_step_are_refused():
     after = end(PENDULUM, DiscreteGradient(), y, h=0.1, steps=1)
     with pytest.raises(StepError, match="first derivatives through an implicit step, and no second ones"):
         torch.autograd.grad(after.square().sum(), y, create_graph=True)
+
+
+def test_a_field_without_parameters_marches_implicitly_where_gradients_are_recorded():
+    after = end(lambda t, u: PENDULUM.structure(u), ImplicitMidpoint(), start(), h=0.3, steps=3)
+    torch.testing.assert_close(after.square().sum(-1), start().square().sum(-1), rtol=1e-13, atol=1e-15)

@@ -1,0 +1,156 @@
+"""Conserved quantities of a field that is known by its values alone, as of a trained neural ODE.
+
+I(u) = c . phi(u) is conserved where grad I . f = 0. Over sample states its relative rate is
+
+    rate(c)^2 = sum |grad I . f|^2 / sum |grad I|^2 |f|^2,
+
+between 0 and 1, the least ones by the singular values of one matrix in the basis where the other is the unit. It is
+read anew on states that were held out.
+
+Source: Kaiser, Kutz & Brunton, Discovering conservation laws from data for control, 2018 (the linear problem).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+from torch.func import jacfwd, vmap
+
+from eom.dynamics.field import VectorField
+from eom.errors import SettingError
+from eom.physics.laws import checked_states
+
+SAME = 1e-10  # of the largest singular value, below which a direction of features is constant
+
+
+@dataclass(frozen=True)
+class Features:
+    """Monomials of degree 1 to ``degree`` in (u - mean) / spread; the cosine and sine of ``angles`` in their place."""
+
+    mean: Tensor
+    spread: Tensor
+    angles: tuple[int, ...]
+    powers: tuple[tuple[int, ...], ...]
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """[..., n] -> [..., k]."""
+        x = (u - self.mean) / self.spread
+        flat = [x[..., i] for i in range(u.shape[-1]) if i not in self.angles]
+        turned = [f(u[..., i]) for i in self.angles for f in (torch.cos, torch.sin)]
+        parts = flat + turned
+        return torch.stack([math.prod((parts[i] for i in m[1:]), start=parts[m[0]]) for m in self.powers], -1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """I(u) = c . phi(u), [b, n] -> [b]; its relative ``rate`` on held-out states, half-width ``bar`` of 95 %."""
+
+    features: Features
+    weights: Tensor
+    rate: float
+    bar: float
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.features(u) @ self.weights
+
+
+@dataclass(frozen=True)
+class Conserved:
+    """``candidates`` by rising rate; ``found`` are those with rate + bar below ``tolerance``.
+
+    ``independent`` counts those among them that are no functions of each other: the rank of their gradients.
+    """
+
+    candidates: tuple[Candidate, ...]
+    tolerance: float
+    independent: int
+
+    @property
+    def found(self) -> tuple[Candidate, ...]:
+        return tuple(c for c in self.candidates if c.rate + c.bar <= self.tolerance)
+
+    def __str__(self) -> str:
+        best = self.candidates[0]
+        closest = f"{best.rate:.2g} ± {best.bar:.1g}"
+        if not self.found:
+            return f"None of these features is conserved to {self.tolerance:g}: the best relative rate is {closest}."
+        return (
+            f"{len(self.found)} conserved to {self.tolerance:g}, {self.independent} of them independent; the best "
+            f"relative rate on held-out states is {closest}."
+        )
+
+
+def conserved_quantity(
+    field: VectorField, states: Tensor, *, degree: int = 2, angles: Sequence[int] = (), tolerance: float = 1e-3
+) -> Conserved:
+    """Conserved quantities of u' = ``field`` (t, u) among polynomials of ``degree`` in entries of ``states`` [b, n].
+
+    Every fourth state is held out. A field that is learned to an accuracy e conserves to about e: take ``tolerance``
+    from it. High degrees find functions that are nearly conserved on few states of a small region: none of a damped
+    system is conserved all about its rest.
+
+    Args:
+        field: (t, [b, n]) -> [b, n], autonomous. angles: entries that stand by their cosine and sine.
+
+    Raises:
+        SettingError: states that are not finite, too few or all alike; a field of another shape or not finite.
+    """
+    checked_states(states, 8)
+    if type(degree) is not int or degree < 1 or not 0 < tolerance < 1:
+        raise SettingError(f"degree is {degree!r}, tolerance {tolerance}; expected 1, 2, ... and a number in (0, 1)")
+    n = states.shape[1]
+    if not set(angles) <= set(range(n)):
+        raise SettingError(f"angles are {list(angles)}, expected entries of 0 to {n - 1}")
+    u = states.detach().double()
+    with torch.no_grad():
+        f = field(0.0, states.detach())
+    if f.shape != states.shape or not bool(torch.isfinite(f).all()):
+        raise SettingError(f"the field of states {list(u.shape)} is {list(f.shape)}, or not finite")
+    spread = u.std(0)
+    if bool((spread == 0).any()) or not bool((f != 0).any()):
+        raise SettingError("some entry is the same in all states, or the field is 0 on all: nothing can be told")
+    parts = range(n + len(set(angles)))
+    powers = tuple(m for d in range(1, degree + 1) for m in combinations_with_replacement(parts, d))
+    features = Features(u.mean(0), spread, tuple(sorted(set(angles))), powers)
+    held = torch.arange(len(u)) % 4 == 3
+    if int((~held).sum()) < 2 * len(powers):
+        raise SettingError(
+            f"{len(u)} states for {len(powers)} features, expected {math.ceil(8 * len(powers) / 3) + 1} or more"
+        )
+    slopes = vmap(jacfwd(features))(u) * spread  # [b, k, n], of normalised entries
+    f = f.double() / spread
+    rates = torch.einsum("bkn,bn->bk", slopes, f)
+    sizes = (slopes * f.norm(dim=-1)[:, None, None]).mT  # [b, n, k]
+    weights = _least(rates[~held], sizes[~held].flatten(0, 1))
+    found = [Candidate(features, w, *_rate(rates[held] @ w, (sizes[held] @ w).square().sum(-1))) for w in weights.T]
+    found.sort(key=lambda c: c.rate)
+    good = [c.weights for c in found if c.rate + c.bar <= tolerance]
+    independent = _rank(slopes[held], torch.stack(good, -1), tolerance) if good else 0
+    return Conserved(tuple(found), tolerance, independent)
+
+
+def _least(rates: Tensor, sizes: Tensor) -> Tensor:
+    """[k, m] directions with |sizes w| = 1, by rising |rates w|."""
+    _, s, basis = torch.linalg.svd(sizes, full_matrices=False)
+    keep = s > SAME * s[0]
+    unit = basis[keep].T / s[keep]
+    _, _, turned = torch.linalg.svd(rates @ unit, full_matrices=True)
+    return unit @ turned.T.flip(1)
+
+
+def _rate(off: Tensor, size: Tensor) -> tuple[float, float]:
+    """The root of sum off^2 / sum size over states, and the half-width of its 95 % interval, by the delta method."""
+    square, mean = off.square(), float(size.mean())
+    ratio = float(square.mean()) / mean
+    error = 1.96 * float((square - ratio * size).std()) / mean / math.sqrt(len(off))
+    return math.sqrt(ratio), error / (2 * math.sqrt(ratio)) if ratio else 0.0
+
+
+def _rank(slopes: Tensor, weights: Tensor, tolerance: float) -> int:
+    """The usual rank of the gradients [n, m] of some functions at a state: the median over states."""
+    gradients = torch.einsum("bkn,km->bnm", slopes, weights / (slopes.mT @ weights).square().mean((0, 1)).sqrt())
+    s = torch.linalg.svdvals(gradients)
+    return int((s > max(10 * tolerance, SAME) * s[:, :1]).sum(-1).median())

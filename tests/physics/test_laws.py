@@ -1,0 +1,127 @@
+"""What learned laws say: energies up to their gauge, kernels as equations, conserved quantities of black boxes."""
+
+import math
+
+import pytest
+import torch
+
+from eom.errors import SettingError
+from eom.physics.conserved import conserved_quantity
+from eom.physics.laws import compare_energies, read_kernel
+from eom.physics.systems import bodies, pendulum, spring
+
+
+def sample(size: int, n: int) -> torch.Tensor:
+    return torch.randn(size, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_energies_agree_up_to_an_offset_and_a_scale():
+    system, u = spring(), sample(50, 2)
+    same = compare_energies(lambda u: (system.energy(u) - 7) / 3, system.energy, u)
+    assert (same.scale, same.offset) == (pytest.approx(3, abs=1e-12), pytest.approx(7, abs=1e-12))
+    assert same.residual < 1e-14
+    assert same.residual_at_scale_one == pytest.approx(2 / 3, abs=1e-12)  # 1 - 1/3 of the spread
+    other = compare_energies(lambda u: u[:, 0] * 0 + 1, system.energy, u)
+    assert (other.scale, other.residual) == (0, pytest.approx(1))
+
+
+def test_a_published_kernel_conserves_mass_to_a_thousandth_damps_all_waves_and_is_isotropic():
+    k = read_kernel(torch.tensor([[2.450, 1.339, 2.448], [1.328, -15.148, 1.326], [2.447, 1.338, 2.452]]))
+    assert k.rate == pytest.approx(-0.020, abs=1e-5)
+    assert k.symbol == (pytest.approx(-24.968, abs=1e-5), pytest.approx(-0.020, abs=1e-5))  # at (pi, 0) and 0
+    assert k.anisotropy == pytest.approx(math.hypot(12.474 - 12.451, 2 * 0.007) / 12.4625, abs=2e-5)
+    assert k.conserves_mass
+    assert k.dissipative
+    assert k.isotropic
+    assert "Mass is conserved" in str(k)
+
+
+def test_a_laplacian_and_a_central_difference_are_what_they_are():
+    dx = 0.1
+    k = read_kernel(torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]) / dx**2, dx)
+    torch.testing.assert_close(k.diffusion, torch.eye(2, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    assert k.symbol == (pytest.approx(-800, rel=1e-6), pytest.approx(0, abs=1e-3))
+    assert k.conserves_mass
+    assert k.dissipative
+    assert k.isotropic
+    assert k.symmetric
+    assert k.anisotropy_of_fourth == pytest.approx(1)  # no mixed fourth derivative
+    d = read_kernel(torch.tensor([-1.0, 0, 1], dtype=torch.float64) / (2 * dx), dx)
+    assert d.drift[0] == pytest.approx(1)
+    assert d.symbol == (pytest.approx(0, abs=1e-14), pytest.approx(0, abs=1e-14))
+    assert d.imaginary == pytest.approx(10)
+    assert not d.dissipative
+    assert not d.symmetric
+    assert not d.isotropic
+    assert "keep their size" in str(d)
+    growing = read_kernel(torch.tensor([-1.0, 2.5, -1.0]))
+    assert not growing.dissipative
+    assert not growing.conserves_mass
+
+
+@pytest.mark.parametrize(
+    ("system", "states", "how", "independent"),
+    [
+        (spring(), sample(60, 2), {}, 1),
+        (spring(), sample(200, 2), {"degree": 4}, 1),
+        (pendulum(), sample(100, 2), {"angles": [0]}, 1),
+    ],
+    ids=["spring", "spring, its square too", "pendulum"],
+)
+def test_the_energy_is_found_from_the_field_alone(system, states, how, independent):
+    laws = conserved_quantity(system.field, states, **how)
+    assert laws.candidates[0].rate < 1e-10
+    assert laws.independent == independent
+    assert len(laws.found) == how.get("degree", 2) // 2
+    if len(laws.found) == 1:
+        assert compare_energies(laws.found[0], system.energy, states).residual < 1e-10
+
+
+def test_two_bodies_keep_momenta_angular_momentum_and_the_turning_of_their_centre():
+    """Of degree 2: two momenta and their three products, two angular momenta; four are independent."""
+    system = bodies(2)
+    laws = conserved_quantity(system.field, sample(300, 8), tolerance=1e-6)
+    assert len(laws.found) == 7
+    assert laws.independent == 4
+    assert laws.candidates[7].rate > 1e-2
+    turning = system.conserved["angular momentum"](sample(300, 8))
+    span = torch.stack([torch.ones(300, dtype=torch.float64), *(c(sample(300, 8)) for c in laws.found)], 1)
+    assert float((span @ torch.linalg.lstsq(span, turning[:, None]).solution - turning[:, None]).norm()) < 1e-8
+
+
+@pytest.mark.parametrize("degree", [2, 4, 6])
+def test_nothing_is_found_of_a_damped_spring(degree):
+    laws = conserved_quantity(spring(0.3).field, sample(400, 2), degree=degree)
+    assert not laws.found
+    assert laws.candidates[0].rate > 0.01
+    assert "None" in str(laws)
+
+
+def test_an_error_in_the_field_is_seen_in_the_rate():
+    def off(e: float) -> float:
+        return conserved_quantity(spring(e).field, sample(400, 2)).candidates[0].rate
+
+    assert off(2e-4) / off(1e-4) == pytest.approx(2, rel=1e-3)
+    assert 1e-5 < off(1e-4) < 1e-4
+
+
+def test_what_cannot_be_read_is_refused_at_the_door():
+    u, energy = sample(60, 2), spring().energy
+    bad = u.clone()
+    bad[3, 1] = math.nan
+    for states in (bad, u[:2], u[0], u.long()):
+        with pytest.raises(SettingError):
+            compare_energies(energy, energy, states)
+        with pytest.raises(SettingError):
+            conserved_quantity(spring().field, states)
+    with pytest.raises(SettingError, match="one number each"):
+        compare_energies(lambda u: u, energy, u)
+    with pytest.raises(SettingError, match="different energies"):
+        compare_energies(energy, lambda u: 0 * u[:, 0] + 1, u)
+    with pytest.raises(SettingError, match="60 states for 27 features"):
+        conserved_quantity(spring().field, u, degree=6)
+    with pytest.raises(SettingError, match="the field of states"):
+        conserved_quantity(lambda t, u: u[:, :1], u)
+    for kernel in (torch.ones(4), torch.ones(3, 2), torch.zeros(3), torch.tensor([1.0, math.nan, 1.0])):
+        with pytest.raises(SettingError):
+            read_kernel(kernel)
