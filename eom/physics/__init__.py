@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
     from eom.physics.data_sets import DataSet
     from eom.physics.fitting import Fitted, fit
+    from eom.physics.latents import LatentField, LatentRule, LatentStepper, latent_model, principal_coding
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
     from eom.physics.learned_fields import (
         EnergyField,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         second_order_ode,
         symplectic_network,
     )
+    from eom.physics.pixels import Film, angle_of, energy_of, film_of, frame_pairs, pendulum_film, render
     from eom.physics.rules import Adaptive, Shooting, match_discrete_gradient, match_slopes, midpoint
     from eom.physics.structures import (
         DissipativeKernel,
@@ -59,6 +61,7 @@ _NAMES = {
     "eom.physics.trajectories": "Trajectories Window",
     "eom.physics.measured_files": "read_csv read_frames",
     "eom.physics.data_sets": "DataSet",
+    "eom.physics.pixels": "render angle_of energy_of Film pendulum_film frame_pairs film_of",
     "eom.physics.structures": "Friction FreeMatrix DissipativeMatrix FreeKernel DissipativeKernel SkewKernel law_of",
     "eom.physics.learned_fields": (
         "dense GridEnergy PlainField SecondOrderField EnergyField SeparableField LagrangianField"
@@ -68,6 +71,7 @@ _NAMES = {
         "LearnedSystem mean_square neural_ode second_order_ode hamiltonian_network symplectic_network energy_model "
         "damped_energy_model lagrangian_network"
     ),
+    "eom.physics.latents": "LatentField LatentRule LatentStepper principal_coding latent_model",
     "eom.physics.fitting": "fit Fitted",
     "eom.physics.metrics": "evaluate Scores",
 }
@@ -78,11 +82,14 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
     "itoh_abe", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss", "ImplicitMidpoint",
     "Trajectories", "Window", "read_csv", "read_frames", "DataSet",
+    "render", "angle_of", "energy_of", "Film", "pendulum_film", "frame_pairs", "film_of",
     "Friction", "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "law_of",
     "dense", "GridEnergy", "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField",
     "match_slopes", "midpoint", "match_discrete_gradient", "Shooting", "Adaptive", "LearnedSystem",
     "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network", "symplectic_network",
-    "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted", "evaluate", "Scores",
+    "energy_model", "damped_energy_model", "lagrangian_network",
+    "LatentField", "LatentRule", "LatentStepper", "principal_coding", "latent_model",
+    "fit", "Fitted", "evaluate", "Scores",
 ]  # fmt: skip
 
 
