@@ -15,9 +15,11 @@ from eom.analysis.curves import Look, courses
 from eom.analysis.drawing import standalone
 from eom.dynamics.runge_kutta import RK4
 from eom.physics import (
+    Film,
     LearnedSystem,
     PlainField,
     Shooting,
+    Trajectories,
     angle_of,
     dense,
     energy_model,
@@ -39,22 +41,19 @@ MODELS = {
 }
 
 
-def one(name: str, seed: int, *, small: bool) -> pd.DataFrame:
-    """Squared errors of a model's films at each time, means over films, beside those of its code alone."""
-    films, frames, steps, width = (8, 3 * SPAN, 300, 32) if small else (20, 10 * SPAN, 2000, 100)
-    seen, film = pendulum_film(films, seed, frames=46), pendulum_film(10, 1000 + seed, frames=frames)
+def errors(name: str, seen: Film, film: Film, seed: int, *, small: bool) -> pd.DataFrame:
+    """Squared errors at each time of a film that is predicted, means over films, beside those of the code alone."""
+    steps, components, width = (300, 8, 32) if small else (2000, 16, 100)
     data, truth = (frame_pairs(x.frames, x.dt).to(torch.float32) for x in (seen, film))
     torch.manual_seed(seed)
-    coding = principal_coding(data, 2, components=8 if small else 16, width=width)
+    coding = principal_coding(data, 2, components=components, width=width)
     model = latent_model(data.size, MODELS[name](width), *coding, canonical=0.3, time=PERIOD / (2 * math.pi))
     optimizer = torch.optim.Adam(model.parameters())
     for lr, share in ((5e-3, 0.75), (5e-4, 0.25)):
         optimizer.param_groups[0]["lr"] = lr
         fit(model, data, optimizer=optimizer, steps=round(share * steps), batch=100, seed=seed)
     found = film_of(model.predict(truth.states[:, 0], truth.times), 28, 28).double()
-    with torch.no_grad():
-        field = model.field
-        coded = field.decode(field.encode(truth.states))  # type: ignore[operator] - modules
+    coded = coding[1](coding[0](truth.states)).detach()
     here = pendulum().energy(film.states)[:, 2:-2]
     energy = energy_of(found, film.dt)
     inner = slice(2, -2)  # where rates are read
@@ -64,12 +63,12 @@ def one(name: str, seed: int, *, small: bool) -> pd.DataFrame:
 
     still = film.frames - film.frames.mean(1, keepdim=True)
     return pd.DataFrame({
-        "model": name, "seed": seed, "period": (torch.arange(frames)[inner] * film.dt / PERIOD).tolist(),
+        "model": name, "seed": seed, "period": (torch.arange(film.frames.shape[1])[inner] * film.dt / PERIOD).tolist(),
         "frame": square((found - film.frames)[:, inner].flatten(2).transpose(1, 2).flatten(0, 1)),
         "still": square(still[:, inner].flatten(2).transpose(1, 2).flatten(0, 1)),
         "angle": square((angle_of(found) - film.states[..., 0])[:, inner]),
         "energy": square(energy - here),
-        "coded energy": square(energy_of(film_of(type(truth)(truth.times, coded), 28, 28).double(), film.dt) - here),
+        "coded": square(energy_of(film_of(Trajectories(truth.times, coded), 28, 28).double(), film.dt) - here),
         "drift": square(mean(energy) - energy[:, :SPAN].mean(1, keepdim=True)),
     })  # fmt: skip
 
@@ -83,31 +82,41 @@ def mean(x: Tensor) -> Tensor:
 
 def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     """The numbers the study claims; errors at each time are written to ``out`` as CSV if given."""
-    rows = pd.concat([one(name, seed, small=small) for seed in range(1 if small else 3) for name in MODELS])
+    parts = []
+    for seed in range(1 if small else 3):
+        seen = pendulum_film(8 if small else 20, seed)
+        film = pendulum_film(10, 1000 + seed, frames=(3 if small else 10) * SPAN)
+        parts += [errors(name, seen, film, seed, small=small) for name in MODELS]
+    rows = pd.concat(parts)
     if out:
         rows.to_csv(out, index=False)
-    late = rows.loc[rows.period > rows.period.max() - 2]
-    whole, end = (x.groupby(["model", "seed"]).mean() for x in (rows, late))
+    whole, end = of_seeds(rows), of_seeds(rows.loc[rows.period > rows.period.max() - 2])
     claims = {}
     for name in MODELS:
-        here, last = whole.loc[name], end.loc[name]
+        here, last = whole[whole.model == name], end[end.model == name]
         claims |= {
             f"{name}: frame error": float(here.frame.mean()),
             f"{name}: frame error of the last two periods, over that of a still picture": float(
                 (last.frame / last.still).mean()
             ),
             f"{name}: energy MSE": float(here.energy.mean()),
-            f"{name}: energy MSE of true frames, coded and decoded": float(here["coded energy"].mean()),
+            f"{name}: energy MSE of true frames, coded and decoded": float(here.coded.mean()),
             f"{name}: mean square drift of energy": float(last.drift.mean()),
         }
-    for what, x in {"frame error of the last two periods": end.frame, "drift of energy": end.drift}.items():
-        claims[f"{what}, plain over Hamiltonian: least of seeds"] = float((x.loc["plain"] / x.loc["Hamiltonian"]).min())
+    for what, column in {"frame error of the last two periods": "frame", "drift of energy": "drift"}.items():
+        plain, kept = (end.loc[end.model == name, column].to_numpy() for name in ("plain", "Hamiltonian"))
+        claims[f"{what}, plain over Hamiltonian: least of seeds"] = float((plain / kept).min())
     return claims
+
+
+def of_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over times, one row for each model and seed."""
+    return pd.DataFrame(rows.groupby(["model", "seed"]).mean()).reset_index()
 
 
 def draw(rows: pd.DataFrame, figure: Path) -> None:
     titles = {"frame": "frames", "angle": "angle, read from frames", "drift": "drift of energy, of two-period means"}
-    means = rows.groupby(["model", "period"], as_index=False)[list(titles)].mean()
+    means = pd.DataFrame(rows.groupby(["model", "period"]).mean()).reset_index()
     frame = pd.concat([
         pd.DataFrame({
             "panel": title, "unit": "mean square error", "run": means.model.map(list(MODELS).index),
