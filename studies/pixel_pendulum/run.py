@@ -121,7 +121,7 @@ def draw(rows: pd.DataFrame, figure: Path) -> None:
         pd.DataFrame({
             "panel": title, "unit": "mean square error", "run": means.model.map(list(MODELS).index),
             "value": means[column], "period": means.period,
-        }).loc[means.period > (2 if column == "drift" else 0)]
+        }).loc[means.period > (4 if column == "drift" else 0)]
         for column, title in titles.items()
     ])  # fmt: skip
     runs = [Look(f"{name} latents", 0, False) for name in MODELS]
