@@ -233,16 +233,18 @@ def test_a_hamiltonian_of_latents_is_learned_through_pixels_and_kept():
 
 
 @pytest.mark.slow
-def test_over_ten_periods_a_plain_field_drifts_further_than_a_hamiltonian():
+def test_over_eight_periods_energy_read_off_a_hamiltonians_film_stays_and_a_plain_fields_drifts():
+    """Means over two periods, at the end and at the start; what is left of the first are phases of the reading."""
+    film = pendulum_film(4, 1, frames=4 * 43)
+    pairs = frame_pairs(film.frames, film.dt)
+
     def drift(system: LearnedSystem) -> float:
-        model = learned(system, 1500)
-        film = pendulum_film(4, 1, frames=216)
-        pairs = frame_pairs(film.frames, film.dt)
-        found = film_of(model.predict(pairs.states[:, 0], pairs.times), 28, 28)
-        return float((found - film.frames)[:, -43:].square().mean())
+        found = film_of(learned(system, 600).predict(pairs.states[:, 0], pairs.times), 28, 28)
+        energies = energy_of(found, film.dt)
+        return float((energies[:, -43:].mean(1) - energies[:, :43].mean(1)).square().mean())
 
     plain = LearnedSystem(2, PlainField(dense(2, 2, 32)), Shooting(RK4()), RK4())
-    assert drift(energy_model(2, dense(2, 1, 32))) < drift(plain)
+    assert drift(energy_model(2, dense(2, 1, 32))) < 0.1 * drift(plain)
 
 
 def picture(path, frame: Tensor, mode: str = "L") -> None:
