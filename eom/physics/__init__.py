@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eom.physics.conserved import conserved_quantity
     from eom.physics.data_sets import DataSet
     from eom.physics.fitting import Fitted, fit
+    from eom.physics.latents import LatentField, LatentRule, LatentStepper, latent_model, principal_coding
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
     from eom.physics.laws import compare_energies, read_kernel
     from eom.physics.learned_fields import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         symplectic_network,
     )
     from eom.physics.modified import Split, learned_energy, mixing, modified_energy
+    from eom.physics.pixels import Film, angle_of, energy_of, film_of, frame_pairs, pendulum_film, render
     from eom.physics.rules import (
         Adaptive,
         ErrorsInVariables,
@@ -82,6 +84,8 @@ _NAMES = {
         "LearnedSystem mean_square neural_ode second_order_ode hamiltonian_network symplectic_network energy_model "
         "damped_energy_model lagrangian_network"
     ),
+    "eom.physics.pixels": "Film pendulum_film render frame_pairs film_of angle_of energy_of",
+    "eom.physics.latents": "latent_model principal_coding LatentField LatentRule LatentStepper",
     "eom.physics.fitting": "fit Fitted",
     "eom.physics.metrics": "evaluate Scores",
     "eom.physics.modified": "Split modified_energy learned_energy mixing",
@@ -99,9 +103,10 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField", "match_slopes",
     "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts", "ErrorsInVariables", "Adaptive",
     "LearnedSystem", "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network",
-    "symplectic_network", "energy_model", "damped_energy_model", "lagrangian_network", "fit", "Fitted",
-    "evaluate", "Scores", "Split", "modified_energy", "learned_energy", "mixing", "compare_energies",
-    "read_kernel", "conserved_quantity",
+    "symplectic_network", "energy_model", "damped_energy_model", "lagrangian_network", "Film", "pendulum_film",
+    "render", "frame_pairs", "film_of", "angle_of", "energy_of", "latent_model", "principal_coding",
+    "LatentField", "LatentRule", "LatentStepper", "fit", "Fitted", "evaluate", "Scores", "Split",
+    "modified_energy", "learned_energy", "mixing", "compare_energies", "read_kernel", "conserved_quantity",
 ]  # fmt: skip
 
 
