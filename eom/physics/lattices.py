@@ -17,24 +17,27 @@ from eom.errors import SettingError
 from eom.physics.systems import System
 
 
-def korteweg_de_vries(points: int = 50, width: float = 10.0) -> System:
-    """u_t = D (3 u^2 + u_xx), H = integral of u^3 - u_x^2 / 2; D the central difference, so that mass is kept too.
+def korteweg_de_vries(points: int = 50, width: float = 10.0, dimensions: int = 1) -> System:
+    """u_t = D (3 u^2 + Laplace u), H = integral of u^3 - |grad u|^2 / 2; D the central difference along x: mass is kept.
 
-    A soliton 2 k^2 / cosh^2(k (x - 4 k^2 t)) of u_t + 6 u u_x + u_xxx = 0 travels to the left here.
+    A soliton 2 k^2 / cosh^2(k (x - 4 k^2 t)) of u_t + 6 u u_x + u_xxx = 0 travels to the left here. In two dimensions
+    it is the equation of Zakharov and Kuznetsov, grids are [y, x].
     """
-    dx = _cell(points, width)
+    dx, shape = _cell(points, width), _shape(points, dimensions)
+    cell = dx**dimensions
 
     def energy(u: State) -> Tensor:
-        slope = (u.roll(-1, -1) - u) / dx
-        return (u**3 - slope**2 / 2).sum(-1) * dx
+        grid = u.unflatten(-1, shape)
+        slopes = sum(((grid.roll(-1, axis) - grid) / dx) ** 2 for axis in range(-dimensions, 0))
+        return (grid**3 - slopes / 2).flatten(-dimensions).sum(-1) * cell
 
     def structure(g: State) -> State:
-        return (g.roll(-1, -1) - g.roll(1, -1)) / (2 * dx * dx)
+        grid = g.unflatten(-1, shape)
+        return (grid.roll(-1, -1) - grid.roll(1, -1)).flatten(-dimensions) / (2 * dx * cell)
 
-    return System(
-        "KdV", energy, structure, tuple(f"u({k * dx:.3g})" for k in range(points)),
-        {"mass": lambda u: u.sum(-1) * dx}, grid=(points,),
-    )  # fmt: skip
+    name = "KdV" if dimensions == 1 else "KdV, two dimensions"
+    names = tuple(f"u{k}" for k in range(points**dimensions))
+    return System(name, energy, structure, names, {"mass": lambda u: u.sum(-1) * cell}, grid=shape)
 
 
 def soliton(x: Tensor, speed_root: float, place: float, width: float) -> Tensor:
@@ -45,10 +48,10 @@ def soliton(x: Tensor, speed_root: float, place: float, width: float) -> Tensor:
 
 def cahn_hilliard(points: int = 50, width: float = 1.0, gamma: float = 5e-4, dimensions: int = 1) -> System:
     """u_t = Laplace dH/du, H = integral of (u^2 - 1)^2 / 4 + gamma |grad u|^2 / 2: H falls, mass is kept."""
-    dx, axes = _cell(points, width), range(-dimensions, 0)
-    if dimensions not in (1, 2) or not gamma > 0:
-        raise SettingError(f"dimensions is {dimensions} and gamma {gamma}, expected 1 or 2, and a positive number")
-    shape, cell = (points,) * dimensions, dx**dimensions
+    dx, shape, axes = _cell(points, width), _shape(points, dimensions), range(-dimensions, 0)
+    if not gamma > 0:
+        raise SettingError(f"gamma is {gamma}, expected a positive number")
+    cell = dx**dimensions
 
     def energy(u: State) -> Tensor:
         grid = u.unflatten(-1, shape)
@@ -100,3 +103,9 @@ def _cell(points: int, width: float) -> float:
     if type(points) is not int or points < 4 or not width > 0:
         raise SettingError(f"points is {points!r} and width {width}, expected 4 or more, and a positive length")
     return width / points
+
+
+def _shape(points: int, dimensions: int) -> tuple[int, ...]:
+    if dimensions not in (1, 2):
+        raise SettingError(f"dimensions is {dimensions!r}, expected 1 or 2")
+    return (points,) * dimensions

@@ -44,6 +44,7 @@ CASES = {
     "two bodies": (bodies(2), circling(2), 0.05),
     "three bodies": (bodies(3), circling(3), 0.05),
     "chain": (chain(), 0.3 * torch.ones(1, 10, dtype=WIDE), 0.1),
+    "KdV, two dimensions": (korteweg_de_vries(8, 4.0, 2), 1 + 0.5 * hill(64), 1e-3),
     "KdV": (korteweg_de_vries(24), 1 + 0.5 * hill(), 1e-3),
     "Cahn-Hilliard": (cahn_hilliard(24), 0.3 * hill(), 1e-4),
     "Cahn-Hilliard, two dimensions": (cahn_hilliard(8, dimensions=2), 0.3 * hill(64), 1e-4),
@@ -204,3 +205,10 @@ def test_a_step_beyond_convergence_is_named_with_its_number_and_time():
 def test_a_structure_that_breaks_the_promised_law_is_refused(structure, dissipates, message):
     with pytest.raises(SettingError, match=message):
         System("mine", lambda u: u.square().sum(-1), structure, ("a", "b", "c", "d"), dissipates=dissipates)
+
+
+def test_kdv_in_two_dimensions_is_kdv_where_nothing_depends_on_y():
+    line, plane = korteweg_de_vries(12, 4.0), korteweg_de_vries(12, 4.0, 2)
+    u = 1 + 0.5 * hill(12)
+    rates = plane.field(0.0, u[:, None].expand(-1, 12, -1).flatten(1)).unflatten(-1, (12, 12))
+    torch.testing.assert_close(rates, line.field(0.0, u)[:, None].expand_as(rates), rtol=1e-12, atol=1e-12)
