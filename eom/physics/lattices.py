@@ -18,7 +18,7 @@ from eom.physics.systems import System
 
 
 def korteweg_de_vries(points: int = 50, width: float = 10.0, dimensions: int = 1) -> System:
-    """u_t = D (3 u^2 + Laplace u), H = integral of u^3 - |grad u|^2 / 2; D the central difference along x: mass is kept.
+    """u_t = D (3 u^2 + Laplace u), H = integral of u^3 - |grad u|^2 / 2; D central differences along x: mass is kept.
 
     A soliton 2 k^2 / cosh^2(k (x - 4 k^2 t)) of u_t + 6 u u_x + u_xxx = 0 travels to the left here. In two dimensions
     it is the equation of Zakharov and Kuznetsov, grids are [y, x].
