@@ -67,8 +67,8 @@ def switched(d: Tensor, terms: Sequence[float], beyond: Callable[[Tensor], Tenso
     smallest = torch.finfo(d.dtype).eps / 16 * abs(terms[0])
     many = sum(abs(c) * min(largest, NEAR) ** (2 * k) > smallest for k, c in enumerate(terms)) or 1
     square, total = small * small, torch.full_like(d, terms[many - 1])
-    for c in reversed(terms[: many - 1]):
-        total = torch.addcmul(d.new_tensor(c), total, square)
+    for c in reversed(d.new_tensor(terms[: many - 1]).unbind()):
+        total = torch.addcmul(c, total, square)
     return total if near is None else torch.where(near, total, beyond(torch.where(near, 1.0, d)))
 
 

@@ -128,20 +128,19 @@ def decided(pair: Pair) -> bool:
 
 def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     """Values at u and at v, and the pull between them, by the kind of function that ``name`` is."""
-    leaves, form = tree_flatten((args, kwargs))
-    pairs = {i: x for i, x in enumerate(leaves) if isinstance(x, Pair)}
-    tape, came = next(iter(pairs.values())).tape, list(dict.fromkeys(x.two for x in pairs.values()))
+    pairs: list[Pair] = []
+    within((args, kwargs), pairs.append)
+    tape, came = pairs[0].tape, list(dict.fromkeys(x.two for x in pairs))
     if name in ELEMENTWISE:
-        return elementwise(next(iter(pairs.values())), *ELEMENTWISE[name])
+        return elementwise(pairs[0], *ELEMENTWISE[name])
     moving = [x for x in came if x.u.requires_grad]
+    affine = name in AFFINE or (name in PRODUCTS and len(pairs) == 1 and name != "square")
 
     def at(side: str) -> tuple[list[Tensor], Any]:
         """The result, of aliases of what moves: each may have been made of another."""
         local = {x: getattr(x, side) for x in came}
         local |= {x: local[x].view_as(local[x]) for x in moving}
-        own_args, own_kwargs = tree_unflatten(
-            [local[pairs[i].two] if i in pairs else x for i, x in enumerate(leaves)], form
-        )
+        own_args, own_kwargs = within((args, kwargs), lambda x: local[x.two])
         with torch.set_grad_enabled(name not in CHOICES):
             return [local[x] for x in moving], func(*own_args, **own_kwargs)
 
@@ -151,19 +150,28 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     ends = [x for x in went.values() if x.u.requires_grad]
 
     def pull(ws: list[Tensor]) -> list[Tensor]:
-        here = vjp([x.u for x in ends], in_u, ws, tape.train)
-        if name in AFFINE:
-            return here
-        mean = [(a + b) / 2 for a, b in zip(here, vjp([x.v for x in ends], in_v, ws, tape.train), strict=True)]
+        if affine:
+            return vjp([x.u for x in ends], in_u, ws, tape.train)
+        both = vjp([x.u for x in ends] + [x.v for x in ends], in_u + in_v, ws + ws, tape.train)
+        mean = [(a + b) / 2 for a, b in zip(both[: len(in_u)], both[len(in_u) :], strict=True)]
         return mean if name in PRODUCTS and len(pairs) < 3 else corrected(mean, moving, ends, ws, tape.samples)
 
     if ends:
         tape.steps.append(Step(moving, ends, pull))
     shared = name in VIEWS
-    for x in pairs.values() if shared else ():
+    for x in pairs if shared else ():
         x.shared = True
     wrapped = [Pair.of(went[i], tape, shared=shared) if i in went else x for i, x in enumerate(flat_u)]
     return tree_unflatten(wrapped, form)
+
+
+def within(x: Any, change: Callable[[Pair], Any]) -> Any:
+    """Arguments with ``change`` of each of their pairs in its place."""
+    if isinstance(x, Pair):
+        return change(x)
+    if type(x) in (tuple, list):
+        return type(x)([within(y, change) for y in x])
+    return {name: within(y, change) for name, y in x.items()} if type(x) is dict else x
 
 
 def is_tensor(x: Any) -> bool:

@@ -1,9 +1,8 @@
-"""Solutions of u = g(u) for a batch of states: fixed points, then Anderson's mixing, then Newton's method.
+"""Solutions of u = g(u) for a batch of states: Anderson's mixing of fixed points, then Newton's method.
 
-Each is tried where the one before does not converge: the cheapest that does is the one that is paid for. On a periodic
-grid what comes after fixed points is loosened first (``periodic``). Newton's method has matrices for small states, and
-Krylov spaces for large ones. Gradients flow through the solution by the implicit function theorem,
-u' = (1 - g'(u))^-1 g', with one transposed solve.
+Newton's is tried where mixing does not converge, with matrices for small states and Krylov spaces for large ones. On a
+periodic grid the equation is loosened before (``periodic``). Gradients flow through the solution by the implicit
+function theorem, u' = (1 - g'(u))^-1 g', with one transposed solve.
 
 Source: Walker & Ni, SIAM J. Numer. Anal. 49(4), 2011 (Anderson's mixing as a least-squares problem).
 """
@@ -21,8 +20,7 @@ from eom.errors import SettingError, StepError
 
 Map = Callable[[Tensor], Tensor]  # [b, n] -> [b, n], row by row
 Advance = Callable[[Tensor, Tensor], Tensor]  # (u, g(u)) -> the next u
-SLOW = 0.7  # by which a residual has to fall in one iteration, or another method is taken
-FEW, MANY = 4, 60  # iterations before that is asked, and at most
+MANY = 60  # iterations at most
 FAR = 100.0  # times the best residual, from where there is no way back
 CHORD = 0.1  # by which a residual has to fall with kept matrices
 MEMORY = 5  # of Anderson's mixing
@@ -31,7 +29,10 @@ LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
 
 
 class Solved(NamedTuple):
-    """u [b, n] with the ``residual`` |u - g(u)| / (1 + |u|) of the worst member, after so many calls of g."""
+    """u [b, n] with the ``residual`` |u - g(u)| / (1 + |u|) of the worst member, after so many calls of g.
+
+    On a grid both are those of the loosened map, so that a residual is near the error of u however stiff g is.
+    """
 
     u: Tensor
     residual: float
@@ -53,13 +54,11 @@ def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, 
     if n % math.prod(grid):
         raise SettingError(f"a state has {n} entries, expected a multiple of those of the grid {list(grid)}")
     with torch.no_grad():
+        g = loosened(g, start, grid) if grid else g
         best = Solved(start, math.inf, 0, "")
         said = []
-        for name, method in METHODS.items():
-            if name == ("newton" if n > LARGEST else "newton-krylov"):
-                continue
-            if grid and name == "anderson":
-                g = loosened(g, best.u, grid)
+        last = ("newton", newton) if n <= LARGEST else ("newton-krylov", newton_krylov)
+        for name, method in (("anderson", anderson), last):
             found = method(g, best.u, wanted)
             calls = best.calls + found.calls
             if found.residual <= wanted:
@@ -78,10 +77,11 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
 
     The pulled-back weight w of u solves w = w_0 + g'(u)^T w, an equation of the same kind.
     """
+    if not torch.is_grad_enabled():
+        return solved
     at = solved.detach().requires_grad_()
-    with torch.enable_grad():
-        value = g(at)
-    if not torch.is_grad_enabled() or not value.requires_grad:
+    value = g(at)
+    if not value.requires_grad:
         return solved
 
     def pulled(weight: Tensor) -> Tensor:
@@ -108,23 +108,18 @@ def residual_of(u: Tensor, new: Tensor) -> float:
     return float(((new - u).norm(dim=-1) / (1 + u.norm(dim=-1))).max())
 
 
-def iterated(g: Map, u: Tensor, wanted: float, name: str, most: int, patience: float, advance: Advance) -> Solved:
-    """u <- advance(u, g(u)) until the residual is as wanted, runs away, or falls too slowly."""
-    best, before = Solved(u, math.inf, 0, name), math.inf
+def iterated(g: Map, u: Tensor, wanted: float, name: str, most: int, advance: Advance) -> Solved:
+    """u <- advance(u, g(u)) until the residual is as wanted or runs away."""
+    best = Solved(u, math.inf, 0, name)
     for k in range(1, most + 1):
         value = g(u)
         residual = residual_of(u, value)
         if residual < best.residual:
             best = Solved(u, residual, k, name)
-        if residual <= wanted or not residual < FAR * best.residual or (k > FEW and residual > patience * before):
+        if residual <= wanted or not residual < FAR * best.residual:
             return best._replace(calls=k)
-        u, before = advance(u, value), residual
+        u = advance(u, value)
     return best._replace(calls=most)
-
-
-def fixed_point(g: Map, u: Tensor, wanted: float) -> Solved:
-    """u <- g(u)."""
-    return iterated(g, u, wanted, "fixed point", MANY, SLOW, lambda u, value: value)
 
 
 def anderson(g: Map, u: Tensor, wanted: float) -> Solved:
@@ -139,10 +134,10 @@ def anderson(g: Map, u: Tensor, wanted: float) -> Solved:
         off = last - torch.stack(points[-MEMORY - 1 :], -1)  # [b, n, m]
         if off.shape[-1] == 1:
             return value
-        share = torch.linalg.lstsq(off.diff(dim=-1), off[..., -1:], driver="gelsd").solution
+        share = torch.linalg.pinv(off.diff(dim=-1)) @ off[..., -1:]
         return value - (last.diff(dim=-1) @ share)[..., 0]
 
-    return iterated(g, u, wanted, "anderson", MANY, math.inf, advance)
+    return iterated(g, u, wanted, "anderson", MANY, advance)
 
 
 def newton(g: Map, u: Tensor, wanted: float) -> Solved:
@@ -158,12 +153,12 @@ def newton(g: Map, u: Tensor, wanted: float) -> Solved:
         last = residual
         return u + torch.linalg.lu_solve(*kept[0], (value - u)[..., None])[..., 0]
 
-    return iterated(g, u, wanted, "newton", MANY // 3, math.inf, advance)
+    return iterated(g, u, wanted, "newton", MANY // 3, advance)
 
 
 def newton_krylov(g: Map, u: Tensor, wanted: float) -> Solved:
-    """The same without matrices; a call is a call of g here too, those for directions not counted."""
-    return iterated(g, u, wanted, "newton-krylov", MANY // 3, math.inf, lambda u, value: u + direction(g, u, value))
+    """The same without matrices; ``calls`` leaves out those that the directions take."""
+    return iterated(g, u, wanted, "newton-krylov", MANY // 3, lambda u, value: u + direction(g, u, value))
 
 
 def _matrices(g: Map, u: Tensor) -> Tensor:
@@ -173,11 +168,3 @@ def _matrices(g: Map, u: Tensor) -> Tensor:
         value = g(at)
     rows = [torch.autograd.grad(value, at, e.expand_as(value), retain_graph=True)[0] for e in unit]
     return unit - torch.stack(rows, -2)
-
-
-METHODS: dict[str, Callable[[Map, Tensor, float], Solved]] = {
-    "fixed point": fixed_point,
-    "anderson": anderson,
-    "newton": newton,
-    "newton-krylov": newton_krylov,
-}

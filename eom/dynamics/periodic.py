@@ -33,8 +33,9 @@ def loosened(g: Map, u: Tensor, grid: tuple[int, ...]) -> Map:
         pulse[:, c] = comb
         answer = along(g, u, value, pulse.flatten(1)).view_as(pulse)
         columns.append(torch.fft.rfftn(mean_stencil(answer, apart), dim=axes))
-    matrices = torch.eye(channels, dtype=u.dtype, device=u.device) - torch.stack(columns, -1).movedim(1, -2)
-    inverse = torch.linalg.inv_ex(matrices).inverse  # [b, modes, channels, channels]
+    unit = torch.eye(channels, dtype=columns[0].dtype, device=u.device)
+    inverse, singular = torch.linalg.inv_ex(unit - torch.stack(columns, -1).movedim(1, -2))
+    inverse = torch.where(singular[..., None, None] == 0, inverse, unit)  # [b, modes, channels, channels]
 
     def without(u: Tensor) -> Tensor:
         modes = torch.fft.rfftn((g(u) - u).view(len(u), channels, *grid), dim=axes).movedim(1, -1)

@@ -110,15 +110,16 @@ def test_gradients_flow_through_implicit_steps(stepper):
     assert found == pytest.approx(wanted, rel=1e-7)
 
 
-@pytest.mark.parametrize(("slope", "method"), [(0.3, "fixed point"), (-1.9, "anderson"), (-0.95, "anderson")])
-def test_the_cheapest_method_that_converges_is_taken(slope, method):
+@pytest.mark.parametrize("slope", [0.3, -1.9, -0.95])
+def test_mixing_solves_without_derivatives(slope):
+    """Also where fixed points run away."""
     found = solve(lambda u: slope * torch.sin(u) + 1, torch.zeros(3, 2, dtype=torch.float64))
-    assert found.method == method
+    assert found.method == "anderson"
     assert found.residual < 1e-14
     torch.testing.assert_close(found.u, slope * torch.sin(found.u) + 1, rtol=0, atol=1e-13)
 
 
-def test_newton_solves_what_runs_away_from_the_others():
+def test_newton_solves_what_runs_away_from_mixing():
     matrix = torch.diag(-torch.logspace(0, 4, 12, dtype=torch.float64))
     found = solve(lambda u: u @ matrix + torch.sin(u) + 1, torch.zeros(2, 12, dtype=torch.float64))
     assert found.method == "newton"
@@ -129,7 +130,7 @@ def test_newton_solves_what_runs_away_from_the_others():
 def test_an_equation_without_solution_names_time_step_and_residuals(stepper):
     """u' = 1 + u^2, of which a step beyond pi / 2 leads nowhere."""
     system = EnergySystem(lambda u: (u**3 / 3 + u).sum(-1), lambda g: g)
-    with pytest.raises(StepError, match=r"at time 0 with h = 5, .*not solved to .*fixed point: .*newton: .*a smaller"):
+    with pytest.raises(StepError, match=r"at time 0 with h = 5, .*not solved to .*anderson: .*newton: .*a smaller"):
         end(system, stepper, torch.zeros(2, 1, dtype=torch.float64), h=5.0, steps=1)
 
 
