@@ -123,12 +123,14 @@ class DiscreteGradient:
 
     ``rule`` is a discrete gradient: the automatic one by default, ``gonzalez`` or ``MeanValue(k)``, all of order 2, or
     ``itoh_abe``, of order 1; for skew G ``yoshida(DiscreteGradient())`` is of order 4. Gradients flow through the step.
+    ``rtol`` is the residual of the implicit equation, near rounding by default: energy is kept as well as that.
 
     Raises:
         StepError: the implicit equation is not solved at this step size; it names time, residuals and what to do.
     """
 
     rule: Rule = discrete_gradient
+    rtol: float | None = None
 
     def init(self, y: State) -> None:
         return None
@@ -142,7 +144,7 @@ class DiscreteGradient:
             return rows + h * field.structure(self.rule(field.energy, u, rows))
 
         try:
-            solved: Solved = solve(g, predicted(field, h, rows), grid=grid)
+            solved: Solved = solve(g, predicted(field, h, rows), rtol=self.rtol, grid=grid)
         except StepError as failure:
             raise StepError(f"at time {t:.4g} with h = {h:g}, {failure}") from failure
         return differentiable(g, solved.u, grid).view(y.shape), None

@@ -25,6 +25,7 @@ FAR = 100.0  # times the best residual, from where there is no way back
 CHORD = 0.1  # by which a residual has to fall with kept matrices
 MEMORY = 5  # of Anderson's mixing
 ROUNDING = 50.0  # times what is wanted that g's own rounding may leave
+STILL, NEAR = 12, 3  # iterations without a better residual after which a method ends, and where only rounding is left
 LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
 
 
@@ -61,12 +62,10 @@ def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, 
         for name, method in (("anderson", anderson), last):
             found = method(g, best.u, wanted)
             calls = best.calls + found.calls
-            if found.residual <= wanted:
+            if found.residual <= (wanted if rtol else ROUNDING * wanted):
                 return found._replace(calls=calls)
             said.append(f"{name}: {found.residual:.2g}")
             best = (found if found.residual < best.residual else best)._replace(calls=calls)
-    if rtol is None and best.residual <= ROUNDING * wanted:  # g itself is not known better
-        return best
     raise StepError(
         f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a smaller step"
     )
@@ -109,14 +108,15 @@ def residual_of(u: Tensor, new: Tensor) -> float:
 
 
 def iterated(g: Map, u: Tensor, wanted: float, name: str, most: int, advance: Advance) -> Solved:
-    """u <- advance(u, g(u)) until the residual is as wanted or runs away."""
+    """u <- advance(u, g(u)) until the residual is as wanted, runs away, or falls no more."""
     best = Solved(u, math.inf, 0, name)
     for k in range(1, most + 1):
         value = g(u)
         residual = residual_of(u, value)
         if residual < best.residual:
             best = Solved(u, residual, k, name)
-        if residual <= wanted or not residual < FAR * best.residual:
+        still = NEAR if best.residual <= ROUNDING * wanted else STILL
+        if residual <= wanted or not residual < FAR * best.residual or k - best.calls >= still:
             return best._replace(calls=k)
         u = advance(u, value)
     return best._replace(calls=most)

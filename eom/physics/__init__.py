@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
     from eom.physics.conserved import conserved_quantity
     from eom.physics.data_sets import DataSet
-    from eom.physics.fitting import Fitted, fit
+    from eom.physics.fitting import Fitted, fit, solve_linear
     from eom.physics.latents import LatentField, LatentRule, LatentStepper, latent_model, principal_coding
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
     from eom.physics.laws import compare_energies, read_kernel
@@ -86,7 +86,7 @@ _NAMES = {
     ),
     "eom.physics.pixels": "Film pendulum_film render frame_pairs film_of angle_of energy_of",
     "eom.physics.latents": "latent_model principal_coding LatentField LatentRule LatentStepper",
-    "eom.physics.fitting": "fit Fitted",
+    "eom.physics.fitting": "fit solve_linear Fitted",
     "eom.physics.metrics": "evaluate Scores",
     "eom.physics.modified": "Split modified_energy learned_energy mixing",
     "eom.physics.laws": "compare_energies read_kernel",
@@ -105,8 +105,9 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "LearnedSystem", "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network",
     "symplectic_network", "energy_model", "damped_energy_model", "lagrangian_network", "Film", "pendulum_film",
     "render", "frame_pairs", "film_of", "angle_of", "energy_of", "latent_model", "principal_coding",
-    "LatentField", "LatentRule", "LatentStepper", "fit", "Fitted", "evaluate", "Scores", "Split",
-    "modified_energy", "learned_energy", "mixing", "compare_energies", "read_kernel", "conserved_quantity",
+    "LatentField", "LatentRule", "LatentStepper", "fit", "solve_linear", "Fitted", "evaluate", "Scores",
+    "Split", "modified_energy", "learned_energy", "mixing", "compare_energies", "read_kernel",
+    "conserved_quantity",
 ]  # fmt: skip
 
 

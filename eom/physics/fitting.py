@@ -1,7 +1,7 @@
 """Training of a learned system: windows of trajectories, early stopping, checkpoints without pickle."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,3 +115,44 @@ def _unseen(model: LearnedSystem, window: Window | None) -> float | None:
         return None
     with torch.no_grad():
         return float(mean_square(model, window))
+
+
+def solve_linear(
+    model: LearnedSystem, data: Trajectories, parameters: Sequence[Tensor], *, rcond: float = 1e-12
+) -> float:
+    """Set ``parameters``, in which residuals are affine, to the least squares of one step; returns the mean square.
+
+    Of a model u' = G grad H with G given, the last layer of H is such: residuals are linear in H. What other layers
+    compute, even untrained ones, serves as a basis: the solution is the global one, to rounding.
+
+    Raises:
+        DataError: data that are not of this model. SettingError: residuals that are not affine in the parameters.
+    """
+    window = require_fit(model, data.to(parameters[0].dtype), 1, 1, steps=1, every=1, batch=None, patience=None)
+    entries = [(x.data.view(-1), k) for x in parameters for k in range(x.numel())]
+    with torch.no_grad():
+        for x in parameters:
+            x.zero_()
+
+        def residual() -> Tensor:
+            return model.residual(window).flatten()
+
+        start, columns = residual(), []
+        for flat, k in entries:
+            flat[k] = 1.0
+            columns.append(residual() - start)
+            flat[k] = 0.0
+        matrix = torch.stack(columns, 1)
+        size = matrix.norm(dim=0).clamp(min=torch.finfo(matrix.dtype).tiny)
+        left, values, right = torch.linalg.svd(matrix / size, full_matrices=False)
+        kept = values > rcond * values[0]
+        found = -(right.T @ ((left.T @ start)[..., None] / values[:, None] * kept[:, None]))[:, 0] / size
+        for (flat, k), value in zip(entries, found.tolist(), strict=True):
+            flat[k] = value
+        after, foretold = residual(), start + matrix @ found
+        if float((after - foretold).norm()) > 1e-3 * float(start.norm()):
+            raise SettingError(
+                "the residuals are not affine in these parameters: give those of the last layer of an energy whose "
+                "structure is not learned, or of a plain field"
+            )
+    return float(after.square().sum() / window.u[:, 1:, 0].numel())

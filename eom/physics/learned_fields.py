@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from eom.dynamics.energy import Structure, gradient
 from eom.physics.systems import rotate
@@ -20,31 +19,35 @@ def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], 
 
 
 class GridEnergy(nn.Module):
-    """H(u) = cell * sum over a periodic grid of a learned density of each value and its neighbours.
+    """H(u) = cell * sum over a periodic grid of f(u, D u), D the differences to the next point along each axis.
 
-    A convolution of width 3, then layers that see one place only, all of ``channels``. ``cell`` is the length or area
-    of a cell, as in an integral; ``unit`` a typical size of values: both spare the optimizer large or small numbers.
+    f is a network with two hidden layers of ``width``, the same everywhere. ``cell`` is the length or area of a cell,
+    as in an integral; ``unit`` and ``step`` are typical sizes of u and D u, which spare the optimizer large and small
+    numbers. ``last`` is its last layer, in which H is linear.
     """
 
     def __init__(
         self,
         grid: tuple[int, ...],
-        channels: int = 32,
+        width: int = 32,
         *,
         cell: float = 1.0,
         unit: float = 1.0,
+        step: float = 1.0,
         activation: Callable[[], nn.Module] = nn.Tanh,
     ):
         super().__init__()
-        self.grid, self.cell, self.unit = grid, cell, unit
-        conv = nn.Conv1d if len(grid) == 1 else nn.Conv2d
+        self.grid, self.cell, self.unit, self.step = grid, cell, unit, step
+        inputs = 1 + len(grid)
+        self.last = nn.Linear(width, 1)
         self.density = nn.Sequential(
-            conv(1, channels, 3), activation(), conv(channels, channels, 1), activation(), conv(channels, 1, 1)
+            nn.Linear(inputs, width), activation(), nn.Linear(width, width), activation(), self.last
         )
 
     def forward(self, u: Tensor) -> Tensor:
-        wide = F.pad(u.unflatten(-1, self.grid).unsqueeze(1) / self.unit, (1,) * (2 * len(self.grid)), mode="circular")
-        return self.cell * self.density(wide).flatten(1).sum(-1)
+        at = u.unflatten(-1, self.grid)
+        steps = [(at.roll(-1, axis) - at) / self.step for axis in range(-len(self.grid), 0)]
+        return self.cell * self.density(torch.stack([at / self.unit, *steps], -1)).flatten(1).sum(-1)
 
 
 class PlainField(nn.Module):

@@ -86,7 +86,7 @@ class Trajectories:
             raise DataError(f"windows of {steps} steps in trajectories of {self.states.shape[1]} points")
         t = self.times.unfold(1, steps + 1, stride).flatten(0, 1)  # of [b, windows, k + 1]
         u, slope = (
-            None if x is None else x.unfold(1, steps + 1, stride).transpose(2, 3).flatten(0, 1)
+            None if x is None else x.unfold(1, steps + 1, stride).transpose(2, 3).flatten(0, 1).contiguous()
             for x in (self.states, self.slopes)
         )
         assert u is not None
