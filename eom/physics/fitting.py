@@ -102,7 +102,7 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
         return found
 
     if isinstance(optimizer, LBFGS):  # which asks several times
-        return float(optimizer.step(value))  # type: ignore[arg-type]
+        return float(optimizer.step(value).detach())  # type: ignore[arg-type, union-attr]
     found = value()
     optimizer.step()
     return float(found.detach())
