@@ -36,10 +36,17 @@ def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the runs and the report.")] = Path("eom-demo"),
     small: Annotated[bool, typer.Option(help="A tenth of the digits, fewer steps: 30 seconds.")] = False,
     stochastic: Annotated[bool, typer.Option(help="Networks, samplers and SGD as stochastic equations.")] = False,
+    physics: Annotated[bool, typer.Option(help="Laws of motion learned from pendulums and from waves.")] = False,
 ) -> None:
     """Train a small network on real digits at four learning rates, and compare theory and runs."""
     hold_threads_still()
-    if stochastic:
+    if stochastic and physics:
+        raise typer.BadParameter("--stochastic and --physics are two demonstrations: choose one")
+    if physics:
+        from eom.physics_demo import run_physics_demo
+
+        run_physics_demo(out, small=small)
+    elif stochastic:
         from eom.stochastic_demo import run_stochastic_demo
 
         run_stochastic_demo(out, small=small)

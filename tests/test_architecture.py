@@ -28,7 +28,10 @@ FLOORS: dict[str, set[str]] = {  # what each part may import
     "sweeps": {"errors", "objective", "stochastic", "records", "tracking", "analysis"},
     "testing": {"errors"},
 }
-TOP = {"__init__", "__main__", "cli", "demo", "checking", "stochastic_demo", "sweeping", "target"}
+TOP = {
+    *("__init__", "__main__", "cli", "demo", "checking", "stochastic_demo", "sweeping", "target"),
+    *("picturing", "physics_demo", "physics_findings", "physics_page"),
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

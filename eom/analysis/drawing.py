@@ -3,8 +3,9 @@
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,12 +13,15 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, NullLocator
+from PIL import Image
 
 from eom.analysis.words import label, number, numbers
 
@@ -46,6 +50,7 @@ STYLE: Any = {
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
+COLOURS = 64  # of a picture in a GIF
 RAMP = LinearSegmentedColormap.from_list("ramp", ["#2b83c6", "#8a78c0", "#b8609a", "#d55e00"])  # 3 : 1 as well
 
 
@@ -146,6 +151,49 @@ def heat(cells: pd.DataFrame, meaning: str, across: str) -> Figure:
     ax.tick_params(axis="x", rotation=0)
     ax.set(xlabel=across, ylabel="")
     return figure
+
+
+def sheet(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure with axes [rows, columns] of about this size in inches, and room for a colour bar at their right."""
+    figure = Figure(figsize=(1.4 + columns * width, 0.4 + rows * height), dpi=144)
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+
+
+def coloured(ax: Axes, across: np.ndarray, up: np.ndarray, values: np.ndarray, largest: float) -> Any:
+    """``values`` [up, across] as one image inside the figure: blue to -``largest``, white at 0, red to ``largest``."""
+    return ax.pcolormesh(
+        across, up, values, cmap="RdBu_r", vmin=-largest, vmax=largest, shading="nearest", rasterized=True
+    )
+
+
+def key(figure: Figure, image: Any, axes: Any, text: str, *, beyond: bool) -> None:
+    """The colour bar of all ``axes``, with pointed ends where there are values ``beyond`` it."""
+    bar = figure.colorbar(image, ax=axes, format=Apart(), pad=0.02, extend="both" if beyond else "neither")
+    bar.set_label(text, parse_math=False)
+
+
+def film(
+    figure: Figure, moving: Sequence[Artist], draw: Callable[[int], object], count: int, path: Path, rate: float
+) -> None:
+    """An animated GIF of ``count`` pictures, ``rate`` in a second; ``draw`` brings what is ``moving`` to the k-th.
+
+    The rest is drawn once: matplotlib's own writer draws all of it anew and takes ten times as long.
+    """
+    figure.set_facecolor("white")  # a GIF has no ground of its own
+    canvas = FigureCanvasAgg(figure)
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    ground = canvas.copy_from_bbox(figure.bbox)  # type: ignore[attr-defined] - Agg's
+    pictures = []
+    for k in range(count):
+        draw(k)
+        canvas.restore_region(ground)
+        for artist in moving:
+            figure.draw_artist(artist)
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()).quantize(COLOURS))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / rate), loop=0)
 
 
 def inline(figure: Figure, name: str) -> str:

@@ -1,0 +1,192 @@
+"""Pictures of motion: labelled axes with units, legends, one scale for true and predicted, as many frames as states."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import Normalize
+from PIL import Image
+
+from eom import physics, picturing
+from eom.analysis import drawing, fields, films, portraits
+from eom.errors import DataError
+from eom.physics.learned_fields import GridEnergy, dense
+
+T = np.linspace(0, 1, 6)
+RING = np.stack([np.cos(6 * T), np.sin(6 * T)], -1)[None]  # [1, s, 2]
+
+
+def bowl(states):
+    return (states**2).sum(-1)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The figures as matplotlib has them, before they are written."""
+    figures = []
+
+    def keep(figure, name):
+        figures.append(figure)
+        return drawing.inline(figure, name)
+
+    for module in (portraits, fields):
+        monkeypatch.setattr(module, "inline", keep)
+    return figures
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_portrait_has_equal_axes_with_units_and_a_legend_of_all_that_is_drawn(kept):
+    panels = [portraits.Portrait("plain", 1.1 * RING), portraits.Portrait("with energy", RING, lambda u: bowl(u) + 7)]
+    svg = portraits.phase_portrait("p", RING, panels, ("angle / rad", "p"), bowl, observed=RING)
+    (figure,) = kept
+    assert [ax.get_title() for ax in figure.axes] == ["what was observed", "plain", "with energy"]
+    for ax in figure.axes:
+        assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_aspect()) == ("angle / rad", "p", 1.0)
+        assert ax.get_xlim() == figure.axes[0].get_xlim()
+    assert texts(figure) == [
+        "true motion",
+        "predicted motion",
+        "level lines of the true energy",
+        "of the learned energy",
+    ]
+    assert svg.startswith("<svg")
+    assert 'id="p-' in svg
+
+
+def test_without_energies_a_portrait_promises_no_level_lines(kept):
+    portraits.phase_portrait("p", RING, [portraits.Portrait("plain", RING)], ("x / m", "y / m"))
+    assert texts(kept[0]) == ["true motion", "predicted motion"]
+    assert not kept[0].axes[0].collections
+
+
+def test_a_learned_energy_that_is_right_but_for_a_constant_has_the_level_lines_of_the_true_one(kept):
+    portraits.phase_portrait("p", RING, [portraits.Portrait("m", RING, lambda u: bowl(u) - 3)], ("q", "p"), bowl)
+    learned, true = kept[0].axes[0].collections
+    np.testing.assert_allclose(learned.levels, true.levels)
+    for one, other in zip(learned.get_paths(), true.get_paths(), strict=True):
+        np.testing.assert_allclose(one.vertices, other.vertices, atol=1e-12)
+
+
+def energies(values, lines=("true", "model")):
+    rows = [
+        {"panel": "p", "unit": "H / J", "line": text, "time": t, "value": v, "low": v / 2, "high": 2 * v}
+        for text, column in zip(lines, values, strict=True)
+        for t, v in zip(T, column, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_sizes_over_many_powers_of_ten_are_on_a_logarithmic_axis_and_signed_values_on_a_linear_one(kept):
+    wide = [np.full(6, 1e-14), np.array([0, 1e-4, 1e-3, 1e-2, 1e-1, 1])]
+    portraits.energy_courses("e", energies(wide), "time / s")
+    portraits.energy_courses("e", energies([np.zeros(6), np.linspace(-1, 1e3, 6)]), "time / s")
+    portraits.energy_courses("e", energies([np.full(6, 3.0), np.linspace(3, 4, 6)]), "time / s")
+    assert [figure.axes[0].get_yscale() for figure in kept] == ["log", "linear", "linear"]
+    low, high = kept[0].axes[0].get_ylim()
+    assert low <= 1e-14 < 1 <= high
+    for figure in kept:
+        assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("time / s", "H / J")
+        assert texts(figure) == ["true", "model"]
+
+
+def meshes(figure):
+    return [mesh for ax in figure.axes for mesh in ax.collections if mesh.get_array() is not None and ax.get_title()]
+
+
+def test_true_predicted_and_difference_have_the_colours_of_the_true_fields_scale(kept):
+    x = np.arange(8) / 8
+    true = np.sin(2 * np.pi * (x[None] - T[:, None]))
+    svg = fields.space_time("s", true, {"model": 3 * true}, T, x, ("x / m", "t / s", "u / m"))
+    panels = {ax.get_title(): ax for ax in kept[0].axes if ax.get_title()}
+    assert list(panels) == ["true", "model", "model − true"]
+    largest = np.abs(true).max()
+    scales = {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes(kept[0])}
+    assert scales == {(-largest, largest)}
+    assert isinstance(meshes(kept[0])[0].norm, Normalize)
+    drawn = panels["model − true"].collections[0].get_array()
+    np.testing.assert_allclose(drawn, 2 * true)
+    assert panels["model − true"].get_xlabel() == "x / m"
+    assert panels["true"].get_ylabel() == "t / s"
+    bar = kept[0].axes[-1]
+    assert bar.get_ylabel() == "u / m"
+    assert bar._colorbar.extend == "both"  # a prediction goes beyond the scale, and the bar says so
+    assert svg.count("<image") == 4  # three panels and the bar
+    assert len(svg) < 60_000
+
+
+def test_a_true_field_alone_is_a_picture_too(kept):
+    fields.space_time("s", np.ones((6, 8)), {}, T, np.arange(8))
+    assert [ax.get_title() for ax in kept[0].axes] == ["true", ""]
+
+
+def test_snapshots_are_rows_of_times_on_one_scale(kept):
+    true = np.random.default_rng(0).normal(size=(6, 4, 5))
+    fields.snapshots("s", {"true": true, "model": 0.5 * true}, T, "x / m", "u / K")
+    axes, bar = kept[0].axes[:-1], kept[0].axes[-1]
+    assert len(axes) == 12
+    assert [ax.get_title() for ax in axes[:6]] == [f"t = {t:g}" for t in T]
+    assert {(ax.collections[0].norm.vmin, ax.collections[0].norm.vmax) for ax in axes} == {
+        (-np.abs(true).max(), np.abs(true).max())
+    }
+    assert (axes[6].get_ylabel(), axes[6].get_xlabel(), bar.get_ylabel()) == ("model: x / m", "x / m", "u / K")
+    assert bar._colorbar.extend == "neither"
+
+
+def test_animations_have_a_picture_for_each_state_even_where_nothing_moves(tmp_path):
+    swing = films.film_pendulums(tmp_path / "a.gif", {"true": np.sin(3 * T), "model": np.zeros(6)}, T)
+    still = films.film_fields(tmp_path / "b.gif", {"true": np.ones((6, 4, 4))}, T)
+    for path in (swing, still):
+        with Image.open(path) as film:
+            assert film.n_frames == 6  # type: ignore[attr-defined]
+            assert film.info["duration"] == 100
+
+
+def test_models_and_trajectories_become_pictures_in_one_call(tmp_path):
+    torch.manual_seed(0)
+    system = physics.pendulum()
+    states = system.simulate(torch.tensor([[1.0, 0.5], [0.5, 0.0]]).double(), h=0.2, steps=5)
+    test = physics.Trajectories(torch.linspace(0, 1, 6), states.transpose(0, 1), system.entries)
+    models = {
+        "energy": physics.energy_model(2, dense(2, 1, 8)).double(),
+        "plain": physics.second_order_ode(2, dense(2, 1, 8)),  # in float32
+    }
+    picture = picturing.phase_portrait(models, system, test)
+    saved = picture.save(tmp_path / "portrait.svg").read_text("utf-8")
+    assert saved.startswith("<svg")
+    assert "currentColor" not in saved
+    assert "angle / rad" in saved
+    over_time = picturing.energy_over_time(models, system, test).svg
+    for text in ("change of the true energy", "error of the true energy", "change of the model's own energy"):
+        assert text in over_time
+    with Image.open(picturing.animate(models, test, tmp_path / "swing.gif")) as film:
+        assert film.n_frames == 6  # type: ignore[attr-defined]
+
+
+def test_what_was_predicted_already_is_not_predicted_again():
+    system = physics.spring()
+    test = physics.Trajectories(torch.linspace(0, 1, 3), torch.rand(1, 3, 2, dtype=torch.float64), system.entries)
+    model = physics.neural_ode(2).double()
+    model.predict = None  # type: ignore[assignment]
+    assert "predicted motion" in picturing.phase_portrait({"m": model}, system, test, predicted={"m": test}).svg
+
+
+def test_there_is_no_median_over_trajectories_with_times_of_their_own():
+    times = torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+    test = physics.Trajectories(times, torch.rand(2, 2, 2, dtype=torch.float64))
+    with pytest.raises(DataError, match="times of their own"):
+        picturing.energy_over_time({}, physics.spring(), test)
+    assert picturing.energy_over_time({}, physics.spring(), test.select([0])).svg.startswith("<svg")
+
+
+def test_fields_in_two_dimensions_are_rolled_up_and_a_wrong_grid_is_named(tmp_path):
+    system = physics.cahn_hilliard(6, dimensions=2)
+    model = physics.energy_model(36, GridEnergy((6, 6), 4), system.structure).double()
+    test = physics.Trajectories(torch.linspace(0, 1e-3, 4), 0.1 * torch.randn(2, 4, 36).double(), system.entries)
+    assert picturing.snapshots({"m": model}, test, (6, 6), count=3, predicted={"m": test}).svg.count("t = ") == 3
+    with Image.open(picturing.animate({"m": model}, test, tmp_path / "f.gif", (6, 6), predicted={"m": test})) as film:
+        assert film.n_frames == 4  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"grid is \(6, 5\), and states have 36"):
+        picturing.snapshots({"m": model}, test, (6, 5), predicted={"m": test})
