@@ -92,7 +92,7 @@ def one(name: str, kind: str, by_scheme: bool, seed: int, tested: int, steps: in
     chosen = window.rows(torch.randint(len(window.u), (PAIRS,)))
     model, last = MODELS[kind](setting)
     model = model.double()
-    physics.solve_linear(model, Trajectories(chosen.t, chosen.u), [last.weight])
+    physics.solve_linear(model, Trajectories(chosen.t, chosen.u), [last.weight], rcond=1e-9)
     test = drawn.draw(tested, seed + 1000, by_scheme=by_scheme)
     scores = physics.evaluate(model, drawn.system, test)
     data_by = "energy-keeping scheme" if by_scheme else "accurate solver"
