@@ -5,7 +5,7 @@ compared up to both.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,11 @@ class Agreement:
     residual_at_scale_one: float
 
 
-def compare_energies(learned: Energy, true: Energy, states: Tensor) -> Agreement:
+def compare_energies(learned: Energy, true: Energy, states: Tensor, unseen: Sequence[Energy] = ()) -> Agreement:
     """How well ``learned`` is ``true`` on ``states`` [b, n], up to an offset and a scale, by least squares.
+
+    ``unseen`` are what the structure cannot see, G grad C = 0, such as the mass of a field whose G is a derivative: any
+    multiple of them may stand in a learned energy, and is left out of both.
 
     Raises:
         SettingError: fewer than three states, not finite, or energies that are not one finite number for each of them;
@@ -40,7 +43,8 @@ def compare_energies(learned: Energy, true: Energy, states: Tensor) -> Agreement
     checked_states(states, 3)
     with torch.no_grad():
         x, y = (scalars(name, e, states) for name, e in (("learned", learned), ("true", true)))
-    a, b = x - x.mean(), y - y.mean()
+        basis = torch.stack([torch.ones_like(x), *(scalars("unseen", c, states) for c in unseen)], 1)
+        a, b = (v - basis @ torch.linalg.lstsq(basis, v[:, None]).solution[:, 0] for v in (x, y))
     spread = float(b.square().mean().sqrt())
     if spread <= 1e-12 * float(y.abs().max()):
         raise SettingError(f"the true energy is {float(y[0]):g} on all states, expected states of different energies")

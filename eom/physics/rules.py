@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper
-from eom.errors import DataError, SettingError
+from eom.errors import DataError, SettingError, StepError
 from eom.physics.trajectories import Trajectories, Window
 
 Rule = Callable[[Any, Window], Tensor]
@@ -100,6 +100,8 @@ class ErrorsInVariables(nn.Module):
 class Adaptive:
     """Steps of torchdiffeq's adaptive ``method``, for any field; gradients through it, or by the ``adjoint`` equation.
 
+    ``max_steps`` is of the steps within one from a time to the next.
+
     Source: Chen, Rubanova, Bettencourt & Duvenaud, Neural ordinary differential equations, NeurIPS 2018.
     """
 
@@ -107,6 +109,7 @@ class Adaptive:
     atol: float = 1e-8
     method: str = "dopri5"
     adjoint: bool = False
+    max_steps: int = 2000
 
     def init(self, y: Tensor) -> None:
         return None
@@ -117,7 +120,15 @@ class Adaptive:
 
         span = torch.tensor([0.0, 1.0], dtype=y.dtype, device=y.device)  # of h, which may differ between members
         solve = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
-        found = solve(_Scaled(field, h), y, span, rtol=self.rtol, atol=self.atol, method=self.method)
+        try:
+            found = solve(
+                _Scaled(field, h), y, span, rtol=self.rtol, atol=self.atol, method=self.method,
+                options={"max_num_steps": self.max_steps},
+            )  # fmt: skip
+        except AssertionError as failure:
+            raise StepError(
+                f"the adaptive step of {self.method} was given up ({failure}): the field is stiff or its flow runs away"
+            ) from failure
         return found[-1], None  # type: ignore[index] - torchdiffeq is untyped
 
 

@@ -143,7 +143,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
         joblib.delayed(one)(*job, SMALL if small else STEPS) for job in jobs if job not in made
     )
     for row in work:
-        rows.append(row)
+        rows.append(row)  # type: ignore[arg-type] - joblib is untyped
         if out:
             pd.DataFrame(rows).to_csv(out, index=False)
     found = pd.DataFrame(rows).melt(["system", "model"], ["energy", "state"])

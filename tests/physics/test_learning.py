@@ -137,6 +137,31 @@ def test_the_discrete_gradient_finds_the_springs_energy_and_keeps_it():
     assert scores.drift < 1e-12
 
 
+def test_the_last_layer_is_found_exactly_whatever_the_others_are():
+    """A cubic energy in the span of random features of as many data; then the residual is rounding."""
+    torch.manual_seed(0)
+    data = data_sets.solitons(12, 4.0, steps=4).draw(4, seed=0, by_scheme=True)
+    structure = data_sets.solitons(12, 4.0).system.structure
+    energy = physics.GridEnergy((12,), 80, cell=1 / 3, unit=4.0, step=2.0)
+    model = physics.energy_model(12, energy, structure).double()
+    left = physics.solve_linear(model, data, [energy.last.weight])
+    assert left == pytest.approx(float(physics.mean_square(model, data.windows()).detach()), rel=1e-6)
+    rates = float((data.states.diff(dim=1) / 1e-3).square().sum(-1).mean())
+    assert left < 1e-6 * rates
+    gradient = torch.autograd.grad(physics.mean_square(model, data.windows()), energy.last.weight)[0]
+    energy.last.weight.data.mul_(1.01)  # no better beside it
+    assert float(physics.mean_square(model, data.windows()).detach()) > left
+    away = torch.autograd.grad(physics.mean_square(model, data.windows()), energy.last.weight)[0]
+    assert float(gradient.norm()) < 1e-4 * float(away.norm())
+
+
+def test_parameters_in_which_residuals_are_not_affine_are_refused():
+    torch.manual_seed(0)
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    with pytest.raises(SettingError, match="not affine in these parameters: give those of the last layer"):
+        physics.solve_linear(model, spring_data(), [model.get_parameter("field.energy.0.weight")])
+
+
 def test_friction_is_learned():
     """A small step, as the learned one fits the step and not the flow."""
     data = data_sets.damped_springs(span=1.0, points=101, noise=0.0, friction=0.3).draw(5, seed=0)
