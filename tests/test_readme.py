@@ -8,6 +8,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_readmes_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(README.parent / "data")
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S):
         exec(compile(block, "README.md", "exec"), names)

@@ -49,10 +49,10 @@ def read(
     gauge = float(found.diffusion.diagonal().mean())
     mass = drawn.system.conserved["mass"]
     agreement = physics.compare_energies(
-        lambda u: gauge * model.field.energy(u),
+        lambda u: gauge * model.field.get_submodule("energy")(u),
         drawn.system.energy,
         test.states.flatten(0, 1),
-        [mass],  # type: ignore[operator]
+        [mass],
     )
     scores = physics.evaluate(model, drawn.system, test)
     return {
