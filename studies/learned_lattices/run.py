@@ -32,7 +32,7 @@ SETTINGS = {
     "KdV": Setting(data_sets.solitons(), 0.2, 4.0, 1.0, 30.0),
     "Cahn-Hilliard": Setting(data_sets.separations(), 0.02, 1.0, 0.2, 50.0),
 }
-TRAINED, TESTED, PAIRS, WIDTH = 10, 3, 60, 200
+TRAINED, TESTED, PAIRS, WIDTH, SMALL_WIDTH = 10, 3, 60, 200, 60
 SCHEME = "energy-keeping scheme"
 SUBSTEPS = 4  # of Runge-Kutta, which Cahn-Hilliard needs to be stable
 
@@ -40,11 +40,11 @@ SUBSTEPS = 4  # of Runge-Kutta, which Cahn-Hilliard needs to be stable
 class Local(nn.Module):
     """u' at a place from the seven values around it: a neural ODE that knows of the grid."""
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting, width: int):
         super().__init__()
         self.setting = setting
-        self.last = nn.Linear(WIDTH, 1)
-        self.net = nn.Sequential(nn.Linear(7, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), self.last)
+        self.last = nn.Linear(width, 1)
+        self.net = nn.Sequential(nn.Linear(7, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), self.last)
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         near = [(u.roll(-k, -1) - u) / self.setting.step for k in (-3, -2, -1, 1, 2, 3)]
@@ -52,39 +52,39 @@ class Local(nn.Module):
         return self.setting.rate * self.net(around)[..., 0]
 
 
-def energy(setting: Setting) -> physics.GridEnergy:
+def energy(setting: Setting, width: int) -> physics.GridEnergy:
     size = setting.drawn.system.size
-    return physics.GridEnergy((size,), WIDTH, cell=setting.cell, unit=setting.unit, step=setting.step)
+    return physics.GridEnergy((size,), width, cell=setting.cell, unit=setting.unit, step=setting.step)
 
 
-def plain(setting: Setting) -> tuple[LearnedSystem, nn.Linear]:
-    net = Local(setting)
+def plain(setting: Setting, width: int) -> tuple[LearnedSystem, nn.Linear]:
+    net = Local(setting, width)
     field = physics.PlainField(net)
     return LearnedSystem(setting.drawn.system.size, field, physics.midpoint, physics.RK4()), net.last
 
 
-def energy_gradient(setting: Setting) -> tuple[LearnedSystem, nn.Linear]:
+def energy_gradient(setting: Setting, width: int) -> tuple[LearnedSystem, nn.Linear]:
     """The same energy and structure as the discrete gradient's, by its gradient at midpoints."""
-    net = energy(setting)
+    net = energy(setting, width)
     field = physics.EnergyField(net, setting.drawn.system.structure)
     return LearnedSystem(setting.drawn.system.size, field, physics.midpoint, physics.RK4()), net.last
 
 
-def discrete_gradient(setting: Setting) -> tuple[LearnedSystem, nn.Linear]:
-    net = energy(setting)
+def discrete_gradient(setting: Setting, width: int) -> tuple[LearnedSystem, nn.Linear]:
+    net = energy(setting, width)
     model = physics.energy_model(setting.drawn.system.size, net, setting.drawn.system.structure)
     model.stepper = physics.DiscreteGradient(rtol=1e-11)
     return model, net.last
 
 
-MODELS: dict[str, Callable[[Setting], tuple[LearnedSystem, nn.Linear]]] = {
+MODELS: dict[str, Callable[[Setting, int], tuple[LearnedSystem, nn.Linear]]] = {
     "neural ODE": plain,
     "energy gradient": energy_gradient,
     "discrete gradient": discrete_gradient,
 }
 
 
-def one(name: str, kind: str, by_scheme: bool, seed: int, tested: int, steps: int) -> dict[str, object]:
+def one(name: str, kind: str, by_scheme: bool, seed: int, tested: int, steps: int, width: int) -> dict[str, object]:
     """A row of the table: hidden layers as they are drawn, the last one by least squares on pairs of states."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def one(name: str, kind: str, by_scheme: bool, seed: int, tested: int, steps: in
     drawn = replace(setting.drawn, times=setting.drawn.times[: steps + 1])
     window = drawn.draw(TRAINED if tested > 1 else 2, seed, by_scheme=by_scheme).windows()
     chosen = window.rows(torch.randint(len(window.u), (PAIRS,)))
-    model, last = MODELS[kind](setting)
+    model, last = MODELS[kind](setting, width)
     model = model.double()
     physics.solve_linear(model, Trajectories(chosen.t, chosen.u), [last.weight], rcond=1e-9)
     test = drawn.draw(tested, seed + 1000, by_scheme=by_scheme)
@@ -107,10 +107,14 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     Rows are written to ``out``, if given, as they come; those that are there already are not made again.
     """
     jobs = (
-        [("KdV", kind, False, 0, 1, 20) for kind in MODELS]
+        [("KdV", kind, False, 0, 1, 10, SMALL_WIDTH) for kind in ("energy gradient", "discrete gradient")]
         if small
         else [
-            (n, k, s, seed, TESTED, 500) for s in (False, True) for seed in range(5) for n in SETTINGS for k in MODELS
+            (n, k, s, seed, TESTED, 500, WIDTH)
+            for s in (False, True)
+            for seed in range(5)
+            for n in SETTINGS
+            for k in MODELS
         ]
     )
     rows: list[dict] = pd.read_csv(out).to_dict("records") if out and out.exists() else []

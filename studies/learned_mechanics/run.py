@@ -23,7 +23,7 @@ SYSTEMS: dict[str, tuple[DataSet, int]] = {  # and how many trajectories are obs
     "double pendulum": (data_sets.double_pendulums(3.0, 60), 100),
     "three bodies": (data_sets.three_bodies(), 500),
 }
-WIDTH, BATCH, TESTS, STEPS, SMALL = 100, 200, 10, 2000, 300
+WIDTH, BATCH, TESTS, STEPS, SMALL = 100, 200, 10, 2000, 100
 SCHEDULE = ((1e-3, 0.5), (3e-4, 0.25), (1e-4, 0.25))  # learning rate of Adam, share of the steps
 
 
@@ -131,7 +131,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
 
     Rows are written to ``out``, if given, as they come; those that are there already are not made again.
     """
-    short = ("neural ODE", "discrete gradient", "discrete gradient, errors in variables")
+    short = ("second-order neural ODE", "discrete gradient", "discrete gradient, errors in variables")
     jobs = (
         [("spring", kind, 0) for kind in short]
         if small
