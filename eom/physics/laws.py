@@ -14,6 +14,7 @@ from torch import Tensor
 from eom.errors import SettingError
 
 Energy = Callable[[Tensor], Tensor]  # [b, n] -> [b]
+ROUNDING = 1e-12  # of the sum of sizes
 WAVES = 64  # wave numbers along each axis on which a symbol is read
 
 
@@ -99,13 +100,14 @@ class Kernel:
 
     def __str__(self) -> str:
         low, high = self.symbol
-        mass = "is conserved" if self.conserves_mass else "is not conserved"
-        energy = "dissipative: no wave grows" if self.dissipative else "not dissipative"
+        exact, nearly = ROUNDING * self.size, f"nearly (to {self.tolerance:g} of its entries) "
+        mass = ("" if abs(self.rate) <= exact else nearly) + "conserved" if self.conserves_mass else "not conserved"
+        energy = ("" if high <= exact else nearly) + "dissipative" if self.dissipative else "not dissipative"
         if not self.dissipative and max(-low, high) <= self.tolerance * self.size:
             energy = "neither damps nor drives: all waves keep their size"
         alike = "isotropic" if self.isotropic else "not isotropic"
         return "\n".join([
-            f"Mass {mass}: the kernel's sum is {self.rate:.3g}, {abs(self.rate) / self.size:.1e} of its entries.",
+            f"Mass is {mass}: the kernel's sum is {self.rate:.3g}, {abs(self.rate) / self.size:.1e} of its entries.",
             f"It is {energy}; the symbol's real part is in [{low:.4g}, {high:.4g}], its imaginary within "
             f"{self.imaginary:.2g}.",
             f"It is {alike}: diffusion differs by {self.anisotropy:.2g} between directions, the fourth order by "
