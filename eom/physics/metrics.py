@@ -1,10 +1,12 @@
 """How good a learned system is, in five numbers that do not stand for one another."""
 
-from typing import NamedTuple
+from math import nan as NAN
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from eom.dynamics.energy import law_of
 from eom.errors import DataError, StepError
 from eom.physics.data_sets import rates
 from eom.physics.models import LearnedSystem
@@ -17,7 +19,7 @@ class Scores(NamedTuple):
 
     ``derivative`` mean |f(u) - u'|^2 per entry on true states; ``energy`` mean (H(v) - H(u))^2 of the true H, v
     predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise
-    in a step where the system dissipates, over its spread on the test states; ``invariants`` largest change of what
+    in a step where its structure dissipates, over its spread on the test states; ``invariants`` largest change of what
     the flow keeps; ``rising`` share of steps in which the true H rises though the system dissipates; ``horizon`` mean
     time to a relative error of 1/2 of the state.
     """
@@ -33,18 +35,20 @@ class Scores(NamedTuple):
 
 def evaluate(
     model: LearnedSystem,
-    system: System,
+    system: System | None,
     test: Trajectories,
     *,
     substeps: int = 1,
     predicted: Trajectories | None = None,
 ) -> Scores:
-    """Predict from the first state of each noise-free ``test`` trajectory, and compare.
+    """Predict from the first state of each ``test`` trajectory, and compare; it should be free of noise.
 
-    A prediction that stops is scored up to where it came: its later states are infinite, and so are its errors.
+    Without a ``system``, as for measured data, there are ``state``, ``drift`` and ``horizon`` only. A prediction that
+    stops, or runs away, has infinite errors. ``predicted`` spares the prediction where there is one already.
     """
     test = test.to(next(model.parameters()).dtype)
-    if test.size != system.size:
+    model.require(test.states)
+    if system and test.size != system.size:
         raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
     u = test.states
     try:
@@ -52,25 +56,32 @@ def evaluate(
     except StepError:
         v = torch.full_like(u, torch.inf)
     with torch.no_grad():
-        flat = u.flatten(0, 1)
-        slope = (model(flat) - rates(system, flat)).square().mean()
-        energies, true = system.energy(v), system.energy(u)
-        own = getattr(model.field, "energy", None)
-        rises = energies.diff(dim=1) > 1e-6 * true.abs().max() if system.dissipates else None
-        return Scores(
-            float(slope),
-            float((energies - true).square().mean()),
-            float((v - u).square().mean()),
-            float("nan") if own is None else _drift(own, v, u, system.dissipates),
-            max((float((c(v) - c(v[:, :1])).abs().max()) for c in system.conserved.values()), default=float("nan")),
-            float("nan") if rises is None else float(rises.double().mean()),
-            float(_horizon(u, v, test.times).mean()),
-        )
+        of_law = (NAN, NAN, NAN, NAN) if system is None else _against(system, model, u, v)
+        slope, energy, invariants, rising = of_law
+        state, horizon = float((v - u).square().mean()), float(_horizon(u, v, test.times).mean())
+        return Scores(slope, energy, state, _drift(model.field, v, u), invariants, rising, horizon)
 
 
-def _drift(energy, v: Tensor, u: Tensor, dissipates: bool) -> float:
-    here, spread = (energy(x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
-    change = here.diff(dim=1).clamp(min=0) if dissipates else (here - here[:, :1]).abs()
+def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tuple[float, float, float, float]:
+    """Errors of rates and of the true energy, changes of what is conserved, and the share of steps with rising H."""
+    flat = u.flatten(0, 1)
+    energies, true = system.energy(v), system.energy(u)
+    rises = energies.diff(dim=1) > 1e-6 * true.abs().max()
+    return (
+        float((model(flat) - rates(system, flat)).square().mean()),
+        float((energies - true).square().mean()),
+        max((float((c(v) - c(v[:, :1])).abs().max()) for c in system.conserved.values()), default=NAN),
+        float(rises.double().mean()) if system.dissipates else NAN,
+    )
+
+
+def _drift(field: Any, v: Tensor, u: Tensor) -> float:
+    """Of the model's own energy, where it has one: its largest change, or rise where its structure lets it fall."""
+    if not hasattr(field, "energy"):
+        return NAN
+    here, spread = (field.energy(x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
+    falls = hasattr(field, "structure") and law_of(field.structure, u.shape[-1]) == "dissipates"
+    change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()
     return float(change.max() / spread.std())
 
 

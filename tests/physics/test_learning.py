@@ -370,3 +370,37 @@ def test_a_kernel_weighs_neighbours_as_its_stencil_says():
             kernel[at] * wide.roll([1 - k for k in at], axes) for at in itertools.product(range(3), repeat=len(grid))
         )
         torch.testing.assert_close(free(g).detach(), torch.as_tensor(by_hand).flatten(1), rtol=1e-13, atol=1e-14)
+
+
+def test_scores_are_the_known_errors_of_a_model_that_is_known():
+    """H = 1.1 (q^2 + p^2) predicted exactly: rates off by a tenth, true energy right, phase running ahead by .2 t."""
+    data = data_sets.springs(noise=0.0).exact(6, seed=0)
+    model = true_spring(physics.midpoint, Quadratic(start=1.1))
+    model.stepper = physics.Adaptive(1e-10, 1e-12)
+    scores = physics.evaluate(model, physics.spring(), data)
+    square = data.states.square().sum(-1)
+    assert scores.derivative == pytest.approx(0.01 * 4 * float(square.mean()) / 2, rel=1e-10)
+    assert scores.energy < 1e-16
+    assert scores.state == pytest.approx(float((square * (2 - 2 * torch.cos(0.2 * data.times))).mean()) / 2, rel=1e-7)
+    assert scores.drift < 1e-7
+    alone = physics.evaluate(model, None, data)
+    assert (alone.state, alone.drift, alone.horizon) == (scores.state, scores.drift, scores.horizon)
+    assert math.isnan(alone.energy)
+    assert math.isnan(alone.derivative)
+
+
+def test_a_prediction_that_stops_scores_infinite_errors():
+    model = LearnedSystem(2, physics.PlainField(_Explosive()), physics.midpoint, physics.RK4()).double()
+    scores = physics.evaluate(model, physics.spring(), data_sets.springs().exact(2, seed=0))
+    assert math.isinf(scores.state)
+    assert math.isinf(scores.energy)
+    assert scores.horizon < 3
+
+
+class _Explosive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1e3))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.scale * u**3
