@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
-from eom.errors import DataError
+from eom.errors import DataError, SettingError
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -30,7 +30,13 @@ class Picture(NamedTuple):
     svg: str
 
     def save(self, path: str | Path) -> Path:
-        """Write a file that stands alone."""
+        """Write an SVG file that stands alone.
+
+        Raises:
+            SettingError: a name that ends otherwise.
+        """
+        if Path(path).suffix.lower() != ".svg":
+            raise SettingError(f"the picture is to be {path}, expected a name that ends in .svg: it is nothing else")
         Path(path).write_text(standalone(self.svg), encoding="utf-8")
         return Path(path)
 

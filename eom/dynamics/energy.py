@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.field import State
-from eom.dynamics.implicit import Solved, differentiable, solve
+from eom.dynamics.implicit import Solved, differentiable, place, solve
 from eom.errors import SettingError, StepError
 
 Energy = Callable[[State], Tensor]  # [b, n] -> [b]
@@ -146,5 +146,5 @@ class DiscreteGradient:
         try:
             solved: Solved = solve(g, predicted(field, h, rows), rtol=self.rtol, grid=grid)
         except StepError as failure:
-            raise StepError(f"at time {t:.4g} with h = {h:g}, {failure}") from failure
+            raise StepError(f"{place(t, h)}, {failure}") from failure
         return differentiable(g, solved.u, grid).view(y.shape), None

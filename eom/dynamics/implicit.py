@@ -102,6 +102,13 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
     return out
 
 
+def place(t: float, h: float | Tensor) -> str:
+    """Where a step failed; h may be a step [b, 1] of each member's own."""
+    return f"at time {t:.4g} with h = " + (
+        f"{float(h.min()):g} to {float(h.max()):g}" if isinstance(h, Tensor) else f"{h:g}"
+    )
+
+
 def residual_of(u: Tensor, new: Tensor) -> float:
     """The largest |u - g(u)| / (1 + |u|) over rows."""
     return float(((new - u).norm(dim=-1) / (1 + u.norm(dim=-1))).max())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eom.dynamics.field import State, VectorField
-from eom.dynamics.implicit import differentiable, solve
+from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.stepper import Stepper
 from eom.errors import SettingError, StepError
 
@@ -105,7 +105,8 @@ class Gauss:
 
     def step(self, field: VectorField, t: float, h: float, y: State, carry: Any) -> tuple[State, None]:
         a, b = (torch.tensor(x, dtype=y.dtype, device=y.device) for x in TABLEAUS[self.stages])
-        rows, times = y.reshape(-1, y.shape[-1]), (t + h * a.sum(1)).tolist()
+        rows, times = y.reshape(-1, y.shape[-1]), [t + h * c for c in a.sum(1).tolist()]
+        each = h[:, None] if isinstance(h, Tensor) else h  # a step of its own for each row, [b, 1]
         grid = getattr(field, "grid", ())  # of an EnergySystem
 
         def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]
@@ -113,12 +114,12 @@ class Gauss:
             return torch.stack([field(s, x) for s, x in parts], 1)
 
         def g(at: Tensor) -> Tensor:
-            return (rows[:, None] + h * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)
+            return (rows[:, None] + each * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)
 
         try:
             solved = solve(g, rows.repeat(1, self.stages), grid=grid)
         except StepError as failure:
-            raise StepError(f"at time {t:.4g} with h = {h:g}, {failure}") from failure
+            raise StepError(f"{place(t, h)}, {failure}") from failure
         stages = differentiable(g, solved.u, grid)
         return (rows + h * torch.einsum("j,bjn->bn", b, slopes(stages))).view(y.shape), None
 

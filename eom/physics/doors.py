@@ -1,5 +1,6 @@
 """What a training is not begun with: data of another system, energies and grids that are not what the model means."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,21 @@ def require_fit(
         if grid is not None:
             require_periodic(data.states, grid)
     return windows
+
+
+def require_optimizer(model: LearnedSystem, optimizer: Any, checkpoint: str | Path | None) -> None:
+    """Raise where parameters would not be trained, or what is trained could not be saved."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise SettingError(f"optimizer is {optimizer!r}, expected one of torch's, made for the model's parameters")
+    trained = {id(x) for group in optimizer.param_groups for x in group["params"]}
+    left = [name for name, x in model.named_parameters() if x.requires_grad and id(x) not in trained]
+    if left:
+        raise SettingError(
+            f"the optimizer does not have {len(left)} parameters of the model, such as {left[0]}: make it after the "
+            "model and its rule, or set requires_grad_(False) on what is to stay as it is"
+        )
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise SettingError(f"the checkpoint is to be {checkpoint}, and there is no such folder: make it first")
 
 
 def _require_scalar(energy: Any, u: Tensor) -> None:

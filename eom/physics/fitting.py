@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 
 from eom.errors import LossNotFiniteError, SettingError
 from eom.physics.checkpoint import Kept, load, save
-from eom.physics.doors import require_fit
+from eom.physics.doors import require_fit, require_optimizer
 from eom.physics.models import LearnedSystem, mean_square
 from eom.physics.trajectories import Trajectories, Window
 
@@ -51,9 +51,10 @@ def fit(
         optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS is given all windows.
         batch: windows in a step, drawn anew for each; all of them by default.
         window: steps of one window, each of which begins ``stride`` points after the last.
-        validation: whose loss is measured every so many steps; the best parameters are those at the end.
+        validation: whose mean square is measured every so many steps; the best parameters are those at the end.
         patience: measurements without a better one, after which training stops.
-        checkpoint: a file, written at every measurement, from which training goes on if it is there.
+        checkpoint: a file, written at every measurement, from which training goes on if it is
+            there, with its optimizer's rate.
 
     Raises:
         DataError: data that are not of this model. SettingError: settings out of their range.
@@ -67,6 +68,7 @@ def fit(
     if unseen is not None:
         model.require(unseen.u)
     optimizer = optimizer or Adam(model.parameters(), 1e-3)
+    require_optimizer(model, optimizer, checkpoint)
     measure: Loss = loss or (lambda w: mean_square(model, w))
     draw = torch.Generator().manual_seed(seed)
     kept = load(checkpoint, model, optimizer, draw) if checkpoint and Path(checkpoint).exists() else Kept.of(model)
@@ -77,14 +79,16 @@ def fit(
                 torch.randint(len(windows.u), (batch,), generator=draw)
             )  # fmt: skip
             value = advance(optimizer, measure, chosen)
-            if not math.isfinite(value):
+            measured = step % every == every - 1 or step == steps - 1
+            seen = _after(model, chosen if unseen is None else unseen) if measured else value
+            if not (math.isfinite(value) and math.isfinite(seen)):
                 model.load_state_dict(kept.parameters)
                 raise LossNotFiniteError(
-                    f"the loss is {value} at step {step}: the model has its parameters of step {kept.best} again. Take "
-                    "a smaller learning rate, or shorter windows"
+                    f"the loss is {value} at step {step}, and {seen} after it: the model has its "
+                    f"parameters of step {kept.best} again. Take a smaller learning rate, or shorter windows"
                 )
-            if step % every == every - 1 or step == steps - 1:
-                kept = kept.after(step + 1, value, _unseen(model, unseen), model)
+            if measured:
+                kept = kept.after(step + 1, value, None if unseen is None else seen, model)
                 bar.update(task, completed=step + 1, description=f"loss {value:.3g}")
                 if checkpoint:
                     save(checkpoint, model, optimizer, draw, kept)
@@ -110,9 +114,8 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
     return float(found.detach())
 
 
-def _unseen(model: LearnedSystem, window: Window | None) -> float | None:
-    if window is None:
-        return None
+def _after(model: LearnedSystem, window: Window) -> float:
+    """The mean square of the present parameters."""
     with torch.no_grad():
         return float(mean_square(model, window))
 
@@ -128,31 +131,42 @@ def solve_linear(
     Raises:
         DataError: data that are not of this model. SettingError: residuals that are not affine in the parameters.
     """
+    known = {id(x) for x in model.parameters()}
+    if not parameters or not all(id(x) in known for x in parameters):
+        raise SettingError("parameters are none, or not all of this model: give such as [energy.last.weight]")
     window = require_fit(model, data.to(parameters[0].dtype), 1, 1, steps=1, every=1, batch=None, patience=None)
-    entries = [(x.data.view(-1), k) for x in parameters for k in range(x.numel())]
+    before = [x.detach().clone() for x in parameters]
     with torch.no_grad():
-        for x in parameters:
-            x.zero_()
-
-        def residual() -> Tensor:
-            return model.residual(window).flatten()
-
-        start, columns = residual(), []
-        for flat, k in entries:
-            flat[k] = 1.0
-            columns.append(residual() - start)
-            flat[k] = 0.0
-        matrix = torch.stack(columns, 1)
-        size = matrix.norm(dim=0).clamp(min=torch.finfo(matrix.dtype).tiny)
-        left, values, right = torch.linalg.svd(matrix / size, full_matrices=False)
-        kept = values > rcond * values[0]
-        found = -(right.T @ ((left.T @ start)[..., None] / values[:, None] * kept[:, None]))[:, 0] / size
-        for (flat, k), value in zip(entries, found.tolist(), strict=True):
-            flat[k] = value
-        after, foretold = residual(), start + matrix @ found
-        if float((after - foretold).norm()) > 1e-3 * float(start.norm()):
+        value = _least_squares(lambda: model.residual(window).flatten(), parameters, rcond)
+        if value is None:
+            for x, old in zip(parameters, before, strict=True):
+                x.copy_(old)
             raise SettingError(
                 "the residuals are not affine in these parameters: give those of the last layer of an energy whose "
                 "structure is not learned, or of a plain field"
             )
-    return float(after.square().sum() / window.u[:, 1:, 0].numel())
+    return value / window.u[:, 1:, 0].numel()
+
+
+def _least_squares(residual: Callable[[], Tensor], parameters: Sequence[Tensor], rcond: float) -> float | None:
+    """Sum of squares at the least squares, to which the parameters are set; None where residuals are not affine."""
+    entries = [(x.data.view(-1), k) for x in parameters for k in range(x.numel())]
+    for x in parameters:
+        x.zero_()
+    start, columns = residual(), []
+    for flat, k in entries:
+        flat[k] = 1.0
+        columns.append(residual() - start)
+        flat[k] = 0.0
+    matrix = torch.stack(columns, 1)
+    size = matrix.norm(dim=0)
+    seen = size > 1e-13 * size.max()  # a constant of an energy has no effect
+    left, values, right = torch.linalg.svd(matrix[:, seen] / size[seen], full_matrices=False)
+    kept = values > rcond * values[0]
+    found = torch.zeros_like(size)
+    found[seen] = -(right.T @ torch.where(kept, (left.T @ start) / values, 0.0)) / size[seen]
+    for (flat, k), value in zip(entries, found.tolist(), strict=True):
+        flat[k] = value
+    after, foretold = residual(), start + matrix @ found
+    affine = float((after - foretold).norm()) <= 1e-3 * float(start.norm())  # False for NaN
+    return float(after.square().sum()) if affine else None

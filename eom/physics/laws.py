@@ -165,6 +165,7 @@ def checked_states(states: Tensor, least: int) -> None:
 def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
     found = energy(states)
+    found = found[..., 0] if found.shape == (len(states), 1) else found
     if found.shape != states.shape[:1]:
         raise SettingError(
             f"the {name} energy of {len(states)} states is {list(found.shape)}, expected one number each"

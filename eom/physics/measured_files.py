@@ -1,5 +1,6 @@
 """Files of a user's own: a table with a column of times, and frames of a film."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,14 +26,34 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no part of a name
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as failure:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            # a byte-order mark is no part of a name, and no column an index
+            table = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
+    except (
+        OSError,
+        UnicodeDecodeError,
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+        pd.errors.EmptyDataError,
+    ) as failure:
         raise DataError(f"{path} could not be read as a CSV file in UTF-8: {failure}") from failure
     table.columns = [str(name).strip() for name in table.columns]
     wanted = [time, *coordinates]
     absent = [name for name in [*wanted, *([member] if member else [])] if name not in table]
     if absent:
         raise DataError(f"{path} has the columns {', '.join(table.columns)}, and not {', '.join(absent)}")
+    head = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True, header=None, nrows=1, dtype=str)
+    names = [str(name).strip() for name in head.iloc[0]]  # as they stand: twice the same is not renamed
+    twice = [name for name in wanted if names.count(name) > 1 or wanted.count(name) > 1]
+    if twice or not coordinates or isinstance(coordinates, str):
+        raise DataError(
+            f"{path}: time {time!r} and coordinates {coordinates!r} are to be different columns, each there once"
+        )
+    unknown = [] if member is None else np.flatnonzero(pd.isna(table[member].to_numpy()))
+    if len(unknown):
+        line = int(unknown[0]) + 2
+        raise DataError(f"{path}, line {line}: {member} is empty, so that its trajectory is not known")
     numbers = pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in wanted})
     for name in wanted:
         wrong = np.flatnonzero(numbers[name].isna())

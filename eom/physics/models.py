@@ -10,7 +10,7 @@ from eom.dynamics.energy import DiscreteGradient, Structure
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper
 from eom.dynamics.symplectic import Leapfrog
-from eom.errors import DataError, StepError
+from eom.errors import DataError, SettingError, StepError
 from eom.physics import learned_fields as fields
 from eom.physics.learned_fields import dense
 from eom.physics.rules import (
@@ -34,6 +34,10 @@ class LearnedSystem(nn.Module):
 
     def __init__(self, size: int, field: nn.Module, rule: Rule, stepper: Stepper):
         super().__init__()
+        halved = (fields.SecondOrderField, fields.SeparableField, fields.LagrangianField)
+        structure = getattr(field, "structure", None)
+        if size % 2 and (isinstance(field, halved) or structure is rotate or isinstance(structure, Friction)):
+            raise SettingError(f"size is {size}, expected positions and as many velocities or momenta: an even number")
         self.size, self.field, self.rule, self.stepper = size, field, rule, stepper
 
     def forward(self, u: Tensor) -> Tensor:
@@ -49,11 +53,12 @@ class LearnedSystem(nn.Module):
             StepError: the motion leaves the finite numbers, or a step does not converge; with the step's number.
         """
         self.require(u)
-        states = [u.detach()]
-        clock = times.to(u.dtype).expand(len(u), -1)
+        u = u.to(next((x.dtype for x in self.parameters()), u.dtype)).detach()
+        states = [u]
+        clock = times.to(torch.float64).expand(len(u), -1)
         with torch.no_grad():
             try:
-                for y in followed(self.field, self.stepper, u.detach(), clock, substeps):
+                for y in followed(self.field, self.stepper, u, clock, substeps):
                     if not bool(y.isfinite().all()):
                         raise StepError("the motion has left the finite numbers")
                     states.append(y)

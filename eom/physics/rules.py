@@ -56,7 +56,7 @@ class Shooting:
 
     def __call__(self, field: Any, window: Window) -> Tensor:
         marched = torch.stack(list(followed(field, self.stepper, window.u[:, 0], window.t, self.substeps)), 1)
-        return (window.u[:, 1:] - marched) / window.t.diff(dim=1).mean()
+        return (window.u[:, 1:] - marched) / _step(window)
 
 
 class FromFittedStarts(nn.Module):
@@ -70,12 +70,14 @@ class FromFittedStarts(nn.Module):
     def __init__(self, data: Trajectories, stepper: Stepper, *, window: int, stride: int, substeps: int = 1):
         super().__init__()
         self.stepper, self.substeps = stepper, substeps
-        self.starts = nn.Parameter(data.windows(window, stride).u[:, 0].clone())
+        self.observed = data.windows(window, stride).u[:, :1].clone()
+        self.starts = nn.Parameter(self.observed[:, 0].clone())
 
     def forward(self, field: Any, window: Window) -> Tensor:
-        start = self.starts[window.number]
+        _known(window.number, self.observed, window)
+        start = self.starts[window.number].to(window.u.dtype)
         marched = torch.stack([start, *followed(field, self.stepper, start, window.t, self.substeps)], 1)
-        return (window.u - marched) / window.t.diff(dim=1).mean()
+        return (window.u - marched) / _step(window)
 
 
 class ErrorsInVariables(nn.Module):
@@ -88,11 +90,17 @@ class ErrorsInVariables(nn.Module):
     def __init__(self, rule: Rule, data: Trajectories, *, window: int, stride: int, weight: float = 10.0):
         super().__init__()
         self.rule, self.weight = rule, weight
-        self.states = nn.Parameter(data.windows(window, stride).u.clone())
+        self.observed = data.windows(window, stride).u
+        self.states = nn.Parameter(self.observed.clone())
 
     def forward(self, field: Any, window: Window) -> Tensor:
-        v = self.states[window.number]
-        off = (v - window.u) / window.t.diff(dim=1).mean()
+        if window.u.shape[1] != self.observed.shape[1]:
+            raise DataError(
+                f"windows of {window.u.shape[1] - 1} steps, expected {self.observed.shape[1] - 1} as of the rule"
+            )
+        _known(window.number, self.observed, window)
+        v = self.states[window.number].to(window.u.dtype)
+        off = (v - window.u) / _step(window)
         return torch.cat([off, self.weight * self.rule(field, window._replace(u=v))], 1)
 
 
@@ -145,16 +153,33 @@ class _Scaled(nn.Module):
 
 def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: int = 1):
     """Yield u [b, n] at each of ``times`` [b, s] after the first, with steps [b, 1] of each member's own."""
+    if type(substeps) is not int or substeps < 1:
+        raise SettingError(f"substeps is {substeps!r}, expected 1 or more")
     carry = stepper.init(u)
-    for h in (times.diff(dim=1) / substeps).unbind(1):
+    for h in (times.diff(dim=1) / substeps).to(u.dtype).unbind(1):
         same = bool((h == h[0]).all())
         for _ in range(substeps):
             u, carry = stepper.step(field, 0.0, float(h[0]) if same else h[:, None], u, carry)  # type: ignore[arg-type]
         yield u
 
 
+def _step(window: Window) -> float:
+    return float(window.t.diff(dim=1).mean())
+
+
+def _known(number: Tensor, observed: Tensor, window: Window) -> None:
+    """Raise where a rule with parameters for each window meets windows that it was not made for."""
+    if int(number.max()) >= len(observed) or not torch.equal(
+        observed[number].to(window.u), window.u[:, : observed.shape[1]]
+    ):
+        raise DataError(
+            "the rule has parameters for the windows of the data it was made for, and is given others: give fit the "
+            "same data, window and stride; for validation take a model with a plain rule"
+        )
+
+
 def _change(window: Window) -> Tensor:
-    return window.u.diff(dim=1) / window.t.diff(dim=1)[..., None]
+    return window.u.diff(dim=1) / window.t.diff(dim=1)[..., None].to(window.u.dtype)
 
 
 def _each(u: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:

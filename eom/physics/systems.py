@@ -73,9 +73,12 @@ class System:
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
         kept: list[State] = []
+        rate = self.structure(torch.zeros_like(u))
+        live = torch.is_grad_enabled() and (u.requires_grad or rate.requires_grad or self.energy(u).requires_grad)
         try:
-            for k, (_, y) in enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps)):
-                kept += [y] if k % substeps == 0 else []
+            with torch.set_grad_enabled(live):  # the field's own derivatives make no graph that somebody asked for
+                for k, (_, y) in enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps)):
+                    kept += [y] if k % substeps == 0 else []
         except StepError as failure:
             raise StepError(f"in step {len(kept)} of {steps}, {failure}") from failure
         return torch.stack(kept)

@@ -51,7 +51,7 @@ class Trajectories:
         b, s, n = self.states.shape
         if self.times.shape not in ((s,), (b, s)):
             raise DataError(f"times have shape {list(self.times.shape)}, expected [{s}] or [{b}, {s}] as of the states")
-        object.__setattr__(self, "times", self.times.to(self.states.dtype).expand(b, s).detach())
+        object.__setattr__(self, "times", self.times.to(torch.float64).expand(b, s).detach())
         object.__setattr__(self, "states", self.states.detach())  # what was observed is no function of anything
         if not self.entries:
             object.__setattr__(self, "entries", tuple(f"u{i}" for i in range(n)))
@@ -66,7 +66,7 @@ class Trajectories:
         falls = (self.times.diff(dim=1) <= 0).nonzero()
         if len(falls):
             i, k = falls[0].tolist()
-            came = ", then ".join(f"{x:.6g}" for x in self.times[i, k : k + 2].tolist())
+            came = ", then ".join(f"{x:.12g}" for x in self.times[i, k : k + 2].tolist())
             raise DataError(
                 f"times of trajectory {i} repeat or fall at points {k} and {k + 1}: {came}. Sort them, and keep one "
                 "state for each time; even steps are not needed."
@@ -110,9 +110,9 @@ class Trajectories:
         )  # fmt: skip
 
     def to(self, dtype: torch.dtype) -> "Trajectories":
-        """The same in another kind of floats."""
+        """The same with states in another kind of floats; times stay in float64."""
         slopes = None if self.slopes is None else self.slopes.to(dtype)
-        return replace(self, times=self.times.to(dtype), states=self.states.to(dtype), slopes=slopes)
+        return replace(self, states=self.states.to(dtype), slopes=slopes)
 
     def save(self, path: str | Path) -> None:
         """Write one .npz file, without pickle."""

@@ -32,7 +32,7 @@ SETTINGS = {
     "KdV": Setting(data_sets.solitons(), 0.2, 4.0, 1.0, 30.0),
     "Cahn-Hilliard": Setting(data_sets.separations(), 0.02, 1.0, 0.2, 50.0),
 }
-TRAINED, TESTED, PAIRS, WIDTH, SMALL_WIDTH = 10, 3, 60, 200, 60
+TRAINED, TESTED, PAIRS, WIDTH, SMALL_WIDTH = 60, 3, 120, 200, 60
 SCHEME = "energy-keeping scheme"
 SUBSTEPS = 4  # of Runge-Kutta, which Cahn-Hilliard needs to be stable
 

@@ -404,3 +404,73 @@ class _Explosive(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         return self.scale * u**3
+
+
+@pytest.mark.parametrize(
+    "stepper",
+    [physics.Gauss(1), physics.Gauss(2), physics.DiscreteGradient(), physics.RK4()],
+    ids=["midpoint", "Gauss", "discrete gradient", "Runge-Kutta"],
+)
+def test_members_with_times_of_their_own_move_as_they_do_alone(stepper):
+    data = data_sets.springs(noise=0.0, points=8).draw(2, seed=0, irregular=True)
+    model = true_spring(physics.midpoint)
+    model.stepper = stepper
+    both = model.predict(data.states[:, 0], data.times).states
+    for i in range(2):
+        alone = model.predict(data.states[i : i + 1, 0], data.times[i]).states
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-11, atol=1e-12)
+
+
+def test_parameters_that_would_not_be_trained_are_named():
+    model, other = (physics.energy_model(2, physics.dense(2, 1, 8)).double() for _ in range(2))
+    data = spring_data()
+    with pytest.raises(
+        SettingError, match=r"does not have 6 parameters of the model, such as field\.energy\.0\.weight"
+    ):
+        physics.fit(model, data, optimizer=torch.optim.Adam(other.parameters()), steps=1)
+    optimizer = torch.optim.Adam(model.parameters())
+    model.rule = physics.ErrorsInVariables(model.rule, data, window=29, stride=29)
+    with pytest.raises(SettingError, match=r"such as rule\.states: make it after the model and its rule"):
+        physics.fit(model, data, optimizer=optimizer, steps=1, window=29, stride=29)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"window": 5, "stride": 1}, {"window": 10, "stride": 10}], ids=["stride", "window"]
+)
+def test_fitted_states_of_other_windows_are_refused(settings):
+    data = spring_data()
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    model.rule = physics.ErrorsInVariables(model.rule, data, window=5, stride=5)
+    with pytest.raises(DataError, match=r"expected 5 as of the rule|windows of the data it was made for"):
+        physics.fit(model, data, steps=1, **settings)
+
+
+def test_a_last_step_that_destroys_the_model_is_undone():
+    torch.manual_seed(0)
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    optimizer = torch.optim.SGD(model.parameters(), 1e200)
+    with pytest.raises(LossNotFiniteError, match="again"):
+        physics.fit(model, spring_data(), optimizer=optimizer, steps=1)
+    assert all(bool(x.isfinite().all()) and float(x.detach().abs().max()) < 10 for x in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [physics.energy_model, physics.damped_energy_model, physics.hamiltonian_network, physics.symplectic_network],
+    ids=["energy", "damped", "Hamiltonian", "separable"],
+)
+def test_positions_without_as_many_momenta_are_refused(make):
+    with pytest.raises(SettingError, match="size is 3, expected positions and as many velocities or momenta"):
+        make(3)
+
+
+def test_the_last_layer_with_its_bias_and_parameters_kept_where_refused():
+    torch.manual_seed(0)
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    last = [model.get_parameter(f"field.energy.4.{name}") for name in ("weight", "bias")]
+    assert math.isfinite(physics.solve_linear(model, spring_data(), last))
+    first = model.get_parameter("field.energy.0.weight")
+    before = first.detach().clone()
+    with pytest.raises(SettingError, match="not affine"):
+        physics.solve_linear(model, spring_data(), [first])
+    assert torch.equal(first, before)

@@ -197,3 +197,24 @@ def test_the_table_of_the_stand_in_is_the_stand_in():
     table = read_csv(DATA / "stand-in-pendulum.csv", time="time", coordinates=["angle", "momentum"])
     file = Trajectories.load(DATA / "stand-in-pendulum.npz")
     torch.testing.assert_close(table.states, file.states, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("t,x\n5,0,1\n6,1,2\n", "could not be read as a CSV file"),
+        ("t,x,x\n0,1,2\n1,1,2\n", "different columns, each there once"),
+        ("t,x,run\n0,1,a\n1,2,\n", r"line 3: run is empty, so that its trajectory is not known"),
+    ],
+    ids=["longer rows", "twice", "no run"],
+)
+def test_csv_files_whose_columns_are_not_what_they_seem_are_refused(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_csv(tmp_path / "a.csv", time="t", coordinates=["x"], member="run" if "run" in text else None)
+
+
+def test_times_keep_their_digits_beside_states_in_float32():
+    times = 1.7e9 + 0.1 * torch.arange(5, dtype=WIDE)
+    data = Trajectories(times, torch.zeros(1, 5, 2)).to(torch.float32)
+    assert torch.equal(data.times[0], times)
