@@ -66,6 +66,10 @@ def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tupl
     """Errors of rates and of the true energy, changes of what is conserved, and the share of steps with rising H."""
     flat = u.flatten(0, 1)
     energies, true = system.energy(v), system.energy(u)
+    if true.shape != u.shape[:2]:
+        raise DataError(
+            f"the energy of {system.name} maps {list(u.shape)} to {list(true.shape)}, expected [..., n] -> [...]"
+        )
     rises = energies.diff(dim=1) > 1e-6 * true.abs().max()
     return (
         float((model(flat) - rates(system, flat)).square().mean()),

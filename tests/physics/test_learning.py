@@ -474,3 +474,9 @@ def test_the_last_layer_with_its_bias_and_parameters_kept_where_refused():
     with pytest.raises(SettingError, match="not affine"):
         physics.solve_linear(model, spring_data(), [first])
     assert torch.equal(first, before)
+
+
+def test_scores_against_an_energy_that_is_no_number_for_each_state_are_refused():
+    wrong = physics.System("spring", lambda u: u**2, rotate, ("q", "p"))
+    with pytest.raises(DataError, match=r"maps \[6, 30, 2\] to \[6, 30, 2\], expected"):
+        physics.evaluate(true_spring(physics.midpoint), wrong, data_sets.springs().exact(6, seed=0))
