@@ -1,5 +1,6 @@
 """Files of a user's own: a table with a column of times, and frames of a film."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from eom.errors import DataError
 from eom.physics.trajectories import Trajectories
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member: str | None = None) -> Trajectories:
@@ -89,13 +92,16 @@ def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
             found = np.load(paths, allow_pickle=False)
         except (OSError, ValueError) as failure:
             raise DataError(f"{paths} holds no array without pickle: {failure}") from failure
-        if found.ndim != 3 or not np.isfinite(found).all():
-            raise DataError(f"{paths} has shape {list(found.shape)}, expected finite numbers [frames, height, width]")
-        return torch.from_numpy(found / 255.0 if found.dtype == np.uint8 else found.astype(float))
+        if found.ndim != 3 or found.dtype.kind not in "uif" or not np.isfinite(found).all():
+            raise DataError(
+                f"{paths} is {found.dtype} of shape {list(found.shape)}, expected finite numbers [frames, h, w]"
+            )
+        scaled = found / 255.0 if found.dtype == np.uint8 else found.astype(float)
+        if scaled.size and not (scaled.min() >= 0 and scaled.max() <= 1):
+            raise DataError(f"{paths} has values {found.min():g} to {found.max():g}: scale them to 0..1, or take bytes")
+        return torch.from_numpy(scaled)
     if isinstance(paths, str | Path):
-        paths = sorted(
-            p for p in Path(paths).glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-        )
+        paths = sorted((p for p in Path(paths).glob("*") if p.suffix.lower() in PICTURES), key=_counted)
     try:
         frames = [np.asarray(Image.open(path).convert("L"), dtype=float) / 255 for path in paths]
     except OSError as failure:
@@ -103,3 +109,8 @@ def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
     if not frames or len({frame.shape for frame in frames}) > 1:
         raise DataError(f"{len(frames)} frames of {len({f.shape for f in frames})} sizes, expected some of one size")
     return torch.from_numpy(np.stack(frames))
+
+
+def _counted(path: Path) -> list[str | int]:
+    """Names in the order of the numbers in them: frame_2 before frame_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]

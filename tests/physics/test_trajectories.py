@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from eom.errors import DataError
-from eom.physics import DataSet, Trajectories, data_sets, read_csv
+from eom.physics import DataSet, Trajectories, data_sets, read_csv, read_frames
 from eom.physics.data_sets import motion
 
 WIDE = torch.float64
@@ -218,3 +219,12 @@ def test_times_keep_their_digits_beside_states_in_float32():
     times = 1.7e9 + 0.1 * torch.arange(5, dtype=WIDE)
     data = Trajectories(times, torch.zeros(1, 5, 2)).to(torch.float32)
     assert torch.equal(data.times[0], times)
+
+
+def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_refused(tmp_path):
+    for k in (10, 2, 1):
+        Image.fromarray(np.full((3, 4), k, np.uint8)).save(tmp_path / f"frame_{k}.png")
+    assert (read_frames(tmp_path)[:, 0, 0] * 255).round().tolist() == [1, 2, 10]
+    np.save(tmp_path / "a.npy", np.full((2, 3, 4), 40_000, np.uint16))
+    with pytest.raises(DataError, match=r"values 40000 to 40000: scale them to 0\.\.1"):
+        read_frames(tmp_path / "a.npy")
