@@ -7,29 +7,15 @@ pair by pair. Then gradients of single samples against a loop over backward pass
 one gradient, of a perceptron with 6570 parameters and a batch of 256.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import table
+from pairs import paired
 
 PATHS, SIZE, STEPS = 1024, 10, 128
 WANTED = {"euler": 4.0, "srk": 2.0}
-
-
-def seconds(f: Callable[[], Any]) -> float:
-    start = time.process_time()
-    f()
-    return time.process_time() - start
-
-
-def paired(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> float:
-    """Median of seconds(one) / seconds(other), after one call of each."""
-    one()
-    other()
-    return statistics.median(seconds(one) / seconds(other) for _ in range(rounds))
 
 
 def ensembles(rounds: int) -> list[dict[str, Any]]:

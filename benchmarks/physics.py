@@ -10,14 +10,13 @@ Cahn-Hilliard on 128 x 128 points in a process of their own: CPU seconds and pea
 """
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import table
+from pairs import paired
 
 WANTED = {
     "training, spring": "at most 2.6",
@@ -40,19 +39,6 @@ each = (time.process_time() - start) / steps
 [peak] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")]  # kB, from exec on
 print(each, peak / 1024)
 """
-
-
-def seconds(f: Callable[[], Any]) -> float:
-    start = time.process_time()
-    f()
-    return time.process_time() - start
-
-
-def paired(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> float:
-    """Median of seconds(one) / seconds(other), after one call of each."""
-    one()
-    other()
-    return statistics.median(seconds(one) / seconds(other) for _ in range(rounds))
 
 
 def perceptron(size: int, width: int) -> Any:

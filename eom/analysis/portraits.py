@@ -47,7 +47,7 @@ def phase_portrait(
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     visited = true.reshape(-1, 2)
     known = None if energy is None else energy(points).reshape(FINE, FINE)
-    levels = np.array([]) if known is None else np.linspace(known.min(), energy(visited).max() * 1.1, LEVELS + 1)[1:]  # type: ignore[misc]
+    levels = np.array([]) if known is None else np.linspace(known.min(), energy(visited).max() * 1.1, LEVELS + 1)[1:]  # type: ignore[misc] - numpy types linspace as a float
     count = len(panels) + (observed is not None)
     with styled():
         figure, axes = grid(count, across=3, width=2.45, height=2.45, head=0.8)

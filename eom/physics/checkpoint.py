@@ -52,7 +52,7 @@ def save(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.G
     arrays["tree"] = np.array(json.dumps(_flat(tree, arrays)))
     path = Path(path)
     part = path.with_suffix(".part.npz")
-    np.savez(part, **arrays)  # type: ignore[arg-type]
+    np.savez(part, **arrays)  # type: ignore[arg-type] - its stub takes names for settings
     os.replace(part, path)
 
 

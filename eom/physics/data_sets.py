@@ -143,7 +143,7 @@ def solitons(points: int = 50, width: float = 10.0, dt: float = 1e-3, steps: int
             sum(lattices.soliton(x, float(a), float(b), width) for a, b in zip(ks, at, strict=True))
             for ks, at in zip(k, place, strict=True)
         ]
-        return torch.stack(both)  # type: ignore[arg-type]
+        return torch.stack(both)  # type: ignore[arg-type] - sums of tensors, not 0
 
     return DataSet(lattices.korteweg_de_vries(points, width), starts, _grid_clock(dt, steps))
 

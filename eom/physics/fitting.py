@@ -48,7 +48,7 @@ def fit(
 
     Args:
         loss: window -> one number; by default ``mean_square`` of the model. A tracker's ``loss`` fits in.
-        optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS is given all windows.
+        optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS wants batch=None.
         batch: windows in a step, drawn anew for each; all of them by default.
         window: steps of one window, each of which begins ``stride`` points after the last.
         validation: whose mean square is measured every so many steps; the best parameters are those at the end.
@@ -108,7 +108,7 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
         return found
 
     if isinstance(optimizer, LBFGS):  # which asks several times
-        return float(optimizer.step(value).detach())  # type: ignore[arg-type]
+        return float(optimizer.step(value).detach())  # type: ignore[arg-type] - its closure may give a tensor
     found = value()
     optimizer.step()
     return float(found.detach())

@@ -119,7 +119,7 @@ def energy_model(size: int, energy: nn.Module | None = None, structure: Structur
 
 
 def damped_energy_model(size: int, energy: nn.Module | None = None) -> LearnedSystem:
-    """The same with friction that is learned, G = S - diag(0, r), r > 0."""
+    """The same with friction that is learned, G = S - diag(0, r), r >= 0."""
     return energy_model(size, energy, Friction(size))
 
 

@@ -87,7 +87,7 @@ def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: f
     """
     split = _checked(field, stepper, h, order)
     if split:
-        return _sum(field.energy, h, order, _words(field, SECOND), _words(field, FOURTH))  # type: ignore[arg-type]
+        return _sum(field.energy, h, order, _words(field, SECOND), _words(field, FOURTH))  # type: ignore[arg-type] - a Split, as checked
     return _midpoint(field, h, order, MIDPOINT)
 
 

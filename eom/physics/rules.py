@@ -159,7 +159,7 @@ def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: i
     for h in (times.diff(dim=1) / substeps).to(u.dtype).unbind(1):
         same = bool((h == h[0]).all())
         for _ in range(substeps):
-            u, carry = stepper.step(field, 0.0, float(h[0]) if same else h[:, None], u, carry)  # type: ignore[arg-type]
+            u, carry = stepper.step(field, 0.0, float(h[0]) if same else h[:, None], u, carry)  # type: ignore[arg-type] - a step of each member
         yield u
 
 

@@ -92,17 +92,16 @@ class DissipativeKernel(nn.Module):
 
 
 class SkewKernel(nn.Module):
-    """Convolution with k - (k reversed): energy and mass are kept."""
+    """Convolution with k - (k reversed), k any kernel of odd ``width``: energy and mass are kept."""
 
     def __init__(self, grid: tuple[int, ...], width: int = 3, scale: float = 1.0):
         super().__init__()
-        _require_odd(width)
-        self.grid, self.scale = grid, scale
-        self.weight = nn.Parameter(0.1 * torch.randn((width,) * len(grid)))
+        self.grid, self.free = grid, FreeKernel(grid, width, scale)
 
     @property
     def kernel(self) -> Tensor:
-        return self.scale * (self.weight - self.weight.flip(tuple(range(self.weight.ndim))))
+        k = self.free.kernel
+        return k - k.flip(tuple(range(k.ndim)))
 
     def forward(self, g: Tensor) -> Tensor:
         return convolved(g, self.kernel, self.grid)

@@ -118,7 +118,7 @@ class Trajectories:
         """Write one .npz file, without pickle."""
         named = {"times": self.times, "states": self.states, "slopes": self.slopes}
         arrays = {name: x.numpy() for name, x in named.items() if x is not None}
-        np.savez_compressed(path, entries=np.array(self.entries), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(path, entries=np.array(self.entries), **arrays)  # type: ignore[arg-type] - its stub takes names for settings
 
     @staticmethod
     def load(path: str | Path) -> "Trajectories":

@@ -44,7 +44,7 @@ def read(
     model: LearnedSystem, drawn: physics.DataSet, test: Trajectories, points: int
 ) -> tuple[dict[str, float], Kernel]:
     """What the law says, in the gauge in which the kernel's mean diffusion is that of the true Laplacian."""
-    kernel: torch.Tensor = model.field.get_submodule("structure").kernel.detach() / points**2  # type: ignore[assignment]
+    kernel: torch.Tensor = model.field.get_submodule("structure").kernel.detach() / points**2  # type: ignore[assignment] - a property, not a module
     found = physics.read_kernel(kernel, 1 / points)
     gauge = float(found.diffusion.diagonal().mean())
     mass = drawn.system.conserved["mass"]
@@ -86,7 +86,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
             if out:
                 pd.DataFrame(rows).to_csv(out, index=False)
     medians = pd.DataFrame(rows).melt(["kernel", "seed"]).groupby(["kernel", "variable"], sort=False).value.median()
-    return {f"{name} kernel: {what}": float(x) for (name, what), x in medians.items()}  # type: ignore[misc]
+    return {f"{name} kernel: {what}": float(x) for (name, what), x in medians.items()}  # type: ignore[misc] - pandas types keys as hashables
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
             pd.DataFrame(rows).to_csv(out, index=False)
     frame = pd.DataFrame(rows).melt(["system", "data by", "model"], ["derivative", "energy", "state", "drift"])
     medians = frame.dropna().groupby(["system", "data by", "model", "variable"], sort=False).value.median()
-    return {f"{n}, data by an {d}: {v} of {m}": float(x) for (n, d, m, v), x in medians.items()}  # type: ignore[misc]
+    return {f"{n}, data by an {d}: {v} of {m}": float(x) for (n, d, m, v), x in medians.items()}  # type: ignore[misc] - pandas types keys as hashables
 
 
 if __name__ == "__main__":

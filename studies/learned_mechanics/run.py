@@ -148,7 +148,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
             pd.DataFrame(rows).to_csv(out, index=False)
     found = pd.DataFrame(rows).melt(["system", "model"], ["energy", "state"])
     medians = found.groupby(["system", "model", "variable"], sort=False).value.median()
-    return {f"{name}: {metric} of {kind}": float(v) for (name, kind, metric), v in medians.items()}  # type: ignore[misc]
+    return {f"{name}: {metric} of {kind}": float(v) for (name, kind, metric), v in medians.items()}  # type: ignore[misc] - pandas types keys as hashables
 
 
 if __name__ == "__main__":

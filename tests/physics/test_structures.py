@@ -1,0 +1,54 @@
+"""Learned structures: the laws they keep by construction, and their stencils."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eom import physics
+from eom.physics.systems import rotate
+
+WIDE = torch.float64
+
+
+def test_structures_keep_the_laws_they_promise():
+    torch.manual_seed(0)
+    grid = (8, 8)
+    laws = {
+        "conserves": [physics.SkewKernel((16,)), physics.SkewKernel(grid), rotate],
+        "dissipates": [
+            physics.DissipativeKernel((16,)),
+            physics.DissipativeKernel(grid),
+            physics.Friction(4),
+            physics.DissipativeMatrix(4),
+        ],
+        None: [physics.FreeKernel((16,)), physics.FreeKernel(grid), physics.FreeMatrix(4)],
+    }
+    for law, structures in laws.items():
+        for structure in structures:
+            structure = structure.double() if isinstance(structure, nn.Module) else structure
+            size = math.prod(getattr(structure, "grid", (4,)))
+            assert physics.law_of(structure, size) == law
+
+
+@pytest.mark.parametrize("grid", [(16,), (8, 8)], ids=["one dimension", "two dimensions"])
+def test_guaranteed_kernels_keep_mass_and_are_symmetric(grid):
+    torch.manual_seed(0)
+    kernel = physics.DissipativeKernel(grid).double().kernel.detach()
+    assert abs(float(kernel.sum())) < 1e-14
+    torch.testing.assert_close(kernel, kernel.flip(tuple(range(kernel.ndim))), rtol=1e-13, atol=1e-15)
+
+
+def test_a_kernel_weighs_neighbours_as_its_stencil_says():
+    torch.manual_seed(0)
+    for grid in ((7,), (5, 7)):
+        free = physics.FreeKernel(grid, scale=2.0).double()
+        g = torch.randn(3, math.prod(grid), dtype=WIDE)
+        wide, kernel = g.unflatten(-1, grid), free.kernel.detach()
+        axes = tuple(range(1, wide.ndim))
+        by_hand = sum(
+            kernel[at] * wide.roll([1 - k for k in at], axes) for at in itertools.product(range(3), repeat=len(grid))
+        )
+        torch.testing.assert_close(free(g).detach(), torch.as_tensor(by_hand).flatten(1), rtol=1e-13, atol=1e-14)
