@@ -118,11 +118,7 @@ class Folder:
             NewerRunError: it was written by a newer version. FolderUsedError: it cannot be read.
         """
         try:
-            run = open_run(self.of(cell))
-            run.table()
-            return run
-        except (NotARunError, DamagedRunError):
-            return None
+            return undamaged(self.of(cell))
         except OSError as error:
             raise FolderUsedError(f"{self.of(cell)} cannot be read ({error}): mend that, or choose another") from error
 
@@ -136,6 +132,16 @@ class Folder:
 
     def _not_writable(self, error: Exception) -> FolderNotWritableError:
         return FolderNotWritableError(f"no sweep can be written to {self.path} ({error}): choose another folder")
+
+
+def undamaged(folder: Path) -> Run | None:
+    """The run in this folder, if there is one that can be read."""
+    try:
+        run = open_run(folder)
+        run.table()
+        return run
+    except (NotARunError, DamagedRunError):
+        return None
 
 
 def whole(run: Run) -> bool:

@@ -17,7 +17,7 @@ from eom.objective.replay import Replay
 from eom.records import open_run
 from eom.records.manifest import DIVERGED
 from eom.sweeps.caller import ATTEMPTS, DIED, Caller, begun, clear
-from eom.sweeps.folder import alike, whole
+from eom.sweeps.folder import alike, undamaged, whole
 from eom.sweeps.grid import Cell
 from eom.sweeps.start import Made, MakeOptimizer, Setup, make, start
 from eom.tracking.track import track
@@ -57,6 +57,8 @@ def run(
     """Train and track one run in a new folder, in place of an unfinished one; returns what went wrong, or nothing."""
     try:
         caller.require()
+        if (before := undamaged(folder)) is not None and whole(before):
+            return ""  # its worker died after it, and a cluster asks another one for what is done
         if begun(folder, caller.token) > ATTEMPTS:
             return DIED
         clear(folder)

@@ -22,7 +22,10 @@ from eom.errors import (
     SweepWarning,
 )
 from eom.records import Run
+from eom.sweeps import train
+from eom.sweeps.caller import Caller
 from eom.sweeps.door import in_words
+from eom.sweeps.grid import Cell
 from eom.sweeps.live import latest
 
 
@@ -172,6 +175,20 @@ def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path):
     with pytest.warns(SweepWarning, match="2 of 4 runs failed.*-Fatal: its process died; too little memory"):
         runs = swept(tmp_path / "sweep", optimizers=kinds, jobs=2)
     assert ["finished" in run.manifest for run in runs] == [True, False, True, False]
+
+
+def test_a_run_that_came_to_its_end_is_not_begun_again(tmp_path):
+    """A cluster asks for it once more where its worker died with the answer, after others were told of it."""
+    (done,) = swept(tmp_path / "sweep", lrs=LRS[:1])
+    before, cell = content(done), Cell(LRS[0], 12)
+
+    def gone():
+        raise AssertionError("begun again")
+
+    assert train.run(gone, cell, torch.optim.SGD, done.path, {}, {}, Caller()) == ""
+    assert content(eom.open_run(done.path)) == before
+    (done.path / "table.csv").unlink()
+    assert "begun again" in train.run(gone, cell, torch.optim.SGD, done.path, {}, {}, Caller())
 
 
 def test_functions_among_the_settings_are_known_again_in_another_process():
