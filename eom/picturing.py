@@ -58,10 +58,10 @@ def predictions(models: Models, test: Trajectories, predicted: Motions | None = 
 
 
 def phase_portrait(
-    models: Models, system: System, test: Trajectories, *, predicted: Motions | None = None,
+    models: Models, system: System | None, test: Trajectories, *, predicted: Motions | None = None,
     pair: tuple[int, int] | None = None, observed: Trajectories | None = None, name: str = "portrait",
 ) -> Picture:  # fmt: skip
-    """Paths over level lines of the true and the learned energy, which are drawn for systems of two entries.
+    """Paths over level lines of the true and the learned energy, drawn where a ``system`` is given, of two entries.
 
     Args:
         pair: the entries that are drawn, by default a position and its momentum. observed: shown in a panel of its own.
@@ -74,8 +74,8 @@ def phase_portrait(
         for text, motion in predictions(models, test, predicted).items()
     ]
     svg = portraits.phase_portrait(
-        name, numpy(test.states[..., [i, j]]), panels, (system.entries[i], system.entries[j]),
-        of_numpy(system.energy, test.states.dtype) if flat else None,
+        name, numpy(test.states[..., [i, j]]), panels, (test.entries[i], test.entries[j]),
+        of_numpy(system.energy, test.states.dtype) if system and flat else None,
         None if observed is None else numpy(observed.states[..., [i, j]]),
     )  # fmt: skip
     return Picture(svg)
@@ -149,14 +149,19 @@ def animate(
     models: Models, test: Trajectories, path: str | Path, grid: tuple[int, int] | None = None, *, rate: float = 10.0,
     predicted: Motions | None = None, member: int = 0, size: tuple[float, float] = (1.0, 1.0), clock: str = "time",
 ) -> Path:  # fmt: skip
-    """An animated GIF with one picture for each time: fields on a ``grid``, or pendulums by their first entries.
+    """An animated GIF with one picture for each time: fields on a ``grid``, or a pendulum by its ``test.entries``.
 
     Args:
         rate: pictures in a second. member: which trajectory. size: the lengths of a grid's domain.
 
     Raises:
-        DataError: states that are no field on the grid.
+        DataError: states that are no field on the grid; without one, a first entry that is not named as an angle.
     """
+    if grid is None and not test.entries[0].startswith("angle"):
+        raise DataError(
+            f"the first entry is {test.entries[0]!r}, no angle of a pendulum: name it in Trajectories(..., entries=("
+            '"angle / rad", ...)), give a grid=, or draw a phase_portrait'
+        )
     motions, times = all_of(models, test, predicted), numpy(test.times[member])
     if grid is None:
         angles = {text: numpy(motion.states[member, :, 0]) for text, motion in motions.items()}

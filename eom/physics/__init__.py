@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         symplectic_network,
     )
     from eom.physics.modified import Split, learned_energy, mixing, modified_energy
-    from eom.physics.pixels import Film, angle_of, energy_of, film_of, frame_pairs, pendulum_film, render
+    from eom.physics.pixels import Film, film_angle, film_energy, film_of, frame_pairs, pendulum_film, render
     from eom.physics.rules import (
         Adaptive,
         ErrorsInVariables,
@@ -84,7 +84,7 @@ _NAMES = {
         "LearnedSystem mean_square neural_ode second_order_ode hamiltonian_network symplectic_network energy_model "
         "damped_energy_model lagrangian_network"
     ),
-    "eom.physics.pixels": "Film pendulum_film render frame_pairs film_of angle_of energy_of",
+    "eom.physics.pixels": "Film pendulum_film render frame_pairs film_of film_angle film_energy",
     "eom.physics.latents": "latent_model principal_coding LatentField LatentRule LatentStepper",
     "eom.physics.fitting": "fit solve_linear Fitted",
     "eom.physics.metrics": "evaluate Scores",
@@ -104,7 +104,7 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
     "midpoint", "match_discrete_gradient", "Shooting", "FromFittedStarts", "ErrorsInVariables", "Adaptive",
     "LearnedSystem", "mean_square", "neural_ode", "second_order_ode", "hamiltonian_network",
     "symplectic_network", "energy_model", "damped_energy_model", "lagrangian_network", "Film", "pendulum_film",
-    "render", "frame_pairs", "film_of", "angle_of", "energy_of", "latent_model", "principal_coding",
+    "render", "frame_pairs", "film_of", "film_angle", "film_energy", "latent_model", "principal_coding",
     "LatentField", "LatentRule", "LatentStepper", "fit", "solve_linear", "Fitted", "evaluate", "Scores",
     "Split", "modified_energy", "learned_energy", "mixing", "compare_energies", "read_kernel",
     "conserved_quantity",

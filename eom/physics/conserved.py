@@ -11,9 +11,11 @@ Source: Kaiser, Kutz & Brunton, Discovering conservation laws from data for cont
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ from torch.func import jacfwd, vmap
 from eom.dynamics.field import VectorField
 from eom.errors import SettingError
 from eom.physics.laws import checked_states
+from eom.physics.models import LearnedSystem
+from eom.physics.systems import System
 
 SAME = 1e-10  # of the largest singular value, below which a direction of features is constant
 
@@ -56,6 +60,26 @@ class Candidate:
     def __call__(self, u: Tensor) -> Tensor:
         return self.features(u) @ self.weights
 
+    def __str__(self) -> str:
+        """As a polynomial in the entries themselves, u0, u1, ...: terms of more than a hundredth of the largest."""
+        f = self.features
+        names = [f"u{i}" for i in range(len(f.mean)) if i not in f.angles]
+        names += [f"{turn}(u{i})" for i in f.angles for turn in ("cos", "sin")]
+        twice = [(name, name) for name in names if name.startswith("sin")]  # sin^2 is 1 - cos^2
+        powers = [m for m in f.powers if all((names[i], names[j]) not in twice for i, j in pairwise(m))]
+        plain = Features(torch.zeros_like(f.mean), torch.ones_like(f.spread), f.angles, tuple(powers))
+        noise = torch.randn(4 * len(f.powers), len(f.mean), generator=torch.Generator().manual_seed(0))
+        u = f.mean + f.spread * noise.double()
+        terms = torch.cat([torch.ones_like(u[:, :1]), plain(u)], 1)
+        weights = torch.linalg.lstsq(terms, self(u)[:, None]).solution[1:, 0]
+        sizes = weights.abs() * terms[:, 1:].std(0)
+        written = [
+            " ".join([f"{w:.3g}", *(names[i] + (f"^{k}" if k > 1 else "") for i, k in Counter(m).items())])
+            for w, size, m in zip((weights / weights[sizes.argmax()]).tolist(), sizes, powers, strict=True)
+            if size > 0.01 * sizes.max()
+        ]
+        return " + ".join(written).replace("+ -", "- ")
+
 
 @dataclass(frozen=True)
 class Conserved:
@@ -79,21 +103,29 @@ class Conserved:
             return f"None of these features is conserved to {self.tolerance:g}: the best relative rate is {closest}."
         return (
             f"{len(self.found)} conserved to {self.tolerance:g}, {self.independent} of them independent; the best "
-            f"relative rate on held-out states is {closest}."
+            f"relative rate on held-out states is {closest}" + (f", of {best}." if len(self.found) == 1 else ".")
         )
 
 
 def conserved_quantity(
-    field: VectorField, states: Tensor, *, degree: int = 2, angles: Sequence[int] = (), tolerance: float = 1e-3
+    field: VectorField | LearnedSystem | System,
+    states: Tensor,
+    *,
+    degree: int = 2,
+    angles: Sequence[int] = (),
+    tolerance: float = 1e-3,
 ) -> Conserved:
     """Conserved quantities of u' = ``field`` (t, u) among polynomials of ``degree`` in entries of ``states`` [b, n].
+
+    Of a learned field it says what that one conserves, not what the system does that it was learned from.
 
     Every fourth state is held out. A field that is learned to an accuracy e conserves to about e: take ``tolerance``
     from it. High degrees find functions that are nearly conserved on few states of a small region: none of a damped
     system is conserved all about its rest.
 
     Args:
-        field: (t, [b, n]) -> [b, n], autonomous. angles: entries that stand by their cosine and sine.
+        field: (t, [b, n]) -> [b, n], autonomous; or what has such a ``field``, as a model and a system.
+        angles: entries that stand by their cosine and sine.
 
     Raises:
         SettingError: states that are not finite, too few or all alike; a field of another shape or not finite.
@@ -104,9 +136,10 @@ def conserved_quantity(
     n = states.shape[1]
     if not set(angles) <= set(range(n)):
         raise SettingError(f"angles are {list(angles)}, expected entries of 0 to {n - 1}")
+    rates_of: Any = getattr(field, "field", field)
     u = states.detach().double()
     with torch.no_grad():
-        f = field(0.0, states.detach())
+        f = rates_of(0.0, states.detach())
     if f.shape != states.shape or not bool(torch.isfinite(f).all()):
         raise SettingError(f"the field of states {list(u.shape)} is {list(f.shape)}, or not finite")
     spread = u.std(0)

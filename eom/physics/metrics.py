@@ -21,7 +21,7 @@ class Scores(NamedTuple):
     predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise
     in a step where its structure dissipates, over its spread on the test states; ``invariants`` largest change of what
     the flow keeps; ``rising`` share of steps in which the true H rises though the system dissipates; ``horizon`` mean
-    time to a relative error of 1/2 of the state.
+    time to a relative error of 1/2 of the state, of at most the length of the test.
     """
 
     derivative: float
@@ -31,6 +31,9 @@ class Scores(NamedTuple):
     invariants: float
     rising: float
     horizon: float
+
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(f'{name}={x:.3g}' for name, x in self._asdict().items())})"
 
 
 def evaluate(

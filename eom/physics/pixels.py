@@ -44,7 +44,7 @@ def render(angle: Tensor) -> Tensor:
     return 1 - (1 - rod) * (1 - bob)
 
 
-def angle_of(frames: Tensor) -> Tensor:
+def film_angle(frames: Tensor) -> Tensor:
     """[...] angles of frames [..., h, w]: atan2(sum I x, sum I y) around the middle.
 
     A pendulum is its own mirror image in its rod, so that the centre of its light lies on it: exactly in the plane, and
@@ -57,7 +57,7 @@ def angle_of(frames: Tensor) -> Tensor:
     return torch.atan2((frames.sum(-2) * across).sum(-1), (frames.sum(-1) * down).sum(-1))
 
 
-def energy_of(frames: Tensor, dt: float) -> Tensor:
+def film_energy(frames: Tensor, dt: float) -> Tensor:
     """[..., s - 4] energies H of ``pendulum()`` read off a film [..., s, h, w].
 
     p = q' / 2 with q' = (8 (q_1 - q_-1) - (q_2 - q_-2)) / 12 dt, off by (omega dt)^4 / 30 of its size.
@@ -67,7 +67,7 @@ def energy_of(frames: Tensor, dt: float) -> Tensor:
     """
     if frames.ndim < 3 or frames.shape[-3] < 5:
         raise DataError(f"frames have shape {list(frames.shape)}, expected [..., s, h, w] with s of five or more")
-    q = angle_of(frames)
+    q = film_angle(frames)
     rate = (8 * (q[..., 3:-1] - q[..., 1:-3]) - (q[..., 4:] - q[..., :-4])) / (12 * dt)
     return pendulum().energy(torch.stack([q[..., 2:-2], rate / 2], -1))
 

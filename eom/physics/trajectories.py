@@ -75,6 +75,13 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.states)
 
+    def __repr__(self) -> str:
+        b, s, n = self.states.shape
+        names = ", ".join(self.entries[:4]) + (f", ... ({n})" if n > 4 else "")
+        span = f"times {float(self.times.min()):.4g} to {float(self.times.max()):.4g}"
+        slopes = "" if self.slopes is None else ", with rates"
+        return f"Trajectories({b} of {s} points, {span}, entries {names}, {self.states.dtype}{slopes})"
+
     @property
     def size(self) -> int:
         """n, the entries of a state."""

@@ -20,10 +20,10 @@ from eom.physics import (
     PlainField,
     Shooting,
     Trajectories,
-    angle_of,
     dense,
     energy_model,
-    energy_of,
+    film_angle,
+    film_energy,
     film_of,
     fit,
     frame_pairs,
@@ -55,7 +55,7 @@ def errors(name: str, seen: Film, film: Film, seed: int, *, small: bool) -> pd.D
     found = film_of(model.predict(truth.states[:, 0], truth.times), 28, 28).double()
     coded = coding[1](coding[0](truth.states)).detach()
     here = pendulum().energy(film.states)[:, 2:-2]
-    energy = energy_of(found, film.dt)
+    energy = film_energy(found, film.dt)
     inner = slice(2, -2)  # where rates are read
 
     def square(x: Tensor) -> list[float]:
@@ -66,9 +66,9 @@ def errors(name: str, seen: Film, film: Film, seed: int, *, small: bool) -> pd.D
         "model": name, "seed": seed, "period": (torch.arange(film.frames.shape[1])[inner] * film.dt / PERIOD).tolist(),
         "frame": square((found - film.frames)[:, inner].flatten(2).transpose(1, 2).flatten(0, 1)),
         "still": square(still[:, inner].flatten(2).transpose(1, 2).flatten(0, 1)),
-        "angle": square((angle_of(found) - film.states[..., 0])[:, inner]),
+        "angle": square((film_angle(found) - film.states[..., 0])[:, inner]),
         "energy": square(energy - here),
-        "coded": square(energy_of(film_of(Trajectories(truth.times, coded), 28, 28).double(), film.dt) - here),
+        "coded": square(film_energy(film_of(Trajectories(truth.times, coded), 28, 28).double(), film.dt) - here),
         "drift": square(mean(energy) - energy[:, :SPAN].mean(1, keepdim=True)),
     })  # fmt: skip
 

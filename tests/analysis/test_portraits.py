@@ -154,6 +154,10 @@ def test_models_and_trajectories_become_pictures_in_one_call(tmp_path):
         "plain": physics.second_order_ode(2, dense(2, 1, 8)),  # in float32
     }
     picture = picturing.phase_portrait(models, system, test)
+    plain = picturing.phase_portrait(models, None, test).svg  # as of measured data
+    assert "predicted motion" in plain
+    assert "level lines" not in plain
+    assert "level lines" in picture.svg
     saved = picture.save(tmp_path / "portrait.svg").read_text("utf-8")
     assert saved.startswith("<svg")
     assert "currentColor" not in saved
@@ -188,5 +192,7 @@ def test_fields_in_two_dimensions_are_rolled_up_and_a_wrong_grid_is_named(tmp_pa
     assert picturing.snapshots({"m": model}, test, (6, 6), count=3, predicted={"m": test}).svg.count("t = ") == 3
     with Image.open(picturing.animate({"m": model}, test, tmp_path / "f.gif", (6, 6), predicted={"m": test})) as film:
         assert film.n_frames == 4  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="no angle of a pendulum"):
+        picturing.animate({"m": model}, test, tmp_path / "f.gif", predicted={"m": test})
     with pytest.raises(DataError, match=r"grid is \(6, 5\), and states have 36"):
         picturing.snapshots({"m": model}, test, (6, 5), predicted={"m": test})

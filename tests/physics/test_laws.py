@@ -8,6 +8,7 @@ import torch
 from eom.errors import SettingError
 from eom.physics.conserved import conserved_quantity
 from eom.physics.laws import compare_energies, read_kernel
+from eom.physics.models import neural_ode
 from eom.physics.systems import bodies, pendulum, spring
 
 
@@ -75,6 +76,15 @@ def test_the_energy_is_found_from_the_field_alone(system, states, how, independe
     assert len(laws.found) == how.get("degree", 2) // 2
     if len(laws.found) == 1:
         assert compare_energies(laws.found[0], system.energy, states).residual < 1e-10
+
+
+def test_what_is_found_is_written_in_the_entries_and_of_a_model_too():
+    assert str(conserved_quantity(spring(), sample(60, 2)).found[0]) == "1 u0^2 + 1 u1^2"
+    swing = conserved_quantity(pendulum(), 2 + sample(200, 2), angles=[0])
+    assert str(swing).endswith("of -3 cos(u0) + 1 u1^2.")
+    net = torch.nn.Linear(2, 2, bias=False).double()
+    net.weight.data = torch.tensor([[0.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
+    assert str(conserved_quantity(neural_ode(2, net), sample(60, 2)).found[0]) == "0.5 u0^2 + 1 u1^2"
 
 
 def test_two_bodies_keep_momenta_angular_momentum_and_the_turning_of_their_centre():

@@ -16,7 +16,7 @@ from eom.physics.latents import LatentField, LatentStepper, latent_model, princi
 from eom.physics.learned_fields import EnergyField, PlainField, dense
 from eom.physics.measured_files import read_frames
 from eom.physics.models import LearnedSystem, energy_model, mean_square, neural_ode
-from eom.physics.pixels import BLUR, angle_of, energy_of, film_of, frame_pairs, pendulum_film, render
+from eom.physics.pixels import BLUR, film_angle, film_energy, film_of, frame_pairs, pendulum_film, render
 from eom.physics.rules import Shooting
 from eom.physics.systems import pendulum, spring
 from eom.physics.trajectories import Trajectories
@@ -27,8 +27,8 @@ TURNS = torch.linspace(-3.1, 3.1, 301, dtype=WIDE)
 
 def test_the_angle_is_read_back_to_what_sums_over_pixels_lack():
     """exp(-2 pi^2 b^2) = 6.3e-5 of a radian for edges of width b; uniform light behind it changes nothing."""
-    assert float((angle_of(render(TURNS)) - TURNS).abs().max()) < math.exp(-2 * math.pi**2 * BLUR**2)
-    torch.testing.assert_close(angle_of(render(TURNS) + 0.3), angle_of(render(TURNS)), rtol=0, atol=1e-12)
+    assert float((film_angle(render(TURNS)) - TURNS).abs().max()) < math.exp(-2 * math.pi**2 * BLUR**2)
+    torch.testing.assert_close(film_angle(render(TURNS) + 0.3), film_angle(render(TURNS)), rtol=0, atol=1e-12)
 
 
 def test_frames_of_opposite_angles_are_mirror_images_bit_by_bit():
@@ -46,7 +46,7 @@ def test_a_frame_is_light_between_nothing_and_one_and_hangs_down_at_rest():
 
 def test_gradients_flow_through_the_drawing():
     angle = torch.tensor([0.4, 0.0], dtype=WIDE, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: angle_of(render(a)), angle, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda a: film_angle(render(a)), angle, atol=1e-6)
 
 
 def test_a_film_is_of_the_pendulums_motion_and_of_its_seed():
@@ -72,7 +72,7 @@ def test_energies_read_off_a_film_are_those_of_the_motion():
     """Rates are off by (omega dt)^4 / 30 = 2.5e-4 of themselves, and energies by twice that, below H = 0.41."""
     film = pendulum_film(5, 3)
     true = pendulum().energy(film.states)[:, 2:-2]
-    assert float((energy_of(film.frames, film.dt) - true).abs().max()) < 0.41 * 5e-4
+    assert float((film_energy(film.frames, film.dt) - true).abs().max()) < 0.41 * 5e-4
 
 
 def test_pairs_hold_the_film_and_give_it_back():
@@ -118,7 +118,7 @@ def test_a_film_that_shows_no_motion_or_is_none_is_refused(film, dt, complaint):
     [
         (lambda: pendulum_film(0, 0), SettingError, "count, frames, dt are 0"),
         (lambda: pendulum_film(1, 0, dt=-1.0), SettingError, "a positive time"),
-        (lambda: energy_of(FILM[:, :4], 0.1), DataError, "five or more"),
+        (lambda: film_energy(FILM[:, :4], 0.1), DataError, "five or more"),
         (lambda: film_of(frame_pairs(FILM, 0.1), 28, 27), DataError, "1568 entries, expected two frames of 28 x 27"),
         (lambda: latent_model(8, neural_ode(3)), SettingError, "3 latents"),
         (lambda: latent_model(8, energy_model(2), time=0.0), SettingError, "a positive time"),
@@ -240,7 +240,7 @@ def test_over_eight_periods_energy_read_off_a_hamiltonians_film_stays_and_a_plai
 
     def drift(system: LearnedSystem) -> float:
         found = film_of(learned(system, 600).predict(pairs.states[:, 0], pairs.times), 28, 28)
-        energies = energy_of(found, film.dt)
+        energies = film_energy(found, film.dt)
         return float((energies[:, -43:].mean(1) - energies[:, :43].mean(1)).square().mean())
 
     plain = LearnedSystem(2, PlainField(dense(2, 2, 32)), Shooting(RK4()), RK4())
