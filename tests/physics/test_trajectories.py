@@ -12,6 +12,7 @@ from PIL import Image
 from eom.errors import DataError
 from eom.physics import DataSet, Trajectories, data_sets, read_csv, read_frames
 from eom.physics.data_sets import motion
+from eom.physics.systems import spring
 
 WIDE = torch.float64
 
@@ -183,6 +184,15 @@ def test_data_by_the_systems_own_scheme_are_near_those_of_an_accurate_solver():
     assert 1e-9 < float(off.abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("irregular", [False, True], ids=["shared", "each its own"])
+def test_uneven_times_are_marched_by_steps_of_their_own(irregular):
+    """The spring's step of h is a rotation by 2 atan h."""
+    drawn = DataSet(spring(), data_sets.springs().starts, torch.tensor([0.0, 0.1, 0.4, 0.5], dtype=WIDE))
+    data = drawn.draw(3, seed=0, irregular=irregular, by_scheme=True)
+    angles = torch.atan2(data.states[..., 0], data.states[..., 1]).diff(dim=1).remainder(2 * np.pi)
+    torch.testing.assert_close(angles, 2 * torch.atan(data.times.diff(dim=1)), rtol=1e-11, atol=1e-12)
+
+
 DATA = Path(__file__).parents[2] / "data"
 
 
@@ -228,3 +238,22 @@ def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_ref
     np.save(tmp_path / "a.npy", np.full((2, 3, 4), 40_000, np.uint16))
     with pytest.raises(DataError, match=r"values 40000 to 40000: scale them to 0\.\.1"):
         read_frames(tmp_path / "a.npy")
+
+
+def test_arrays_and_lists_are_taken_as_tensors_in_their_own_floats():
+    data = Trajectories(np.array([0.1, 0.2]), np.ones((1, 2, 3), np.float32), slopes=[[[0.1] * 3] * 2])  # type: ignore[arg-type]
+    assert data.times.tolist() == [[0.1, 0.2]]
+    assert (data.states.dtype, data.slopes is not None and data.slopes.dtype) == (torch.float32, WIDE)
+
+
+@pytest.mark.parametrize("states", ["abc", {}, [[1.0], [2.0, 3.0]]], ids=["text", "nothing", "ragged"])
+def test_what_are_no_numbers_are_no_states(states):
+    with pytest.raises(DataError, match=r"states are a (str|dict|list), expected a tensor or an array of numbers"):
+        Trajectories(torch.arange(2.0), states)
+
+
+@pytest.mark.parametrize("time", [-1.0, 0.5, 3.5, 10.0, float("nan")])
+def test_data_are_cut_within_their_span(time):
+    assert [x.times.shape[1] for x in ramp().until(2.0)] == [2, 3]
+    with pytest.raises(DataError, match=r"there are \d points before .*: take a time well within 0 to 4"):
+        ramp().until(time)
