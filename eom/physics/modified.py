@@ -46,7 +46,7 @@ SEPARABLE = 1e-7  # share of mixed second derivatives that rounding may leave
 
 @dataclass(frozen=True)
 class Split:
-    """H(q, p) = T(p) + V(q) [b], by ``kinetic`` T and ``potential`` V, each [b, n] -> [b] or [b, 1]; a ``Leapfrog`` field."""
+    """H(q, p) = T(p) + V(q), of T and V that are [b, n] -> [b] or [b, 1] each; a field for ``Leapfrog``."""
 
     kinetic: Energy
     potential: Energy
@@ -88,8 +88,8 @@ def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: f
         [b, n] -> [b].
 
     Raises:
-        SettingError: another order or stepper, a step that is not a number, a field that the stepper does not take; when
-            called, a structure that is not skew.
+        SettingError: another order or stepper, a step that is not a number, a field that the stepper does not take;
+            when called, a structure that is not skew.
     """
     split = _checked(field, stepper, h, order)
     if split:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eom.errors import DataError
+from eom.physics.archives import read_arrays
 
 
 class Window(NamedTuple):
@@ -135,13 +136,11 @@ class Trajectories:
     @staticmethod
     def load(path: str | Path) -> "Trajectories":
         """What ``save`` has written."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "entries"}
-                entries = tuple(map(str, file["entries"]))
-        except (OSError, ValueError, KeyError) as failure:
-            raise DataError(f"{path} holds no trajectories as eom.physics writes them: {failure}") from failure
-        return Trajectories(entries=entries, **arrays)
+        arrays = read_arrays(path)
+        if not {"times", "states", "entries"} <= set(arrays) <= {"times", "states", "entries", "slopes"}:
+            raise DataError(f"{path} holds {', '.join(arrays)}, and no trajectories as eom.physics writes them")
+        entries = tuple(map(str, np.atleast_1d(arrays.pop("entries"))))
+        return Trajectories(entries=entries, **arrays)  # type: ignore[arg-type] - arrays become tensors
 
 
 def _tensor(name: str, x: Any) -> Tensor | None:

@@ -1,7 +1,9 @@
 """Learned systems: residuals that vanish on the true law, training that finds it, checkpoints, bad input."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from eom.errors import (
     StepError,
 )
 from eom.physics import LearnedSystem, Trajectories, data_sets
+from eom.physics.checkpoint import copied, load
 from eom.physics.rules import Rule
 from eom.physics.systems import rotate
 
@@ -567,3 +570,33 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
     with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
         act(model, Trajectories([0.0, 1.0], wave))
+
+
+def other_kind(path, model, kind) -> None:
+    physics.fit(model, spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, m: other_kind(path, m, torch.optim.Adam), "written with Adam, and the optimizer is SGD"),
+        (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
+        (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
+        (lambda path, m: path.write_bytes(b"PK"), r"no whole \.npz file of arrays"),
+        (lambda path, m: spring_data().save(path), "is no checkpoint of this model and optimizer"),
+        (lambda path, m: np.savez(path, tree="[1, 2]", generator=np.ones(3)), "is no checkpoint of this model"),
+    ],
+    ids=["Adam", "LBFGS", "another model", "cut off", "trajectories", "another tree"],
+)
+def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, write, message):
+    torch.manual_seed(0)
+    make = lambda: physics.energy_model(2, physics.dense(2, 1, 8)).double()  # noqa: E731 - two of the same
+    write(tmp_path / "a.npz", make())
+    model = make()
+    optimizer, draw = torch.optim.SGD(model.parameters(), 0.01, momentum=0.5), torch.Generator().manual_seed(3)
+    physics.fit(model, spring_data(), steps=2, optimizer=optimizer)
+    stand = lambda: copy.deepcopy((copied(model), optimizer.state_dict(), draw.get_state()))  # noqa: E731 - thrice
+    before = stand()
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "a.npz", model, optimizer, draw)
+    torch.testing.assert_close(stand(), before, rtol=0, atol=0)

@@ -43,9 +43,31 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     assert torch.equal(same.times, data.times)
     assert torch.equal(same.states, data.states)
     assert torch.equal(same.slopes, -data.states)
-    (tmp_path / "b.npz").write_text("no archive")
-    with pytest.raises(DataError, match=r"b\.npz holds no trajectories"):
-        Trajectories.load(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text("no archive"), "is no whole .npz file of arrays"),
+        (lambda path: path.write_bytes(b""), "is no whole .npz file of arrays"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "is no whole .npz file of arrays"),
+        (lambda path: np.save(path.open("wb"), np.ones(3)), "is no whole .npz file of arrays"),
+        (lambda path: np.savez(path, weights=np.ones(3)), "holds weights, and no trajectories"),
+        (
+            lambda path: np.savez(path, times=1, states=2, entries=3, more=4),
+            "holds times, states, entries, more, and no",
+        ),
+        (lambda path: np.savez(path, times=["a"], states=[1], entries=["u"]), "times are a ndarray, expected a tensor"),
+        (lambda path: np.savez(path, times=[0.0], states=[1.0], entries="u"), r"states have shape \[1\]"),
+    ],
+    ids=["text", "nothing", "cut off", "one array", "other arrays", "more arrays", "words", "flat"],
+)
+def test_files_of_something_else_are_refused(tmp_path, write, message):
+    path = tmp_path / "a.npz"
+    ramp().save(path)
+    write(path)
+    with pytest.raises(DataError, match=message):
+        Trajectories.load(path)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +122,26 @@ def test_a_column_tells_trajectories_apart(tmp_path):
         ("t,x\n0,1\n1,two\n", r"line 3: x holds 'two', which is no number \(1 such lines\)"),
         ("t,x\n0,1\n1,\n2,\n", r"line 3: x is empty \(2 such lines\)\. Delete them; times need not be even"),
         ("t,y\n0,1\n1,2\n", "has the columns t, y, and not x"),
-        ("t,x\n0,1\n0,2\n", "times of trajectory 0 repeat or fall at points 0 and 1"),
+        ("\n\nt,x\n\n0,1\n  \n1,two\n", "line 7: x holds 'two'"),
+        ("t,x\n0,1\n0,2\n", r"times of trajectory 0 repeat or fall at points 0 and 1: .* as member=\."),
+        ("t;x\n0;1,5\n1;2,5\n", "semicolons between columns, as beside decimal commas: save it with commas"),
+        ('t,x\n0,"1,5"\n1,"2,5"\n', r"line 2: x holds '1,5', which is no number .* Write decimal points"),
         ("t,x\n0,1\n", "1 points in time"),
         ("", "could not be read as a CSV file"),
         ("t,x\n0,1\n1,inf\n", "1 numbers among the states are not finite, the first of x"),
     ],
-    ids=["string", "empty", "missing column", "repeated time", "one line", "nothing", "infinite"],
+    ids=[
+        "string",
+        "empty",
+        "missing column",
+        "after blank lines",
+        "repeated time",
+        "semicolons",
+        "decimal commas",
+        "one line",
+        "nothing",
+        "infinite",
+    ],
 )
 def test_csv_files_with_errors_are_refused_with_the_line(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
@@ -257,3 +293,21 @@ def test_data_are_cut_within_their_span(time):
     assert [x.times.shape[1] for x in ramp().until(2.0)] == [2, 3]
     with pytest.raises(DataError, match=r"there are \d points before .*: take a time well within 0 to 4"):
         ramp().until(time)
+
+
+def test_pictures_of_sixteen_bits_keep_their_greys(tmp_path):
+    grey = np.array([[0, 300, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert read_frames(tmp_path).tolist() == [(grey / 65535).tolist()]
+
+
+def test_an_animation_gives_all_its_frames_and_stands_alone(tmp_path):
+    frames = [Image.fromarray(np.full((3, 4), k, np.uint8)) for k in (10, 200, 90)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_frames(tmp_path / "a.gif")[:, 0, 0] * 255).round().tolist() == [10, 200, 90]
+    frames[0].save(tmp_path / "b.gif")
+    with pytest.raises(DataError, match=r"a\.gif is an animation among 2 files: give it alone"):
+        read_frames(tmp_path)
+    for path in (tmp_path / "c.gif", tmp_path / "no" / "folder"):
+        with pytest.raises(DataError, match="a frame could not be read"):
+            read_frames(path)
