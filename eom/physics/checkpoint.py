@@ -71,7 +71,8 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.G
         tree = _whole(json.loads(str(arrays["tree"])), arrays)
         if tree["kind"] != type(optimizer).__name__:
             raise ValueError(f"it was written with {tree['kind']}, and the optimizer is {type(optimizer).__name__}")
-        kept = Kept(*tree["kept"][:4], [tuple(row) for row in tree["kept"][4]], tree["best"])
+        *counts, history = tree["kept"]
+        kept = Kept._make([*counts, [tuple(row) for row in history], tree["best"]])
         _restore(model, optimizer, draw, (tree["model"], tree["optimizer"], torch.from_numpy(arrays["generator"])))
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as failure:  # of files of anything
         _restore(model, optimizer, draw, before)

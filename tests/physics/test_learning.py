@@ -497,7 +497,7 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
     ("act", "kind", "message"),
     [
         (lambda m, d: physics.fit(m, d.states.numpy()), DataError, "the data are a ndarray, expected Trajectories"),
-        (lambda m, d: physics.evaluate(m, None, [d]), DataError, "the data are a list, expected Trajectories"),
+        (lambda m, d: physics.evaluate(m, None, d.states), DataError, "the data are a Tensor, expected Trajectories"),
         (lambda m, d: physics.fit(m, d, validation=d.states), DataError, "the data are a Tensor, expected Traj"),
         (lambda m, d: physics.fit(m.field, d), SettingError, "the model is a EnergyField, expected a LearnedSystem"),
         (lambda m, d: physics.solve_linear(m.field, d, []), SettingError, "expected a LearnedSystem"),
@@ -507,7 +507,7 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
             r"states are a list, expected a tensor \[\.\.\., 2\]",
         ),
         (lambda m, d: m.predict(d.states[0, 0], d.times), DataError, r"u has shape \[2\], expected \[b, 2\]"),
-        (lambda m, d: physics.fit(m, d, loss=lambda w: 1.0), LossNotScalarError, "the loss is a float, expected one"),
+        (lambda m, d: physics.fit(m, d, loss=lambda w: 1.0), LossNotScalarError, "the loss is a float"),  # type: ignore[arg-type]
         (lambda m, d: physics.fit(m, d, loss=m.residual), LossNotScalarError, r"the loss is of shape \[116, 1, 2\]"),
         (
             lambda m, d: physics.fit(m, d, loss=lambda w: physics.mean_square(m, w).detach()),
@@ -515,7 +515,7 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
             r"the loss has no gradient in the model's parameters: compute it without detach\(\)",
         ),
     ],
-    ids=["array", "list", "validation", "field", "field, linear", "start", "flat start", "float", "vector", "detached"],
+    ids=["array", "test", "validation", "field", "field, linear", "start", "flat start", "float", "vector", "detached"],
 )
 def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
     with pytest.raises(kind, match=message):
@@ -552,7 +552,7 @@ def test_parameters_that_are_not_numbers_are_named():
             act()
 
 
-RAMP = Trajectories([0.0, 1.0], torch.arange(20, dtype=WIDE).expand(1, 2, 20))
+RAMP = Trajectories(torch.arange(2.0), torch.arange(20, dtype=WIDE).expand(1, 2, 20))
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     wave = torch.stack([torch.sin(2 * math.pi * (x - t)) for t in (0.0, 0.1)])[None]
     model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
     with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
-        act(model, Trajectories([0.0, 1.0], wave))
+        act(model, Trajectories(torch.arange(2.0), wave))
 
 
 def other_kind(path, model, kind) -> None:
