@@ -32,13 +32,16 @@ def numbers(energy: Energy, u: State) -> Tensor:
     Raises:
         DataError: the energy is not a number for each state.
     """
-    found = energy(u)
-    if not isinstance(found, Tensor) or found.shape not in (u.shape[:-1], (*u.shape[:-1], 1)):
-        came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    found, wanted = energy(u), u.shape[:-1]
+    shape = found.shape if isinstance(found, Tensor) else None
+    if shape == wanted:
+        return found
+    if shape != (*wanted, 1):
+        came = type(found).__name__ if shape is None else list(shape)
         raise DataError(
-            f"the energy of states {list(u.shape)} is {came}, expected {list(u.shape[:-1])}: a number for each state"
+            f"the energy of states {list(u.shape)} is {came}, expected {list(wanted)}: a number for each state"
         )
-    return found.reshape(u.shape[:-1])
+    return found[..., 0]
 
 
 def gradient(energy: Energy, u: State) -> State:
