@@ -18,7 +18,7 @@ from torch import Tensor
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.field import State
 from eom.dynamics.implicit import Solved, differentiable, place, solve
-from eom.errors import SettingError, StepError
+from eom.errors import DataError, SettingError, StepError
 
 Energy = Callable[[State], Tensor]  # [b, n] -> [b]
 Structure = Callable[[State], State]  # g [b, n] -> G g [b, n], linear
@@ -26,12 +26,30 @@ Rule = Callable[[Energy, State, State], State]  # (H, u, v) -> DG(u, v) [b, n]
 CALM = 0.25  # of a step, that half of it may change it by, for an explicit one to be near
 
 
+def numbers(energy: Energy, u: State) -> Tensor:
+    """[...] H(u), for an energy [..., n] -> [...] or [..., 1].
+
+    Raises:
+        DataError: the energy is not a number for each state.
+    """
+    found, wanted = energy(u), u.shape[:-1]
+    shape = found.shape if isinstance(found, Tensor) else None
+    if shape == wanted:
+        return found
+    if shape != (*wanted, 1):
+        came = type(found).__name__ if shape is None else list(shape)
+        raise DataError(
+            f"the energy of states {list(u.shape)} is {came}, expected {list(wanted)}: a number for each state"
+        )
+    return found[..., 0]
+
+
 def gradient(energy: Energy, u: State) -> State:
     """[b, n] grad H(u), that can be differentiated where gradients are recorded."""
     train = torch.is_grad_enabled()
     with torch.enable_grad():
         at = u if train and u.requires_grad else u.detach().requires_grad_()
-        total = energy(at).sum()
+        total = numbers(energy, at).sum()
         (found,) = torch.autograd.grad(total, at, create_graph=train)
     return found
 
@@ -56,28 +74,43 @@ def law_of(structure: Structure, size: int) -> str | None:
     """ "conserves" where G is skew, "dissipates" where it is negative semidefinite, None where it is neither.
 
     By the eigenvalues of its symmetric part, to rounding; beyond 600 entries by 32 random directions.
+
+    Raises:
+        SettingError: a structure of states of another size.
     """
     wide = next((x.dtype for x in getattr(structure, "parameters", list)()), torch.float64)
     with torch.no_grad():
         if size <= 600:
-            matrix = structure(torch.eye(size, dtype=wide)).T
-            values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-            scale = float(matrix.abs().sum(1).max())
+            moved = _applied(structure, torch.eye(size, dtype=wide))  # G^T
+            values, scale = torch.linalg.eigvalsh((moved + moved.T) / 2), float(moved.abs().sum(0).max())
         else:
             g = torch.randn(32, size, dtype=wide, generator=torch.Generator().manual_seed(0))
-            moved = structure(g)
+            moved = _applied(structure, g)
             values, scale = (g * moved).sum(-1), float((g.norm(dim=-1) * moved.norm(dim=-1)).max())
-    rounding = 100 * torch.finfo(wide).eps * scale
+    rounding = 100 * torch.finfo(moved.dtype).eps * scale
     if float(values.abs().max()) <= rounding:
         return "conserves"
     return "dissipates" if float(values.max()) <= rounding else None
+
+
+def _applied(structure: Structure, g: State) -> State:
+    """G g, in float32 where the structure of a user's own holds such numbers."""
+    try:
+        found = structure(g)
+    except RuntimeError as failure:
+        if g.dtype is torch.float32:
+            raise SettingError(f"the structure G does not take gradients {list(g.shape)}: {failure}") from failure
+        return _applied(structure, g.float())
+    if found.shape != g.shape:
+        raise SettingError(f"the structure G maps {list(g.shape)} to {list(found.shape)}, expected the same")
+    return found
 
 
 def gonzalez(energy: Energy, u: State, v: State) -> State:
     """grad H(m) + (H(u) - H(v) - grad H(m) . d) d / |d|^2, m the midpoint and d = u - v; all entries see each other."""
     d, middle = u - v, gradient(energy, (u + v) / 2)
     square = d.square().sum(-1)
-    off = energy(u).reshape(square.shape) - energy(v).reshape(square.shape) - (middle * d).sum(-1)
+    off = numbers(energy, u) - numbers(energy, v) - (middle * d).sum(-1)
     far = square > (1e3 * torch.finfo(d.dtype).eps) ** 2 * (1 + u.square().sum(-1))
     return middle + (torch.where(far, off, 0.0) / torch.where(far, square, 1.0))[..., None] * d
 
@@ -97,13 +130,13 @@ class MeanValue:
 def itoh_abe(energy: Energy, u: State, v: State) -> State:
     """Entry i is the divided difference of H from v_i to u_i, with u before it and v behind: steps of order 1."""
     found, here = [], v
-    low = energy(here)
+    low = numbers(energy, here)
     for i in range(u.shape[-1]):
         here = torch.cat([u[..., : i + 1], v[..., i + 1 :]], -1)
-        high, gap = energy(here), u[..., i] - v[..., i]
+        high, gap = numbers(energy, here), u[..., i] - v[..., i]
         near = gap.abs() < 1e-6 * (1 + v[..., i].abs())
         slope = gradient(energy, torch.cat([u[..., :i], (u + v)[..., i : i + 1] / 2, v[..., i + 1 :]], -1))[..., i]
-        found.append(torch.where(near, slope, (high - low).reshape(gap.shape) / torch.where(near, 1.0, gap)))
+        found.append(torch.where(near, slope, (high - low) / torch.where(near, 1.0, gap)))
         low = high
     return torch.stack(found, -1)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eom.dynamics.energy import law_of
 from eom.dynamics.field import State, VectorField
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.stepper import Stepper
@@ -58,20 +59,34 @@ class Composed:
     """Steps of w_i h by one symmetric stepper of order 2, for weights that raise its order.
 
     Negative weights are steps back in time: for systems that conserve, not for such that dissipate.
+
+    Raises:
+        SettingError: no stepper; in the first step, steps back in time of a structure that does not conserve.
     """
 
     stepper: Stepper
     weights: tuple[float, ...]
     order: int
 
+    def __post_init__(self) -> None:
+        if isinstance(self.stepper, type) or not (hasattr(self.stepper, "init") and hasattr(self.stepper, "step")):
+            raise SettingError(f"the stepper is {self.stepper!r}, expected one of order 2, such as Leapfrog()")
+
     def init(self, y: State) -> Any:
-        return self.stepper.init(y)
+        return False, self.stepper.init(y)
 
     def step(self, field: Any, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]:
+        checked, inner = carry
+        backwards = not checked and min(self.weights) < 0 and hasattr(field, "structure")
+        if backwards and law_of(field.structure, y.shape[-1]) != "conserves":
+            raise SettingError(
+                "the structure G is not skew, and this composition steps back in time, where energy rises that falls "
+                f"forwards: take {self.stepper} by itself, with smaller steps"
+            )
         for w in self.weights:
-            y, carry = self.stepper.step(field, t, w * h, y, carry)
+            y, inner = self.stepper.step(field, t, w * h, y, inner)
             t += w * h
-        return y, carry
+        return y, (True, inner)
 
 
 def yoshida(stepper: Stepper) -> Composed:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eom.errors import DataError
+from eom.physics.archives import read_arrays
 
 State = dict[str, Tensor]
 
@@ -46,7 +48,8 @@ def save(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.G
     """Write one .npz file, in place of the former one at once."""
     arrays: dict[str, np.ndarray] = {"generator": draw.get_state().numpy()}
     tree = {
-        "model": dict(model.state_dict()), "optimizer": optimizer.state_dict(), "best": kept.parameters,
+        "model": dict(model.state_dict()), "best": kept.parameters,
+        "optimizer": optimizer.state_dict(), "kind": type(optimizer).__name__,
         "kept": [kept.step, kept.best, kept.least, kept.waited, kept.history],
     }  # fmt: skip
     arrays["tree"] = np.array(json.dumps(_flat(tree, arrays)))
@@ -60,18 +63,27 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.G
     """Bring model, optimizer and generator to where the file says.
 
     Raises:
-        DataError: no such file, or one of another model or optimizer.
+        DataError: no such file, or one of another model or optimizer; all are left as they were.
     """
+    arrays = read_arrays(path)
+    before = copied(model), deepcopy(optimizer.state_dict()), draw.get_state()
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tree = _whole(json.loads(str(arrays["tree"])), arrays)
-            draw.set_state(torch.from_numpy(arrays["generator"]))
-        model.load_state_dict(tree["model"])
-        optimizer.load_state_dict(tree["optimizer"])
-    except (OSError, ValueError, KeyError, RuntimeError) as failure:
+        tree = _whole(json.loads(str(arrays["tree"])), arrays)
+        if tree["kind"] != type(optimizer).__name__:
+            raise ValueError(f"it was written with {tree['kind']}, and the optimizer is {type(optimizer).__name__}")
+        *counts, history = tree["kept"]
+        kept = Kept._make([*counts, [tuple(row) for row in history], tree["best"]])
+        _restore(model, optimizer, draw, (tree["model"], tree["optimizer"], torch.from_numpy(arrays["generator"])))
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as failure:  # of files of anything
+        _restore(model, optimizer, draw, before)
         raise DataError(f"{path} is no checkpoint of this model and optimizer: {failure}") from failure
-    step, best, least, waited, history = tree["kept"]
-    return Kept(step, best, least, waited, [tuple(row) for row in history], tree["best"])
+    return kept
+
+
+def _restore(model: nn.Module, optimizer: Optimizer, draw: torch.Generator, to: tuple[State, Any, Tensor]) -> None:
+    model.load_state_dict(to[0])
+    optimizer.load_state_dict(to[1])
+    draw.set_state(to[2])
 
 
 def _flat(tree: Any, arrays: dict[str, np.ndarray]) -> Any:

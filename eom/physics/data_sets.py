@@ -14,6 +14,7 @@ from torch import Tensor
 from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.physics import lattices, systems
+from eom.physics.rules import followed
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
 
@@ -38,18 +39,17 @@ class DataSet:
                 stepper, one step from a time to the next, rather than by an accurate solver.
         """
         random = torch.Generator().manual_seed(seed)
-        u = self.starts(count, random)
+        u, times = self.starts(count, random), self.times.expand(count, -1)
         if irregular:
             inner = torch.rand(count, len(self.times) - 2, generator=random, dtype=WIDE).sort(1).values * self.times[-1]
-            ends = torch.zeros(count, 1, dtype=WIDE), torch.full((count, 1), float(self.times[-1]), dtype=WIDE)
-            times = torch.cat([ends[0], inner, ends[1]], 1)
-            rows = [motion(self.system, one[None], clock) for one, clock in zip(u, times, strict=True)]
-            states = torch.cat(rows)
+            times = torch.cat([0 * times[:, :1], inner, times[:, -1:]], 1)
+        if by_scheme:
+            with torch.no_grad():
+                states = torch.stack([u, *followed(self.system.field, self.system.stepper, u, times)], 1)
+        elif irregular:
+            states = torch.cat([motion(self.system, a[None], t) for a, t in zip(u, times, strict=True)])
         else:
-            times = self.times
-            h = float(times[1] - times[0])
-            exact = self.system.simulate(u, h=h, steps=len(times) - 1).transpose(0, 1) if by_scheme else None
-            states = motion(self.system, u, times) if exact is None else exact.detach()
+            states = motion(self.system, u, self.times)
         slopes = rates(self.system, states)
         noisy = states + self.noise * torch.randn(states.shape, generator=random, dtype=WIDE)
         return Trajectories(times, noisy, self.system.entries, slopes)

@@ -1,16 +1,29 @@
-"""What a training is not begun with: data of another system, energies and grids that are not what the model means."""
+"""What a training is not begun with: data of another system, energies that are not what the model means."""
 
+from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eom.errors import DataError, SettingError
+from eom.dynamics.energy import numbers
+from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
 from eom.physics.models import LearnedSystem
 from eom.physics.trajectories import Trajectories, Window
 
-SEAM = 4.0  # times the largest jump between neighbours inside, beyond which a grid has an edge
+
+def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
+    """Data that are of this model, in its floats."""
+    if not isinstance(model, LearnedSystem):
+        raise SettingError(
+            f"the model is a {type(model).__name__}, expected a LearnedSystem, such as neural_ode(size, net)"
+        )
+    if not isinstance(data, Trajectories):
+        raise DataError(f"the data are a {type(data).__name__}, expected Trajectories(times, states)")
+    data = data.to(model.dtype)
+    model.require(data.states)
+    return data
 
 
 def require_fit(
@@ -24,24 +37,19 @@ def require_fit(
     batch: int | None,
     patience: int | None,
 ) -> Window:
-    """The windows of data that are of this model, and settings in their range."""
+    """The windows of accepted data, and settings in their range."""
     named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
     wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and (type(x) is not int or x < 1)]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
-    model.require(data.states)
     if data.states.shape[1] <= window:
         raise DataError(
             f"trajectories have {data.states.shape[1]} points, too few for windows of {window} steps: observe longer, "
             "or take window=1"
         )
     windows = data.windows(window, stride)
-    energy = getattr(model.field, "energy", None)
-    if energy is not None:
-        _require_scalar(energy, windows.u[:2, 0])
-        grid = getattr(energy, "grid", None)
-        if grid is not None:
-            require_periodic(data.states, grid)
+    if hasattr(model.field, "energy"):
+        _require_apart(model.field.energy, windows.u[:2, 0])
     return windows
 
 
@@ -60,37 +68,28 @@ def require_optimizer(model: LearnedSystem, optimizer: Any, checkpoint: str | Pa
         raise SettingError(f"the checkpoint is to be {checkpoint}, and there is no such folder: make it first")
 
 
-def _require_scalar(energy: Any, u: Tensor) -> None:
-    with torch.no_grad():
-        came = energy(u)
-    if not isinstance(came, Tensor) or came.shape not in ((len(u),), (len(u), 1)):
-        shape = list(came.shape) if isinstance(came, Tensor) else type(came).__name__
-        raise DataError(
-            f"the energy of {len(u)} states has shape {shape}, expected [{len(u)}]: a number for each state"
+def require_loss(found: Any) -> None:
+    """Raise where a loss cannot be made small."""
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        came = f"of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise LossNotScalarError(
+            f"the loss is {came}, expected one number as a tensor, as of mean_square(model, window)"
         )
-    with torch.no_grad():
-        alone = energy(u[:1].expand_as(u))
-    if not torch.allclose(alone.flatten()[0], came.flatten()[0], rtol=1e-3, atol=1e-5):
-        raise DataError(
-            f"the energy of one state is {float(came.flatten()[0]):.6g} beside a second one and "
-            f"{float(alone.flatten()[0]):.6g} beside itself: samples must not see each other, as in BatchNorm"
+    if not found.requires_grad:
+        raise LossNotDifferentiableError(
+            "the loss has no gradient in the model's parameters: compute it without detach(), item() and no_grad(), of "
+            "parameters that require one"
         )
 
 
-def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:
-    """Raise where the last value of a grid does not lead on to the first."""
-    u = states.reshape(-1, *grid)
-    for axis in range(1, u.ndim):
-        inside = float(u.diff(dim=axis).abs().max())
-        first, last = u.select(axis, 0), u.select(axis, -1)
-        if torch.equal(first, last) and inside > 0:
-            raise DataError(
-                f"the first and last values along axis {axis - 1} of the grid are the same throughout: on a periodic "
-                "grid that point comes once; leave the last one out"
-            )
-        if float((first - last).abs().max()) > SEAM * inside:
-            raise DataError(
-                f"values jump by {float((first - last).abs().max()):.3g} from the last to the first point along axis "
-                f"{axis - 1} of the grid, and by {inside:.3g} at most between neighbours: it is not periodic, and the "
-                "model assumes it is. Take a domain that is, or a plain network for the energy"
-            )
+def _require_apart(energy: Any, u: Tensor) -> None:
+    """Raise where the energy of a state is that of its batch."""
+    with torch.no_grad():
+        beside, alone = (float(numbers(energy, x)[0]) for x in (u, u[:1].expand_as(u)))
+    if not isfinite(alone):
+        raise DataError(f"the energy of a state is {alone}, expected a finite number")
+    if not isclose(beside, alone, rel_tol=1e-3, abs_tol=1e-5):
+        raise DataError(
+            f"the energy of one state is {beside:.6g} beside a second one and {alone:.6g} beside itself: samples must "
+            "not see each other, as in BatchNorm"
+        )

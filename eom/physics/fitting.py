@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 
 from eom.errors import LossNotFiniteError, SettingError
 from eom.physics.checkpoint import Kept, load, save
-from eom.physics.doors import require_fit, require_optimizer
+from eom.physics.doors import accepted, require_fit, require_loss, require_optimizer
 from eom.physics.models import LearnedSystem, mean_square
 from eom.physics.trajectories import Trajectories, Window
 
@@ -58,15 +58,14 @@ def fit(
 
     Raises:
         DataError: data that are not of this model. SettingError: settings out of their range.
-        LossNotFiniteError: the loss is not finite; the model then has its best parameters so far.
+        LossNotFiniteError: the loss is not finite; the model then has its best parameters so far. LossNotScalarError,
+        LossNotDifferentiableError: a loss that is not one number, or has no gradient.
     """
-    data = data.to(next(model.parameters()).dtype)
+    data = accepted(model, data)
     windows = require_fit(model, data, window, stride, steps=steps, every=every, batch=batch, patience=patience)
     if patience is not None and validation is None:
         raise SettingError("patience is measured on validation=Trajectories, and none were given")
-    unseen = None if validation is None else validation.to(data.states.dtype).windows(window, stride)
-    if unseen is not None:
-        model.require(unseen.u)
+    unseen = None if validation is None else accepted(model, validation).windows(window, stride)
     optimizer = optimizer or Adam(model.parameters(), 1e-3)
     require_optimizer(model, optimizer, checkpoint)
     measure: Loss = loss or (lambda w: mean_square(model, w))
@@ -104,6 +103,7 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
     def value() -> Tensor:
         optimizer.zero_grad()
         found = loss(window)
+        require_loss(found)
         found.backward()
         return found
 
@@ -131,10 +131,11 @@ def solve_linear(
     Raises:
         DataError: data that are not of this model. SettingError: residuals that are not affine in the parameters.
     """
+    data = accepted(model, data)
     known = {id(x) for x in model.parameters()}
     if not parameters or not all(id(x) in known for x in parameters):
         raise SettingError("parameters are none, or not all of this model: give such as [energy.last.weight]")
-    window = require_fit(model, data.to(parameters[0].dtype), 1, 1, steps=1, every=1, batch=None, patience=None)
+    window = require_fit(model, data, 1, 1, steps=1, every=1, batch=None, patience=None)
     before = [x.detach().clone() for x in parameters]
     with torch.no_grad():
         value = _least_squares(lambda: model.residual(window).flatten(), parameters, rcond)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eom.dynamics.field import State
 from eom.errors import SettingError
+from eom.physics.limits import require_positive
 from eom.physics.systems import System
 
 
@@ -49,8 +50,7 @@ def soliton(x: Tensor, speed_root: float, place: float, width: float) -> Tensor:
 def cahn_hilliard(points: int = 50, width: float = 1.0, gamma: float = 5e-4, dimensions: int = 1) -> System:
     """u_t = Laplace dH/du, H = integral of (u^2 - 1)^2 / 4 + gamma |grad u|^2 / 2: H falls, mass is kept."""
     dx, shape, axes = _cell(points, width), _shape(points, dimensions), range(-dimensions, 0)
-    if not gamma > 0:
-        raise SettingError(f"gamma is {gamma}, expected a positive number")
+    require_positive(gamma=gamma)
     cell = dx**dimensions
 
     def energy(u: State) -> Tensor:
@@ -72,6 +72,7 @@ def cahn_hilliard(points: int = 50, width: float = 1.0, gamma: float = 5e-4, dim
 def wave(points: int = 50, width: float = 1.0, speed: float = 1.0) -> System:
     """u_tt = speed^2 u_xx for states (u, v): H = integral of (v^2 + speed^2 u_x^2) / 2."""
     dx = _cell(points, width)
+    require_positive(speed=speed)
 
     def energy(y: State) -> Tensor:
         u, v = y.chunk(2, -1)
@@ -100,12 +101,13 @@ def wave(points: int = 50, width: float = 1.0, speed: float = 1.0) -> System:
 
 
 def _cell(points: int, width: float) -> float:
-    if type(points) is not int or points < 4 or not width > 0:
-        raise SettingError(f"points is {points!r} and width {width}, expected 4 or more, and a positive length")
+    if type(points) is not int or points < 4:
+        raise SettingError(f"points is {points!r}, expected a whole number of 4 or more")
+    require_positive(width=width)
     return width / points
 
 
 def _shape(points: int, dimensions: int) -> tuple[int, ...]:
-    if dimensions not in (1, 2):
+    if type(dimensions) is not int or dimensions not in (1, 2):
         raise SettingError(f"dimensions is {dimensions!r}, expected 1 or 2")
     return (points,) * dimensions

@@ -5,12 +5,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from eom.dynamics.energy import Structure, gradient
+from eom.dynamics.energy import Structure, gradient, numbers
+from eom.errors import SettingError
 from eom.physics.systems import rotate
 
 
 def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
     """Two hidden layers, orthogonal at the start as those of Hamiltonian neural networks."""
+    if not all(type(x) is int and x > 0 for x in (inputs, outputs, width)):
+        raise SettingError(
+            f"inputs, outputs, width are {inputs!r}, {outputs!r}, {width!r}; expected whole numbers of 1 or more, "
+            "and for a model with momenta two entries or more"
+        )
     layers = [nn.Linear(inputs, width), nn.Linear(width, width), nn.Linear(width, outputs)]
     for layer in layers:
         nn.init.orthogonal_(layer.weight)
@@ -99,7 +105,7 @@ class SeparableField(nn.Module):
 
     def energy(self, u: Tensor) -> Tensor:
         q, p = u.chunk(2, -1)
-        return (self.kinetic(p) + self.potential(q)).flatten(-1).reshape(len(u))
+        return numbers(self.kinetic, p) + numbers(self.potential, q)
 
     def velocity(self, p: Tensor) -> Tensor:
         return gradient(self.kinetic, p)
@@ -124,7 +130,7 @@ class LagrangianField(nn.Module):
 
     def lagrangian(self, u: Tensor) -> Tensor:
         """[b] L."""
-        return u.chunk(2, -1)[1].square().sum(-1) / 2 + self.net(u)[..., 0]
+        return u.chunk(2, -1)[1].square().sum(-1) / 2 + numbers(self.net, u)
 
     def energy(self, u: Tensor) -> Tensor:
         """[b] v . dL/dv - L, which the flow keeps."""

@@ -1,8 +1,10 @@
 """Files of a user's own: a table with a column of times, and frames of a film."""
 
+import csv
 import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,17 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             ``Trajectories`` does not take.
     """
     path = Path(path)
+    read = partial(pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no name
     try:
+        names = [str(name).strip() for name in read(header=None, nrows=1, dtype=str).iloc[0]]  # twice the same too
+        if len(names) == 1 and ";" in names[0]:
+            raise DataError(
+                f"{path} has semicolons between columns, as beside decimal commas: save it with commas between columns "
+                "and points in numbers"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            # a byte-order mark is no part of a name, and no column an index
-            table = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
+            table = read(index_col=False)
     except (
         OSError,
         UnicodeDecodeError,
@@ -46,8 +54,6 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     absent = [name for name in [*wanted, *([member] if member else [])] if name not in table]
     if absent:
         raise DataError(f"{path} has the columns {', '.join(table.columns)}, and not {', '.join(absent)}")
-    head = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True, header=None, nrows=1, dtype=str)
-    names = [str(name).strip() for name in head.iloc[0]]  # as they stand: twice the same is not renamed
     twice = [name for name in wanted if names.count(name) > 1 or wanted.count(name) > 1]
     if twice or not coordinates or isinstance(coordinates, str):
         raise DataError(
@@ -55,18 +61,18 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         )
     unknown = [] if member is None else np.flatnonzero(pd.isna(table[member].to_numpy()))
     if len(unknown):
-        line = int(unknown[0]) + 2
-        raise DataError(f"{path}, line {line}: {member} is empty, so that its trajectory is not known")
+        raise DataError(
+            f"{path}, line {_line(path, unknown[0])}: {member} is empty, so that its trajectory is not known"
+        )
     numbers = pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in wanted})
     for name in wanted:
         wrong = np.flatnonzero(numbers[name].isna())
         if len(wrong):
             entry = table[name].iloc[wrong[0]]
             said = "is empty" if pd.isna(entry) else f"holds {entry!r}, which is no number"
-            raise DataError(
-                f"{path}, line {wrong[0] + 2}: {name} {said} ({len(wrong)} such lines). Delete them; times need not be "
-                "even."
-            )
+            todo = "Write decimal points" if "," in str(entry) else "Delete them; times need not be even"
+            line = _line(path, wrong[0])
+            raise DataError(f"{path}, line {line}: {name} {said} ({len(wrong)} such lines). {todo}.")
     groups = (
         [numbers]
         if member is None
@@ -76,17 +82,28 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     if len(lengths) > 1:
         raise DataError(f"{path}: trajectories have {lengths[0]} to {lengths[-1]} rows; expected as many in each")
     stacked = torch.from_numpy(np.stack([group.to_numpy(float) for group in groups]))
-    return Trajectories(stacked[..., 0], stacked[..., 1:].contiguous(), tuple(coordinates))
+    try:
+        return Trajectories(stacked[..., 0], stacked[..., 1:].contiguous(), tuple(coordinates))
+    except DataError as failure:
+        back = member is None and bool((stacked[0, :, 0].diff() <= 0).any())
+        hint = " If there are several trajectories, name the column that tells them apart, as member=." if back else ""
+        raise DataError(f"{path}: {failure}{hint}") from failure
+
+
+def _line(path: Path, row: int) -> int:
+    """Where a row of the table ends in its file, blank lines counted."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        ends = [reader.line_num for cells in reader if len(cells) > 1 or "".join(cells).strip()]
+    return ends[row + 1]
 
 
 def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
-    """[s, h, w] frames in 0..1, of an .npy file [s, h, w], of a folder of PNG or other pictures by name, or of a list.
+    """[s, h, w] frames in 0..1, of an .npy file [s, h, w] or a .gif, of a folder of pictures by name, or of a list.
 
     Raises:
-        DataError: no frames there, or of different sizes.
+        DataError: no frames there, or of different sizes, or an animation among several files.
     """
-    from PIL import Image
-
     if isinstance(paths, str | Path) and Path(paths).suffix == ".npy":
         try:
             found = np.load(paths, allow_pickle=False)
@@ -101,14 +118,32 @@ def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
             raise DataError(f"{paths} has values {found.min():g} to {found.max():g}: scale them to 0..1, or take bytes")
         return torch.from_numpy(scaled)
     if isinstance(paths, str | Path):
-        paths = sorted((p for p in Path(paths).glob("*") if p.suffix.lower() in PICTURES), key=_counted)
+        paths, folder = [paths], Path(paths)
+        if folder.is_dir():
+            paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=_counted)
     try:
-        frames = [np.asarray(Image.open(path).convert("L"), dtype=float) / 255 for path in paths]
+        films = [_film(path) for path in paths]
     except OSError as failure:
         raise DataError(f"a frame could not be read: {failure}") from failure
+    animated = [path for path, film in zip(paths, films, strict=True) if len(film) > 1]
+    if animated and len(films) > 1:
+        raise DataError(f"{animated[0]} is an animation among {len(films)} files: give it alone, or its frames")
+    frames = [frame for film in films for frame in film]
     if not frames or len({frame.shape for frame in frames}) > 1:
         raise DataError(f"{len(frames)} frames of {len({f.shape for f in frames})} sizes, expected some of one size")
     return torch.from_numpy(np.stack(frames))
+
+
+def _film(path: str | Path) -> list[np.ndarray]:
+    """The frames [h, w] of one picture, of 16 bits or 8, or of an animation."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as image:
+        wide = image.mode.startswith("I")
+        return [
+            np.asarray(frame if wide else frame.convert("L"), dtype=float) / (65535 if wide else 255)
+            for frame in ImageSequence.Iterator(image)
+        ]
 
 
 def _counted(path: Path) -> list[str | int]:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import law_of
+from eom.dynamics.energy import law_of, numbers
 from eom.errors import DataError, StepError
 from eom.physics.data_sets import rates
+from eom.physics.doors import accepted
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -49,13 +50,18 @@ def evaluate(
     Without a ``system``, as for measured data, there are ``state``, ``drift`` and ``horizon`` only. A prediction that
     stops, or runs away, has infinite errors. ``predicted`` spares the prediction where there is one already.
     """
-    test = test.to(next(model.parameters()).dtype)
-    model.require(test.states)
+    test = accepted(model, test)
     if system and test.size != system.size:
         raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
     u = test.states
+    if predicted is not None and not (predicted.states.shape == u.shape and torch.equal(predicted.times, test.times)):
+        raise DataError(
+            f"predicted are states {list(predicted.states.shape)} to time {float(predicted.times.max()):g}, and test "
+            f"are {list(u.shape)} to {float(test.times.max()):g}: predict at all times of test, as by "
+            "model.predict(test.states[:, 0], test.times)"
+        )
     try:
-        v = (predicted or model.predict(u[:, 0], test.times, substeps)).states
+        v = (model.predict(u[:, 0], test.times, substeps) if predicted is None else predicted).states
     except StepError:
         v = torch.full_like(u, torch.inf)
     with torch.no_grad():
@@ -68,11 +74,7 @@ def evaluate(
 def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tuple[float, float, float, float]:
     """Errors of rates and of the true energy, changes of what is conserved, and the share of steps with rising H."""
     flat = u.flatten(0, 1)
-    energies, true = system.energy(v), system.energy(u)
-    if true.shape != u.shape[:2]:
-        raise DataError(
-            f"the energy of {system.name} maps {list(u.shape)} to {list(true.shape)}, expected [..., n] -> [...]"
-        )
+    energies, true = numbers(system.energy, v), numbers(system.energy, u)
     rises = energies.diff(dim=1) > 1e-6 * true.abs().max()
     return (
         float((model(flat) - rates(system, flat)).square().mean()),
@@ -86,7 +88,7 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     """Of the model's own energy, where it has one: its largest change, or rise where its structure lets it fall."""
     if not hasattr(field, "energy"):
         return NAN
-    here, spread = (field.energy(x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
+    here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
     falls = hasattr(field, "structure") and law_of(field.structure, u.shape[-1]) == "dissipates"
     change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()
     return float(change.max() / spread.std())

@@ -1,18 +1,20 @@
 """Models of motion: a field to learn, the rule it is learned by, and the stepper it predicts with."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eom.dynamics.energy import DiscreteGradient, Structure
+from eom.dynamics.energy import DiscreteGradient, Structure, law_of
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper
 from eom.dynamics.symplectic import Leapfrog
 from eom.errors import DataError, SettingError, StepError
 from eom.physics import learned_fields as fields
 from eom.physics.learned_fields import dense
+from eom.physics.limits import require_periodic
 from eom.physics.rules import (
     Adaptive,
     Rule,
@@ -34,11 +36,21 @@ class LearnedSystem(nn.Module):
 
     def __init__(self, size: int, field: nn.Module, rule: Rule, stepper: Stepper):
         super().__init__()
+        if type(size) is not int or size < 1:
+            raise SettingError(f"size is {size!r}, expected a whole number of entries")
         halved = (fields.SecondOrderField, fields.SeparableField, fields.LagrangianField)
         structure = getattr(field, "structure", None)
         if size % 2 and (isinstance(field, halved) or structure is rotate or isinstance(structure, Friction)):
             raise SettingError(f"size is {size}, expected positions and as many velocities or momenta: an even number")
+        self.grid: tuple[int, ...] = getattr(field, "grid", ())
+        if size % math.prod(self.grid):
+            raise SettingError(f"size is {size}, expected a multiple of the points of the energy's grid {self.grid}")
         self.size, self.field, self.rule, self.stepper = size, field, rule, stepper
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floats of its parameters, in which states are taken."""
+        return next((x.dtype for x in self.parameters()), torch.float64)
 
     def forward(self, u: Tensor) -> Tensor:
         return self.field(0.0, u)
@@ -50,12 +62,15 @@ class LearnedSystem(nn.Module):
         """Trajectories from ``u`` [b, n] at ``times`` [s], of which the first is that of ``u``.
 
         Raises:
-            StepError: the motion leaves the finite numbers, or a step does not converge; with the step's number.
+            DataError: states that are not of this model, or a field that is not of such states. StepError: the motion
+            leaves the finite numbers, or a step does not converge; with the step's number.
         """
         self.require(u)
-        u = u.to(next((x.dtype for x in self.parameters()), u.dtype)).detach()
+        if u.ndim != 2:
+            raise DataError(f"u has shape {list(u.shape)}, expected [b, {self.size}]: a state for each trajectory")
+        u = u.to(self.dtype).detach()
         states = [u]
-        clock = times.to(torch.float64).expand(len(u), -1)
+        clock = torch.as_tensor(times, dtype=torch.float64).expand(len(u), -1)
         with torch.no_grad():
             try:
                 for y in followed(self.field, self.stepper, u, clock, substeps):
@@ -70,12 +85,32 @@ class LearnedSystem(nn.Module):
         return Trajectories(clock, torch.stack(states, 1))
 
     def require(self, u: Tensor) -> None:
-        """Raise where states are not of this model."""
+        """Raise where states [..., n] are not of this model, or its field gives no rates of them."""
+        if not isinstance(u, Tensor):
+            raise DataError(f"states are a {type(u).__name__}, expected a tensor [..., {self.size}]")
         if u.shape[-1] != self.size:
             raise DataError(
                 f"states have {u.shape[-1]} entries, the model {self.size}: give it all coordinates of the motion "
                 "(positions and their velocities or momenta), or build it for as many"
             )
+        lost = [name for name, x in self.named_parameters() if not bool(x.isfinite().all())]
+        if lost:
+            raise SettingError(
+                f"{len(lost)} parameters of the model hold NaN or infinity, such as {lost[0]}: build it anew, and "
+                "train with a smaller learning rate"
+            )
+        at = u.detach().reshape(-1, self.size)[:2].to(self.dtype)
+        try:
+            with torch.no_grad():
+                came = self(at)
+        except RuntimeError as failure:
+            raise DataError(f"the model's field does not take states {list(at.shape)}: {failure}") from failure
+        if came.shape != at.shape:
+            raise DataError(
+                f"the model's field maps states {list(at.shape)} to {list(came.shape)}, expected a rate of each entry: "
+                "give its network as many outputs"
+            )
+        require_periodic(u, self.grid)
 
 
 def mean_square(model: Any, window: Window) -> Tensor:
@@ -112,10 +147,20 @@ def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) 
 def energy_model(size: int, energy: nn.Module | None = None, structure: Structure = rotate) -> LearnedSystem:
     """(u_1 - u_0) / h = G DG(u_1, u_0), in training and in prediction: energy behaves as G says, whatever is learned.
 
+    Raises:
+        SettingError: a structure without parameters by which energy may rise and fall.
+
     Source: Matsubara, Ishikawa & Yaguchi, NeurIPS 2020.
     """
     field = fields.EnergyField(energy or dense(size, 1), structure)
-    return LearnedSystem(size, field, match_discrete_gradient, DiscreteGradient())
+    model = LearnedSystem(size, field, match_discrete_gradient, DiscreteGradient())
+    learned = any(True for _ in getattr(structure, "parameters", tuple)())
+    if not learned and law_of(structure, size) is None:
+        raise SettingError(
+            "the structure G is neither skew nor negative semidefinite: energy may rise and fall. Take another sign, "
+            "or LearnedSystem(size, EnergyField(energy, G), rule, stepper), which promises no law"
+        )
+    return model
 
 
 def damped_energy_model(size: int, energy: nn.Module | None = None) -> LearnedSystem:

@@ -20,6 +20,7 @@ the coefficients of h^4 were derived here (words of the exponential series; fits
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from math import isfinite
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from eom.calculus.brackets import Energy, chains, derivative, motion, perturbed, slope
-from eom.dynamics.energy import EnergySystem
+from eom.dynamics.energy import EnergySystem, law_of, numbers
 from eom.dynamics.field import State
 from eom.dynamics.symplectic import Gauss, Leapfrog
 from eom.errors import SettingError
@@ -45,10 +46,14 @@ SEPARABLE = 1e-7  # share of mixed second derivatives that rounding may leave
 
 @dataclass(frozen=True)
 class Split:
-    """H(q, p) = T(p) + V(q) [b], by ``kinetic`` T and ``potential`` V, each [b, n] -> [b]; a field for ``Leapfrog``."""
+    """H(q, p) = T(p) + V(q), of T and V that are [b, n] -> [b] or [b, 1] each; a field for ``Leapfrog``."""
 
     kinetic: Energy
     potential: Energy
+
+    def __post_init__(self) -> None:
+        for name in ("kinetic", "potential"):
+            object.__setattr__(self, name, partial(numbers, getattr(self, name)))
 
     @property
     def velocity(self) -> Callable[[Tensor], Tensor]:
@@ -76,14 +81,15 @@ def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: f
 
     Args:
         field: ``Split(T, V)`` for ``Leapfrog()``; ``EnergySystem(H, G)`` or that for ``ImplicitMidpoint()``, where G is
-            skew and does not depend on u. Energies are [b, ...] -> [b], smooth, networks too.
+            skew and does not depend on u. Energies are [b, ...] -> [b] or [b, 1], smooth, networks too.
         order: 0, 2 or 4. The series does not converge: more terms help while h is small against the periods.
 
     Returns:
         [b, n] -> [b].
 
     Raises:
-        SettingError: another order or stepper, a step that is not a number, a field that the stepper does not take.
+        SettingError: another order or stepper, a step that is not a number, a field that the stepper does not take;
+            when called, a structure that is not skew.
     """
     split = _checked(field, stepper, h, order)
     if split:
@@ -147,8 +153,14 @@ def _sum(energy: Energy, h: float, order: int, second: Energy, fourth: Energy) -
 
 
 def _midpoint(field: Split | EnergySystem, h: float, order: int, weights: Any) -> Energy:
-    energy, f = field.energy, motion(field.energy, field.structure)
+    energy = partial(numbers, field.energy)
+    law, f = cache(partial(law_of, field.structure)), motion(energy, field.structure)
     two, (star, chair, path) = weights
+
+    def checked(u: State) -> Tensor:
+        if law(u.shape[-1]) != "conserves":
+            raise SettingError("the structure G is not skew: the midpoint has a modified energy where G conserves one")
+        return energy(u)
 
     def second(u: State) -> Tensor:
         v = f(u)
@@ -160,7 +172,7 @@ def _midpoint(field: Split | EnergySystem, h: float, order: int, weights: Any) -
         straight = star * derivative(energy, u, v, v, v, v) + chair * derivative(energy, u, v, v, g)
         return straight + path * derivative(energy, u, g, g)
 
-    return _sum(energy, h, order, second, fourth)
+    return _sum(checked, h, order, second, fourth)
 
 
 def _learned_split(split: Split, h: float, order: int) -> Split:

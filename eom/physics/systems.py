@@ -14,6 +14,7 @@ from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of
 from eom.dynamics.field import State
 from eom.dynamics.stepper import Stepper, march
 from eom.errors import SettingError, StepError
+from eom.physics.limits import require_periodic, require_positive
 
 Number = Callable[[State], Tensor]  # [..., n] -> [...]
 
@@ -65,13 +66,14 @@ class System:
         """[steps + 1, ..., n] states from ``u`` [..., n] at times 0, h, 2 h, ..., each in ``substeps`` steps.
 
         Raises:
-            SettingError: a state of another size. StepError: a step too large for the implicit equation; it names the
-            step, the time and the residuals.
+            SettingError: a state of another size. DataError: one that is not periodic as the grid is. StepError: a step
+            too large for the implicit equation; it names the step, the time and the residuals.
         """
         if not (u.is_floating_point() and all(type(k) is int and k >= 1 for k in (steps, substeps))):
             raise SettingError(f"u is {u.dtype}, steps {steps}, substeps {substeps}: expected floats and whole numbers")
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
+        require_periodic(u, self.grid)
         kept: list[State] = []
         rate = self.structure(torch.zeros_like(u))
         live = torch.is_grad_enabled() and (u.requires_grad or rate.requires_grad or self.energy(u).requires_grad)
@@ -134,6 +136,7 @@ def _structure(friction: float) -> Callable[[State], State]:
 
 def double_pendulum(gravity: float = 9.8) -> System:
     """Two equal masses on two equal rods, m = l = 1: chaotic at large energies."""
+    require_positive(gravity=gravity)
 
     def energy(u: State) -> Tensor:
         a, b, p, s = u.unbind(-1)
@@ -147,6 +150,7 @@ def bodies(count: int, gravity: float = 1.0) -> System:
     """``count`` unit masses in the plane that attract each other, H = sum |p|^2 / 2 - gravity sum 1 / distance."""
     if type(count) is not int or count < 2:
         raise SettingError(f"count is {count!r}, expected two bodies or more")
+    require_positive(gravity=gravity)
     one, other = torch.triu_indices(count, count, 1)
 
     def parts(u: State) -> tuple[Tensor, Tensor]:  # [..., count, 2]
@@ -174,8 +178,8 @@ def bodies(count: int, gravity: float = 1.0) -> System:
 def spring_chain(stiffness: Tensor, masses: Tensor) -> System:
     """Masses [n] on a line between walls, with n + 1 springs of ``stiffness`` [n + 1]; displacements and momenta."""
     n = len(masses)
-    if stiffness.shape != (n + 1,) or bool((stiffness <= 0).any()) or bool((masses <= 0).any()):
-        raise SettingError(f"{len(stiffness)} springs and {n} masses, expected n + 1 and n positive numbers")
+    if stiffness.shape != (n + 1,) or not all(bool((x.isfinite() & (x > 0)).all()) for x in (stiffness, masses)):
+        raise SettingError(f"{len(stiffness)} springs and {n} masses, expected n + 1 and n positive, finite numbers")
 
     def energy(u: State) -> Tensor:
         q, p = u.chunk(2, -1)

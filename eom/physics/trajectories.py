@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eom.errors import DataError
+from eom.physics.archives import read_arrays
 
 
 class Window(NamedTuple):
@@ -34,7 +35,8 @@ class Window(NamedTuple):
 class Trajectories:
     """``states`` [b, s, n] at ``times`` [b, s], increasing, evenly or not; with rates ``slopes`` [b, s, n] if known.
 
-    ``times`` may be given as [s] where all trajectories share them, ``entries`` names the n coordinates.
+    ``times`` may be given as [s] where all trajectories share them, ``entries`` names the n coordinates. Arrays become
+    tensors.
 
     Raises:
         DataError: wrong shapes, numbers that are not finite, times that do not increase, or fewer than two of them.
@@ -46,6 +48,8 @@ class Trajectories:
     slopes: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("times", "states", "slopes"):
+            object.__setattr__(self, name, _tensor(name, getattr(self, name)))
         if self.states.ndim != 3 or not self.states.is_floating_point():
             raise DataError(f"states have shape {list(self.states.shape)}, expected floats [trajectories, times, n]")
         b, s, n = self.states.shape
@@ -105,8 +109,17 @@ class Trajectories:
         return replace(self, times=self.times[chosen], states=self.states[chosen], slopes=slopes)
 
     def until(self, time: float) -> tuple["Trajectories", "Trajectories"]:
-        """What was seen before ``time`` and from then on, split by the times of the first trajectory."""
-        here = int((self.times[0] < time).sum())
+        """What was seen before ``time`` and from then on, split by the times of the first trajectory.
+
+        Raises:
+            DataError: fewer than two points on a side.
+        """
+        here, start, end = int((self.times[0] < time).sum()), *self.times[0, [0, -1]].tolist()
+        if not 2 <= here <= self.times.shape[1] - 2:
+            raise DataError(
+                f"there are {here} points before {time:g} and {self.times.shape[1] - here} from then on, expected "
+                f"two or more of each: take a time well within {start:g} to {end:g}"
+            )
         parts = (slice(None, here), slice(here, None))
         return tuple(  # type: ignore[return-value] - two of them
             replace(
@@ -130,13 +143,21 @@ class Trajectories:
     @staticmethod
     def load(path: str | Path) -> "Trajectories":
         """What ``save`` has written."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "entries"}
-                entries = tuple(map(str, file["entries"]))
-        except (OSError, ValueError, KeyError) as failure:
-            raise DataError(f"{path} holds no trajectories as eom.physics writes them: {failure}") from failure
-        return Trajectories(entries=entries, **arrays)
+        arrays = read_arrays(path)
+        if not {"times", "states", "entries"} <= set(arrays) <= {"times", "states", "entries", "slopes"}:
+            raise DataError(f"{path} holds {', '.join(arrays)}, and no trajectories as eom.physics writes them")
+        entries = tuple(map(str, np.atleast_1d(arrays.pop("entries"))))
+        return Trajectories(entries=entries, **arrays)  # type: ignore[arg-type] - arrays become tensors
+
+
+def _tensor(name: str, x: Any) -> Tensor | None:
+    """An array or a list in the floats that it has, a copy."""
+    if x is None or isinstance(x, Tensor):
+        return x
+    try:
+        return torch.from_numpy(np.array(x))
+    except (TypeError, ValueError) as failure:
+        raise DataError(f"{name} are a {type(x).__name__}, expected a tensor or an array of numbers") from failure
 
 
 def _require_finite(data: Trajectories) -> None:

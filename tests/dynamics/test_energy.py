@@ -8,12 +8,13 @@ from mechanics import CAHN_HILLIARD, HENON_HEILES, PENDULUM, SPLIT_PENDULUM, int
 from torch import nn
 
 from eom.calculus.discrete import discrete_gradient
-from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe, law_of
 from eom.dynamics.implicit import solve
 from eom.dynamics.integrate import flow
+from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import end, march
-from eom.dynamics.symplectic import Gauss, ImplicitMidpoint, Leapfrog, suzuki, yoshida
-from eom.errors import SettingError, StepError
+from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, suzuki, yoshida
+from eom.errors import DataError, SettingError, StepError
 
 STEPPERS = {
     "leapfrog": (Leapfrog(), SPLIT_PENDULUM, 2),
@@ -153,3 +154,51 @@ def test_second_derivatives_through_an_implicit_step_are_refused():
 def test_a_field_without_parameters_marches_implicitly_where_gradients_are_recorded():
     after = end(lambda t, u: PENDULUM.structure(u), ImplicitMidpoint(), start(), h=0.3, steps=3)
     torch.testing.assert_close(after.square().sum(-1), start().square().sum(-1), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "stepper",
+    [Gauss(2), RK4(), DiscreteGradient(MeanValue(2)), DiscreteGradient(gonzalez), DiscreteGradient(itoh_abe)],
+    ids=["Gauss", "Runge-Kutta", "mean value", "Gonzalez", "Itoh-Abe"],
+)
+@pytest.mark.parametrize("energy", [torch.square, torch.sum], ids=["of each entry", "of the whole batch"])
+def test_an_energy_that_is_no_number_for_each_state_is_refused(stepper, energy):
+    with pytest.raises(DataError, match=r"the energy of states \[4, 2\] is \[.*\], expected \[4\]: a number for each"):
+        end(EnergySystem(energy, PENDULUM.structure), stepper, start(), h=0.1, steps=1)
+
+
+@pytest.mark.parametrize("rule", [gonzalez, MeanValue(2), itoh_abe], ids=["Gonzalez", "mean value", "Itoh-Abe"])
+def test_an_energy_may_keep_its_last_axis(rule):
+    kept = EnergySystem(lambda u: PENDULUM.energy(u)[:, None], PENDULUM.structure)
+    steps = [end(field, DiscreteGradient(rule), start(), h=0.1, steps=1) for field in (kept, PENDULUM)]
+    assert torch.equal(*steps)
+
+
+@pytest.mark.parametrize(
+    ("size", "structure", "message"),
+    [
+        (4, lambda g: g @ torch.eye(3), r"does not take gradients \[4, 4\]"),
+        (2, lambda g: g[:, :1], r"maps \[2, 2\] to \[2, 1\], expected the same"),
+    ],
+    ids=["other size", "fewer entries"],
+)
+def test_structures_of_another_size_are_refused(size, structure, message):
+    with pytest.raises(SettingError, match=message):
+        law_of(structure, size)
+
+
+def test_the_law_of_a_matrix_in_float32_is_told():
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    assert law_of(lambda g: g @ turn, 2) == "conserves"
+
+
+@pytest.mark.parametrize("make", [yoshida, suzuki, lambda x: Composed(x, (1.0,), 2)], ids=["Yoshida", "Suzuki", "own"])
+@pytest.mark.parametrize("stepper", [4, Leapfrog], ids=["number", "class"])
+def test_no_stepper_is_composed(make, stepper):
+    with pytest.raises(SettingError, match=r"expected one of order 2, such as Leapfrog\(\)"):
+        make(stepper)
+
+
+def test_a_composition_does_not_step_back_in_time_where_energy_falls():
+    with pytest.raises(SettingError, match=r"not skew, .* take DiscreteGradient\(.*\) by itself, with smaller steps"):
+        end(CAHN_HILLIARD, yoshida(DiscreteGradient()), start(3, 32), h=1e-4, steps=1)

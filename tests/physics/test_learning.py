@@ -1,15 +1,25 @@
 """Learned systems: residuals that vanish on the true law, training that finds it, checkpoints, bad input."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import eom
 from eom import physics
-from eom.errors import DataError, LossNotFiniteError, SettingError, StepError
+from eom.errors import (
+    DataError,
+    LossNotDifferentiableError,
+    LossNotFiniteError,
+    LossNotScalarError,
+    SettingError,
+    StepError,
+)
 from eom.physics import LearnedSystem, Trajectories, data_sets
+from eom.physics.checkpoint import copied, load
 from eom.physics.rules import Rule
 from eom.physics.systems import rotate
 
@@ -261,7 +271,7 @@ class Paired(nn.Module):
         (lambda: physics.energy_model(4), r"states have 2 entries, the model 4: give it all coordinates"),
         (
             lambda: physics.energy_model(2, physics.dense(2, 3)),
-            r"energy of 2 states has shape \[2, 3\], expected \[2\]",
+            r"energy of states \[2, 2\] is \[2, 3\], expected \[2\]: a number for each state",
         ),
         (lambda: physics.energy_model(2, Paired()), "must not see each other, as in BatchNorm"),
     ],
@@ -436,5 +446,157 @@ def test_the_last_layer_with_its_bias_and_parameters_kept_where_refused():
 
 def test_scores_against_an_energy_that_is_no_number_for_each_state_are_refused():
     wrong = physics.System("spring", lambda u: u**2, rotate, ("q", "p"))
-    with pytest.raises(DataError, match=r"maps \[6, 30, 2\] to \[6, 30, 2\], expected"):
+    with pytest.raises(DataError, match=r"energy of states \[6, 30, 2\] is \[6, 30, 2\], expected \[6, 30\]"):
         physics.evaluate(true_spring(physics.midpoint), wrong, data_sets.springs().exact(6, seed=0))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda v: v.select([0]), lambda v: v.until(1.0)[0], lambda v: Trajectories(v.times + 1, v.states)],
+    ids=["fewer", "shorter", "later"],
+)
+def test_predictions_of_something_else_are_not_scored(other):
+    data, model = spring_data(), true_spring(physics.midpoint)
+    predicted = model.predict(data.states[:, 0], data.times)
+    assert physics.evaluate(model, None, data, predicted=predicted) == physics.evaluate(model, None, data)
+    with pytest.raises(DataError, match=r"predicted are states .* to time .*, and test are .*: predict at all times"):
+        physics.evaluate(model, None, data, predicted=other(predicted))
+
+
+class Columns(nn.Module):
+    """The first few entries of u, and zeros."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count, self.scale = count, nn.Parameter(torch.ones((), dtype=WIDE))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.scale * nn.functional.pad(u, (0, self.count - u.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.neural_ode(2, Columns(1)), r"maps states \[2, 2\] to \[2, 1\], expected a rate of each entry"),
+        (lambda: physics.second_order_ode(2, Columns(2)), r"maps states \[2, 2\] to \[2, 3\]"),
+        (lambda: physics.symplectic_network(2, lambda a, b: Columns(3)), r"energy of states \[2, 1\] is \[2, 3\]"),
+        (lambda: physics.lagrangian_network(2, Columns(2)), r"energy of states \[2, 2\] is \[2, 2\]"),
+        (lambda: physics.neural_ode(2, nn.Linear(3, 2)), r"does not take states \[2, 2\]: .*cannot be multiplied"),
+        (lambda: physics.energy_model(2, physics.GridEnergy((1,))), "maps|does not take|energy of states"),
+    ],
+    ids=["one rate", "two forces", "kinetic energies", "Lagrangians", "wider states", "another grid"],
+)
+def test_networks_of_another_width_are_refused_in_training_and_prediction(make, message):
+    model, data = make().double(), spring_data()
+    for act in (lambda: physics.fit(model, data, steps=1), lambda: model.predict(data.states[:2, 0], data.times[0])):
+        with pytest.raises(DataError, match=message):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "message"),
+    [
+        (lambda m, d: physics.fit(m, d.states.numpy()), DataError, "the data are a ndarray, expected Trajectories"),
+        (lambda m, d: physics.evaluate(m, None, d.states), DataError, "the data are a Tensor, expected Trajectories"),
+        (lambda m, d: physics.fit(m, d, validation=d.states), DataError, "the data are a Tensor, expected Traj"),
+        (lambda m, d: physics.fit(m.field, d), SettingError, "the model is a EnergyField, expected a LearnedSystem"),
+        (lambda m, d: physics.solve_linear(m.field, d, []), SettingError, "expected a LearnedSystem"),
+        (
+            lambda m, d: m.predict([[1.0, 0.0]], d.times),
+            DataError,
+            r"states are a list, expected a tensor \[\.\.\., 2\]",
+        ),
+        (lambda m, d: m.predict(d.states[0, 0], d.times), DataError, r"u has shape \[2\], expected \[b, 2\]"),
+        (lambda m, d: physics.fit(m, d, loss=lambda w: 1.0), LossNotScalarError, "the loss is a float"),  # type: ignore[arg-type]
+        (lambda m, d: physics.fit(m, d, loss=m.residual), LossNotScalarError, r"the loss is of shape \[116, 1, 2\]"),
+        (
+            lambda m, d: physics.fit(m, d, loss=lambda w: physics.mean_square(m, w).detach()),
+            LossNotDifferentiableError,
+            r"the loss has no gradient in the model's parameters: compute it without detach\(\)",
+        ),
+    ],
+    ids=["array", "test", "validation", "field", "field, linear", "start", "flat start", "float", "vector", "detached"],
+)
+def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
+    with pytest.raises(kind, match=message):
+        act(true_spring(physics.midpoint), spring_data())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.energy_model(1), "size is 1, expected positions and as many"),
+        (lambda: physics.symplectic_network(1), "inputs, outputs, width are 0, 1, 100; expected whole numbers"),
+        (lambda: physics.second_order_ode(1), "are 1, 0, 100; .* two entries or more"),
+        (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
+        (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of .* the energy's grid \(50,\)"),
+        (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
+        (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[2, 2\] to \[2, 1\]"),
+    ],
+    ids=["one entry", "half of one", "no force", "nothing", "grid", "rising", "narrow"],
+)
+def test_models_that_make_no_sense_are_not_built(make, message):
+    with pytest.raises(SettingError, match=message):
+        make()
+
+
+def test_a_structure_that_is_learned_freely_is_no_promise():
+    assert physics.energy_model(4, None, physics.FreeMatrix(4)).size == 4
+
+
+def test_parameters_that_are_not_numbers_are_named():
+    model, data = physics.energy_model(2, physics.dense(2, 1, 8)).double(), spring_data()
+    nn.init.constant_(model.get_parameter("field.energy.0.bias"), math.nan)
+    for act in (lambda: physics.fit(model, data), lambda: model.predict(data.states[:, 0], data.times)):
+        with pytest.raises(SettingError, match=r"1 parameters .* NaN or infinity, such as field\.energy\.0\.bias"):
+            act()
+
+
+RAMP = Trajectories(torch.arange(2.0), torch.arange(20, dtype=WIDE).expand(1, 2, 20))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda m, d: physics.fit(m, d, validation=RAMP, steps=1),
+        lambda m, d: m.predict(RAMP.states[:, 0], RAMP.times),
+        lambda m, d: physics.evaluate(m, None, RAMP),
+    ],
+    ids=["validation", "prediction", "test"],
+)
+def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
+    x = torch.arange(20, dtype=WIDE) / 20
+    wave = torch.stack([torch.sin(2 * math.pi * (x - t)) for t in (0.0, 0.1)])[None]
+    model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
+    with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
+        act(model, Trajectories(torch.arange(2.0), wave))
+
+
+def other_kind(path, model, kind) -> None:
+    physics.fit(model, spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, m: other_kind(path, m, torch.optim.Adam), "written with Adam, and the optimizer is SGD"),
+        (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
+        (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
+        (lambda path, m: path.write_bytes(b"PK"), r"no whole \.npz file of arrays"),
+        (lambda path, m: spring_data().save(path), "is no checkpoint of this model and optimizer"),
+        (lambda path, m: np.savez(path, tree="[1, 2]", generator=np.ones(3)), "is no checkpoint of this model"),
+    ],
+    ids=["Adam", "LBFGS", "another model", "cut off", "trajectories", "another tree"],
+)
+def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, write, message):
+    torch.manual_seed(0)
+    make = lambda: physics.energy_model(2, physics.dense(2, 1, 8)).double()  # noqa: E731 - two of the same
+    write(tmp_path / "a.npz", make())
+    model = make()
+    optimizer, draw = torch.optim.SGD(model.parameters(), 0.01, momentum=0.5), torch.Generator().manual_seed(3)
+    physics.fit(model, spring_data(), steps=2, optimizer=optimizer)
+    stand = lambda: copy.deepcopy((copied(model), optimizer.state_dict(), draw.get_state()))  # noqa: E731 - thrice
+    before = stand()
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "a.npz", model, optimizer, draw)
+    torch.testing.assert_close(stand(), before, rtol=0, atol=0)

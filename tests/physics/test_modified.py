@@ -9,9 +9,9 @@ from eom.dynamics.integrate import flow
 from eom.dynamics.order import ladder
 from eom.dynamics.stepper import end, march
 from eom.dynamics.symplectic import Gauss, ImplicitMidpoint, Leapfrog, yoshida
-from eom.errors import SettingError
+from eom.errors import DataError, SettingError
 from eom.physics.modified import Split, learned_energy, mixing, modified_energy
-from eom.physics.systems import rotate
+from eom.physics.systems import rotate, rotate_with_friction
 
 SPRING = Split(lambda p: p.square().sum(-1), lambda q: q.square().sum(-1))
 PENDULUM = Split(lambda p: p.square().sum(-1), lambda q: 3 * (1 - torch.cos(q)).sum(-1))
@@ -165,3 +165,25 @@ def test_what_has_no_modified_energy_is_refused():
             modified_energy(field, stepper, h, order)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="give states"):
         learned_energy(SPRING, Leapfrog(), 0.1)
+
+
+@pytest.mark.parametrize("stepper", [Leapfrog(), ImplicitMidpoint()], ids=["leapfrog", "midpoint"])
+def test_energies_may_keep_their_last_axis(stepper):
+    kept = Split(lambda p: SPRING.kinetic(p)[:, None], lambda q: SPRING.potential(q)[:, None])
+    for make in (modified_energy, lambda *a: learned_energy(*a, at=AT).energy):
+        wanted, found = (make(system, stepper, 0.3)(AT) for system in (SPRING, kept))
+        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-14)
+
+
+def test_energies_of_every_entry_are_refused():
+    with pytest.raises(DataError, match=r"energy of states \[2, 2\] is \[2, 2\], expected \[2\]: a number for each"):
+        end(Split(torch.square, HENON_HEILES.potential), Leapfrog(), WIDE, h=0.1, steps=1)
+    with pytest.raises(DataError, match="a number for each state"):
+        modified_energy(EnergySystem(torch.square, rotate), ImplicitMidpoint(), 0.1)(AT)
+
+
+@pytest.mark.parametrize("make", [modified_energy, lambda *a: learned_energy(*a).energy], ids=["modified", "learned"])
+def test_a_structure_that_is_not_skew_has_no_modified_energy(make):
+    damped = EnergySystem(SPRING.energy, rotate_with_friction(0.1))
+    with pytest.raises(SettingError, match="the structure G is not skew"):
+        make(damped, ImplicitMidpoint(), 0.1)(AT)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eom.dynamics.energy import gradient
-from eom.errors import SettingError, StepError
+from eom.errors import DataError, SettingError, StepError
 from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
 from eom.physics.systems import System, bodies, double_pendulum, pendulum, rotate, spring, spring_chain
 
@@ -34,6 +34,11 @@ def hill(points: int = 24) -> Tensor:
     return torch.stack([torch.sin(2 * math.pi * x), 0.3 * torch.cos(4 * math.pi * x)])
 
 
+def hills(points: int = 8) -> Tensor:
+    """On a plane."""
+    return (hill(points)[:, None] + hill(points).flip(0)[..., None]).flatten(1)
+
+
 SOME = torch.tensor([[0.7, -0.2], [0.1, 0.9]], dtype=WIDE)
 CASES = {
     "spring": (spring(), SOME, 0.1),
@@ -44,10 +49,10 @@ CASES = {
     "two bodies": (bodies(2), circling(2), 0.05),
     "three bodies": (bodies(3), circling(3), 0.05),
     "chain": (chain(), 0.3 * torch.ones(1, 10, dtype=WIDE), 0.1),
-    "KdV, two dimensions": (korteweg_de_vries(8, 4.0, 2), 1 + 0.5 * hill(64), 1e-3),
+    "KdV, two dimensions": (korteweg_de_vries(8, 4.0, 2), 1 + 0.5 * hills(), 1e-3),
     "KdV": (korteweg_de_vries(24), 1 + 0.5 * hill(), 1e-3),
     "Cahn-Hilliard": (cahn_hilliard(24), 0.3 * hill(), 1e-4),
-    "Cahn-Hilliard, two dimensions": (cahn_hilliard(8, dimensions=2), 0.3 * hill(64), 1e-4),
+    "Cahn-Hilliard, two dimensions": (cahn_hilliard(8, dimensions=2), 0.3 * hills(), 1e-4),
     "wave": (wave(24), torch.cat([hill(), 0 * hill()], -1), 0.01),
 }
 
@@ -179,7 +184,16 @@ def test_gradients_flow_through_a_simulation():
         (lambda: spring_chain(torch.ones(3), torch.ones(3)), "3 springs and 3 masses"),
         (lambda: wave(3), "points is 3"),
         (lambda: cahn_hilliard(8, dimensions=3), "dimensions is 3"),
-        (lambda: korteweg_de_vries(8, -1.0), "width -1.0"),
+        (lambda: cahn_hilliard(8, dimensions=1.0), "dimensions is 1.0"),  # type: ignore[arg-type]
+        (lambda: korteweg_de_vries(8, -1.0), "width is -1.0, expected positive and finite numbers"),
+        (lambda: korteweg_de_vries(8.0), "points is 8.0, expected a whole number of 4 or more"),  # type: ignore[arg-type]
+        (lambda: wave(8, math.inf), "width is inf"),
+        (lambda: wave(8, speed=math.nan), "speed is nan"),
+        (lambda: cahn_hilliard(8, gamma=math.inf), "gamma is inf"),
+        (lambda: double_pendulum(math.nan), "gravity is nan"),
+        (lambda: bodies(2, -1.0), "gravity is -1.0"),
+        (lambda: pendulum(math.nan), "friction is nan"),
+        (lambda: spring_chain(torch.tensor([1.0, math.nan]), torch.ones(1)), "positive, finite numbers"),
     ],
 )
 def test_bad_input_is_named(act, complaint):
@@ -213,3 +227,9 @@ def test_kdv_in_two_dimensions_is_kdv_where_nothing_depends_on_y():
     u = 1 + 0.5 * hill(12)
     rates = plane.field(0.0, u[:, None].expand(-1, 12, -1).flatten(1)).unflatten(-1, (12, 12))
     torch.testing.assert_close(rates, line.field(0.0, u)[:, None].expand_as(rates), rtol=1e-12, atol=1e-12)
+
+
+def test_a_start_that_is_not_periodic_is_refused_on_a_grid():
+    with pytest.raises(DataError, match=r"values jump by 22 from the last to the first .* by 1 at most between neigh"):
+        wave(23).simulate(torch.arange(23.0).repeat(2), h=0.01, steps=1)
+    wave(23).simulate(torch.eye(46, dtype=WIDE)[0], h=0.01, steps=1)  # a front at the seam, and one beside it

@@ -12,6 +12,7 @@ from PIL import Image
 from eom.errors import DataError
 from eom.physics import DataSet, Trajectories, data_sets, read_csv, read_frames
 from eom.physics.data_sets import motion
+from eom.physics.systems import spring
 
 WIDE = torch.float64
 
@@ -42,9 +43,31 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     assert torch.equal(same.times, data.times)
     assert torch.equal(same.states, data.states)
     assert torch.equal(same.slopes, -data.states)
-    (tmp_path / "b.npz").write_text("no archive")
-    with pytest.raises(DataError, match=r"b\.npz holds no trajectories"):
-        Trajectories.load(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text("no archive"), "is no whole .npz file of arrays"),
+        (lambda path: path.write_bytes(b""), "is no whole .npz file of arrays"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "is no whole .npz file of arrays"),
+        (lambda path: np.save(path.open("wb"), np.ones(3)), "is no whole .npz file of arrays"),
+        (lambda path: np.savez(path, weights=np.ones(3)), "holds weights, and no trajectories"),
+        (
+            lambda path: np.savez(path, times=1, states=2, entries=3, more=4),
+            "holds times, states, entries, more, and no",
+        ),
+        (lambda path: np.savez(path, times=["a"], states=[1], entries=["u"]), "times are a ndarray, expected a tensor"),
+        (lambda path: np.savez(path, times=[0.0], states=[1.0], entries="u"), r"states have shape \[1\]"),
+    ],
+    ids=["text", "nothing", "cut off", "one array", "other arrays", "more arrays", "words", "flat"],
+)
+def test_files_of_something_else_are_refused(tmp_path, write, message):
+    path = tmp_path / "a.npz"
+    ramp().save(path)
+    write(path)
+    with pytest.raises(DataError, match=message):
+        Trajectories.load(path)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +122,26 @@ def test_a_column_tells_trajectories_apart(tmp_path):
         ("t,x\n0,1\n1,two\n", r"line 3: x holds 'two', which is no number \(1 such lines\)"),
         ("t,x\n0,1\n1,\n2,\n", r"line 3: x is empty \(2 such lines\)\. Delete them; times need not be even"),
         ("t,y\n0,1\n1,2\n", "has the columns t, y, and not x"),
-        ("t,x\n0,1\n0,2\n", "times of trajectory 0 repeat or fall at points 0 and 1"),
+        ("\n\nt,x\n\n0,1\n  \n1,two\n", "line 7: x holds 'two'"),
+        ("t,x\n0,1\n0,2\n", r"times of trajectory 0 repeat or fall at points 0 and 1: .* as member=\."),
+        ("t;x\n0;1,5\n1;2,5\n", "semicolons between columns, as beside decimal commas: save it with commas"),
+        ('t,x\n0,"1,5"\n1,"2,5"\n', r"line 2: x holds '1,5', which is no number .* Write decimal points"),
         ("t,x\n0,1\n", "1 points in time"),
         ("", "could not be read as a CSV file"),
         ("t,x\n0,1\n1,inf\n", "1 numbers among the states are not finite, the first of x"),
     ],
-    ids=["string", "empty", "missing column", "repeated time", "one line", "nothing", "infinite"],
+    ids=[
+        "string",
+        "empty",
+        "missing column",
+        "after blank lines",
+        "repeated time",
+        "semicolons",
+        "decimal commas",
+        "one line",
+        "nothing",
+        "infinite",
+    ],
 )
 def test_csv_files_with_errors_are_refused_with_the_line(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
@@ -183,6 +220,15 @@ def test_data_by_the_systems_own_scheme_are_near_those_of_an_accurate_solver():
     assert 1e-9 < float(off.abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("irregular", [False, True], ids=["shared", "each its own"])
+def test_uneven_times_are_marched_by_steps_of_their_own(irregular):
+    """The spring's step of h is a rotation by 2 atan h."""
+    drawn = DataSet(spring(), data_sets.springs().starts, torch.tensor([0.0, 0.1, 0.4, 0.5], dtype=WIDE))
+    data = drawn.draw(3, seed=0, irregular=irregular, by_scheme=True)
+    angles = torch.atan2(data.states[..., 0], data.states[..., 1]).diff(dim=1).remainder(2 * np.pi)
+    torch.testing.assert_close(angles, 2 * torch.atan(data.times.diff(dim=1)), rtol=1e-11, atol=1e-12)
+
+
 DATA = Path(__file__).parents[2] / "data"
 
 
@@ -228,3 +274,40 @@ def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_ref
     np.save(tmp_path / "a.npy", np.full((2, 3, 4), 40_000, np.uint16))
     with pytest.raises(DataError, match=r"values 40000 to 40000: scale them to 0\.\.1"):
         read_frames(tmp_path / "a.npy")
+
+
+def test_arrays_and_lists_are_taken_as_tensors_in_their_own_floats():
+    data = Trajectories(np.array([0.1, 0.2]), np.ones((1, 2, 3), np.float32), slopes=[[[0.1] * 3] * 2])  # type: ignore[arg-type]
+    assert data.times.tolist() == [[0.1, 0.2]]
+    assert (data.states.dtype, data.slopes is not None and data.slopes.dtype) == (torch.float32, WIDE)
+
+
+@pytest.mark.parametrize("states", ["abc", {}, [[1.0], [2.0, 3.0]]], ids=["text", "nothing", "ragged"])
+def test_what_are_no_numbers_are_no_states(states):
+    with pytest.raises(DataError, match=r"states are a (str|dict|list), expected a tensor or an array of numbers"):
+        Trajectories(torch.arange(2.0), states)
+
+
+@pytest.mark.parametrize("time", [-1.0, 0.5, 3.5, 10.0, float("nan")])
+def test_data_are_cut_within_their_span(time):
+    assert [x.times.shape[1] for x in ramp().until(2.0)] == [2, 3]
+    with pytest.raises(DataError, match=r"there are \d points before .*: take a time well within 0 to 4"):
+        ramp().until(time)
+
+
+def test_pictures_of_sixteen_bits_keep_their_greys(tmp_path):
+    grey = np.array([[0, 300, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert read_frames(tmp_path).tolist() == [(grey / 65535).tolist()]
+
+
+def test_an_animation_gives_all_its_frames_and_stands_alone(tmp_path):
+    frames = [Image.fromarray(np.full((3, 4), k, np.uint8)) for k in (10, 200, 90)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_frames(tmp_path / "a.gif")[:, 0, 0] * 255).round().tolist() == [10, 200, 90]
+    frames[0].save(tmp_path / "b.gif")
+    with pytest.raises(DataError, match=r"a\.gif is an animation among 2 files: give it alone"):
+        read_frames(tmp_path)
+    for path in (tmp_path / "c.gif", tmp_path / "no" / "folder"):
+        with pytest.raises(DataError, match="a frame could not be read"):
+            read_frames(path)

@@ -1,0 +1,45 @@
+"""What systems are not made of, and periodic grids do not hold."""
+
+from math import isfinite
+
+from torch import Tensor
+
+from eom.errors import DataError, SettingError
+
+SEAM = 4.0  # times the largest jump inside of the same state, beyond which a grid has an edge
+ROUNDING = 1e-12  # of the largest value
+APART = 1e-6  # of it, by which neighbours of a repeated point differ, far from rounding
+
+
+def require_positive(**settings: float) -> None:
+    """Raise where one of them is not positive and finite."""
+    wrong = [f"{name} is {x!r}" for name, x in settings.items() if not (isfinite(x) and x > 0)]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}, expected positive and finite numbers")
+
+
+def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:
+    """Raise where the last value of a grid does not lead on to the first, in any of ``states`` [..., n].
+
+    A front at the seam is no edge: to come back to where it began, a state has another one inside, or climbs in steps
+    that are each of a quarter of the jump or more. Only of trajectories [b, s, n] it is told that a point stands twice:
+    a single state may have equal ends, as where it is symmetric or far from what moves.
+    """
+    u = states.detach().reshape(-1, *grid)
+    size = float(u.abs().max())
+    for axis in (k for k in range(1, u.ndim) if u.shape[k] > 3):
+        first, second, *_, before, last = u.unbind(axis)
+        jump, inside = (x.abs().reshape(len(u), -1).amax(1) for x in (first - last, u.diff(dim=axis)))
+        twice = float(jump.max()) <= ROUNDING * size and float((second - before).abs().max()) > APART * size
+        if states.ndim > 2 and twice:
+            raise DataError(
+                f"the first and last values along axis {axis - 1} of the grid are the same throughout: on a periodic "
+                "grid that point comes once; leave the last one out"
+            )
+        worst = int((jump - SEAM * inside).argmax())
+        if float(jump[worst]) > SEAM * float(inside[worst]) + ROUNDING * size:
+            raise DataError(
+                f"values jump by {float(jump[worst]):.3g} from the last to the first point along axis {axis - 1} of "
+                f"the grid, and by {float(inside[worst]):.3g} at most between neighbours: it is not periodic, and the "
+                "model assumes it is. Take a domain that is, or a plain network for the energy"
+            )

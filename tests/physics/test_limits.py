@@ -1,0 +1,42 @@
+"""What periodic grids do not hold, and what is no edge of them."""
+
+import pytest
+import torch
+
+from eom.errors import DataError
+from eom.physics import data_sets
+from eom.physics.limits import require_periodic
+
+WIDE = torch.float64
+
+
+def test_one_jump_inside_hides_no_edge_of_other_states():
+    states = torch.stack([torch.arange(20.0), 100 * torch.eye(20)[7]])[None]
+    with pytest.raises(DataError, match="jump by 19"):
+        require_periodic(states, (20,))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_a_point_that_stands_twice_is_told_through_rounding_and_not_from_symmetry(dimensions):
+    random = torch.Generator().manual_seed(0)
+    u = torch.randn(1, 5, *(9,) * dimensions, dtype=WIDE, generator=random).cumsum(1)
+    u[..., -1] = u[..., 0] * (1 + 1e-14)
+    with pytest.raises(DataError, match="that point comes once"):
+        require_periodic(u.flatten(2), (9,) * dimensions)
+    mirrored = torch.cat([u, u.flip(-1)], -1) if dimensions == 1 else u + u.flip(-1)
+    require_periodic(mirrored.flatten(2), tuple(mirrored.shape[2:]))
+    require_periodic(u[:, 0].flatten(1), (9,) * dimensions)  # a single state may have equal ends
+
+
+@pytest.mark.parametrize(
+    "drawn", [data_sets.solitons(), data_sets.separations(), data_sets.separations(24, dimensions=2)],
+    ids=["solitons", "phases", "phases, two dimensions"],
+)  # fmt: skip
+def test_fronts_at_the_seam_are_no_edge(drawn):
+    """Every state is turned until its steepest front is there."""
+    grid = drawn.system.grid
+    u = drawn.starts(20, torch.Generator().manual_seed(0)).unflatten(-1, grid)
+    for sharp in (u, torch.where(u > u.mean(), 1.0, -1.0)):
+        for one in sharp:
+            steepest = int((one - one.roll(-1, -1)).abs().reshape(-1, grid[-1]).amax(0).argmax())
+            require_periodic(one.roll(-steepest - 1, -1).reshape(1, 1, -1), grid)
