@@ -119,7 +119,11 @@ def mean_square(model: Any, window: Window) -> Tensor:
 
 
 def neural_ode(size: int, net: nn.Module | None = None, *, adjoint: bool = False) -> LearnedSystem:
-    """u' = net(u), trained through adaptive steps (Chen et al. 2018)."""
+    """u' = net(u), trained through adaptive steps (Chen et al. 2018).
+
+    Each takes several evaluations of net: where the data are close in time, ``LearnedSystem(size, PlainField(net),
+    Shooting(RK4()), Adaptive())`` is trained through one step of four.
+    """
     steps = Adaptive(adjoint=adjoint)
     return LearnedSystem(size, fields.PlainField(net or dense(size, size)), Shooting(steps), steps)
 
