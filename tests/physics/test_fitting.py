@@ -1,0 +1,203 @@
+"""Training finds the law, goes on from its checkpoints, and leaves the best parameters."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from known_laws import WIDE, Quadratic, newton, spring_data
+from torch import nn
+
+import eom
+from eom import physics
+from eom.errors import (
+    DataError,
+    LossNotFiniteError,
+    SettingError,
+)
+from eom.physics import LearnedSystem, data_sets
+from eom.physics.checkpoint import copied, load
+
+MODELS = {
+    "neural ODE": lambda: physics.neural_ode(2, physics.dense(2, 2, 16)),
+    "neural ODE, adjoint": lambda: physics.neural_ode(2, physics.dense(2, 2, 16), adjoint=True),
+    "second order": lambda: physics.second_order_ode(2, physics.dense(2, 1, 16)),
+    "Hamiltonian": lambda: physics.hamiltonian_network(2, physics.dense(2, 1, 16)),
+    "separable": lambda: physics.symplectic_network(2, lambda a, b: physics.dense(a, b, 16)),
+    "discrete gradient": lambda: physics.energy_model(2, physics.dense(2, 1, 16)),
+    "friction": lambda: physics.damped_energy_model(2, physics.dense(2, 1, 16)),
+    "Lagrangian": lambda: physics.lagrangian_network(2, physics.dense(2, 1, 16, nn.Softplus)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_and_predicts(name):
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    data = spring_data()
+    found = physics.fit(model, data, steps=10, every=1)
+    assert found.history.loss.iloc[-1] < found.history.loss.iloc[0]
+    predicted = model.predict(data.states[:, 0], data.times[0, :4])
+    assert predicted.states.shape == (4, 4, 2)
+    assert torch.equal(predicted.states[:, 0], data.states[:, 0])
+
+
+def test_the_discrete_gradient_finds_the_springs_energy_and_keeps_it():
+    """Exactly, at any step: for H = q^2 + p^2 its step is the midpoint's, a rotation by 2 atan(h) in place of 2 h."""
+    h = 0.2
+    data = data_sets.springs(span=4.0, points=21, noise=0.0).draw(5, seed=0)
+    model = physics.energy_model(2, Quadratic(start=0.5))
+    physics.fit(model, data, optimizer=newton(model), steps=3)
+    torch.testing.assert_close(next(model.parameters()).detach(), torch.full((2,), math.tan(h) / h, dtype=WIDE))
+    scores = physics.evaluate(model, physics.spring(), data)
+    assert scores.state < 1e-12
+    assert scores.energy < 1e-24
+    assert scores.drift < 1e-12
+
+
+def test_the_last_layer_is_found_exactly_whatever_the_others_are():
+    """A cubic energy in the span of random features of as many data; then the residual is rounding."""
+    torch.manual_seed(0)
+    data = data_sets.solitons(12, 4.0, steps=4).draw(4, seed=0, by_scheme=True)
+    structure = data_sets.solitons(12, 4.0).system.structure
+    energy = physics.GridEnergy((12,), 80, cell=1 / 3, unit=4.0, step=2.0)
+    model = physics.energy_model(12, energy, structure).double()
+    left = physics.solve_linear(model, data, [energy.last.weight])
+    assert left == pytest.approx(float(physics.mean_square(model, data.windows()).detach()), rel=1e-6)
+    rates = float((data.states.diff(dim=1) / 1e-3).square().sum(-1).mean())
+    assert left < 1e-6 * rates
+    gradient = torch.autograd.grad(physics.mean_square(model, data.windows()), energy.last.weight)[0]
+    energy.last.weight.data.mul_(1.01)  # no better beside it
+    assert float(physics.mean_square(model, data.windows()).detach()) > left
+    away = torch.autograd.grad(physics.mean_square(model, data.windows()), energy.last.weight)[0]
+    assert float(gradient.norm()) < 1e-4 * float(away.norm())
+
+
+def test_parameters_in_which_residuals_are_not_affine_are_refused():
+    torch.manual_seed(0)
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    with pytest.raises(SettingError, match="not affine in these parameters: give those of the last layer"):
+        physics.solve_linear(model, spring_data(), [model.get_parameter("field.energy.0.weight")])
+
+
+def test_friction_is_learned():
+    """A small step, as the learned one fits the step and not the flow."""
+    data = data_sets.damped_springs(span=1.0, points=101, noise=0.0, friction=0.3).draw(5, seed=0)
+    model = physics.damped_energy_model(2, Quadratic(start=0.9)).double()
+    physics.fit(model, data, optimizer=newton(model), steps=3)
+    strength = model.field.get_submodule("structure").strength.detach()  # type: ignore[operator, union-attr]
+    assert float(strength) == pytest.approx(0.3, rel=1e-3)
+    assert physics.evaluate(model, physics.spring(0.3), data).rising == 0
+
+
+def test_a_training_goes_on_from_its_checkpoint_as_if_uncut(tmp_path):
+    data = spring_data()
+
+    def run(cuts: list[int], path) -> LearnedSystem:
+        for steps in cuts:
+            torch.manual_seed(0)
+            model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+            physics.fit(model, data, steps=steps, batch=16, every=5, checkpoint=path, validation=data.select([0]))
+        return model
+
+    whole, cut = run([20], tmp_path / "a.npz"), run([10, 20], tmp_path / "b.npz")
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = physics.energy_model(2, physics.dense(2, 1, 9)).double()
+    with pytest.raises(DataError, match="is no checkpoint of this model"):
+        physics.fit(other, data, steps=20, checkpoint=tmp_path / "a.npz")
+
+
+def test_training_stops_early_with_the_best_parameters():
+    data, unseen = spring_data(2, noise=0.1, points=6), spring_data(4, noise=0.1)
+    torch.manual_seed(0)
+    model = physics.neural_ode(2, physics.dense(2, 2, 32)).double()
+    model.rule = physics.midpoint
+    optimizer = torch.optim.Adam(model.parameters(), 3e-2)
+    found = physics.fit(model, data, optimizer=optimizer, steps=2000, every=10, validation=unseen, patience=5)
+    assert found.history.step.iloc[-1] < 2000
+    least = found.history.validation.min()
+    assert found.history.validation.iloc[-1] > least
+    assert float(physics.mean_square(model, unseen.windows()).detach()) == pytest.approx(least, rel=1e-12)
+
+
+def test_a_tracked_training_is_the_same_and_predicted(tmp_path):
+    data = spring_data()
+    ends = []
+    for tracked in (True, False):
+        torch.manual_seed(0)
+        model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        run = tmp_path / "run"
+        with eom.track(model, optimizer, physics.mean_square, run=run, disabled=not tracked, sharpness=0) as tracker:
+            physics.fit(model, data, optimizer=optimizer, loss=tracker.loss, steps=21)
+        ends.append(torch.cat([x.detach().flatten() for x in model.parameters()]))
+    assert torch.equal(*ends)
+    rows = eom.open_run(tmp_path / "run").table()
+    rows = rows.loc[(rows.quantity == "norm_squared_rate") & (rows.group == "all")]
+    table = rows.pivot(index="step", columns="source", values="value")
+    off = {k: ((table[f"order-{k}"] - table.measured) / table.measured).abs().max() for k in (0, 1)}
+    assert off[1] < 1e-3
+    assert off[1] < off[0] / 20
+
+
+def test_a_loss_that_is_not_finite_leaves_the_best_parameters():
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    before = [x.detach().clone() for x in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), 1e200)
+    with pytest.raises(LossNotFiniteError, match=r"has its parameters of step 0 again\. Take a smaller learning rate"):
+        physics.fit(model, spring_data(), optimizer=optimizer, steps=50)
+    for a, b in zip(before, model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_last_step_that_destroys_the_model_is_undone():
+    torch.manual_seed(0)
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    optimizer = torch.optim.SGD(model.parameters(), 1e200)
+    with pytest.raises(LossNotFiniteError, match="again"):
+        physics.fit(model, spring_data(), optimizer=optimizer, steps=1)
+    assert all(bool(x.isfinite().all()) and float(x.detach().abs().max()) < 10 for x in model.parameters())
+
+
+def test_the_last_layer_with_its_bias_and_parameters_kept_where_refused():
+    torch.manual_seed(0)
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    last = [model.get_parameter(f"field.energy.4.{name}") for name in ("weight", "bias")]
+    assert math.isfinite(physics.solve_linear(model, spring_data(), last))
+    first = model.get_parameter("field.energy.0.weight")
+    before = first.detach().clone()
+    with pytest.raises(SettingError, match="not affine"):
+        physics.solve_linear(model, spring_data(), [first])
+    assert torch.equal(first, before)
+
+
+def other_kind(path, model, kind) -> None:
+    physics.fit(model, spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, m: other_kind(path, m, torch.optim.Adam), "written with Adam, and the optimizer is SGD"),
+        (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
+        (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
+        (lambda path, m: path.write_bytes(b"PK"), r"no whole \.npz file of arrays"),
+        (lambda path, m: spring_data().save(path), "is no checkpoint of this model and optimizer"),
+        (lambda path, m: np.savez(path, tree="[1, 2]", generator=np.ones(3)), "is no checkpoint of this model"),
+    ],
+    ids=["Adam", "LBFGS", "another model", "cut off", "trajectories", "another tree"],
+)
+def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, write, message):
+    torch.manual_seed(0)
+    make = lambda: physics.energy_model(2, physics.dense(2, 1, 8)).double()  # noqa: E731 - two of the same
+    write(tmp_path / "a.npz", make())
+    model = make()
+    optimizer, draw = torch.optim.SGD(model.parameters(), 0.01, momentum=0.5), torch.Generator().manual_seed(3)
+    physics.fit(model, spring_data(), steps=2, optimizer=optimizer)
+    stand = lambda: copy.deepcopy((copied(model), optimizer.state_dict(), draw.get_state()))  # noqa: E731 - thrice
+    before = stand()
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "a.npz", model, optimizer, draw)
+    torch.testing.assert_close(stand(), before, rtol=0, atol=0)

@@ -1,0 +1,224 @@
+"""What is no model, no data, no setting of a training is said at the door."""
+
+import math
+
+import pytest
+import torch
+from known_laws import WIDE, spring_data, true_spring
+from torch import Tensor, nn
+
+from eom import physics
+from eom.errors import (
+    DataError,
+    LossNotDifferentiableError,
+    LossNotScalarError,
+    SettingError,
+)
+from eom.physics import Trajectories
+
+
+class Paired(nn.Module):
+    """No energy of each sample: it sees the batch's mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.net(u)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.energy_model(4), r"states have 2 entries, the model 4: give it all coordinates"),
+        (
+            lambda: physics.energy_model(2, physics.dense(2, 3)),
+            r"energy of states \[2, 2\] is \[2, 3\], expected \[2\]: a number for each state",
+        ),
+        (lambda: physics.energy_model(2, Paired()), "must not see each other, as in BatchNorm"),
+    ],
+    ids=["q without p", "not scalar", "batch norm"],
+)
+def test_models_of_something_else_are_refused(make, message):
+    with pytest.raises(DataError, match=message):
+        physics.fit(make().double(), spring_data(), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0, expected 1 or more"),
+        ({"window": 1.5}, "window is 1.5"),
+        ({"batch": -1}, "batch is -1"),
+        ({"patience": 3}, "patience is measured on validation"),
+    ],
+    ids=["steps", "window", "batch", "patience"],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(SettingError, match=message):
+        physics.fit(physics.energy_model(2).double(), spring_data(), **settings)
+
+
+def test_too_few_points_for_a_window_and_rates_not_observed_are_said():
+    data = spring_data()
+    with pytest.raises(DataError, match=r"30 points, too few for windows of 30 steps: observe longer"):
+        physics.fit(physics.energy_model(2).double(), data, steps=1, window=30)
+    bare = Trajectories(data.times, data.states)
+    with pytest.raises(DataError, match="compares rates, and none were observed"):
+        physics.fit(physics.hamiltonian_network(2).double(), bare, steps=1)
+
+
+def test_a_grid_with_an_edge_is_refused_by_a_periodic_model():
+    x = torch.linspace(0, 1, 20, dtype=WIDE)
+    model = physics.energy_model(20, physics.GridEnergy((20,), 4)).double()
+    slope = torch.stack([x, 1.1 * x])[None]
+    for states, message in ((slope, "it is not periodic"), (torch.sin(2 * math.pi * slope), "that point comes once")):
+        states = states.round(decimals=12) if "once" in message else states
+        with pytest.raises(DataError, match=message):
+            physics.fit(
+                model, Trajectories(torch.tensor([0.0, 1.0]), states[:, [0, 0]] if "once" in message else states)
+            )
+
+
+def test_parameters_that_would_not_be_trained_are_named():
+    model, other = (physics.energy_model(2, physics.dense(2, 1, 8)).double() for _ in range(2))
+    data = spring_data()
+    with pytest.raises(
+        SettingError, match=r"does not have 6 parameters of the model, such as field\.energy\.0\.weight"
+    ):
+        physics.fit(model, data, optimizer=torch.optim.Adam(other.parameters()), steps=1)
+    optimizer = torch.optim.Adam(model.parameters())
+    model.rule = physics.ErrorsInVariables(model.rule, data, window=29, stride=29)
+    with pytest.raises(SettingError, match=r"such as rule\.states: make it after the model and its rule"):
+        physics.fit(model, data, optimizer=optimizer, steps=1, window=29, stride=29)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"window": 5, "stride": 1}, {"window": 10, "stride": 10}], ids=["stride", "window"]
+)
+def test_fitted_states_of_other_windows_are_refused(settings):
+    data = spring_data()
+    model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
+    model.rule = physics.ErrorsInVariables(model.rule, data, window=5, stride=5)
+    with pytest.raises(DataError, match=r"expected 5 as of the rule|windows of the data it was made for"):
+        physics.fit(model, data, steps=1, **settings)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [physics.energy_model, physics.damped_energy_model, physics.hamiltonian_network, physics.symplectic_network],
+    ids=["energy", "damped", "Hamiltonian", "separable"],
+)
+def test_positions_without_as_many_momenta_are_refused(make):
+    with pytest.raises(SettingError, match="size is 3, expected positions and as many velocities or momenta"):
+        make(3)
+
+
+class Columns(nn.Module):
+    """The first few entries of u, and zeros."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count, self.scale = count, nn.Parameter(torch.ones((), dtype=WIDE))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.scale * nn.functional.pad(u, (0, self.count - u.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.neural_ode(2, Columns(1)), r"maps states \[2, 2\] to \[2, 1\], expected a rate of each entry"),
+        (lambda: physics.second_order_ode(2, Columns(2)), r"maps states \[2, 2\] to \[2, 3\]"),
+        (lambda: physics.symplectic_network(2, lambda a, b: Columns(3)), r"energy of states \[2, 1\] is \[2, 3\]"),
+        (lambda: physics.lagrangian_network(2, Columns(2)), r"energy of states \[2, 2\] is \[2, 2\]"),
+        (lambda: physics.neural_ode(2, nn.Linear(3, 2)), r"does not take states \[2, 2\]: .*cannot be multiplied"),
+        (lambda: physics.energy_model(2, physics.GridEnergy((1,))), "maps|does not take|energy of states"),
+    ],
+    ids=["one rate", "two forces", "kinetic energies", "Lagrangians", "wider states", "another grid"],
+)
+def test_networks_of_another_width_are_refused_in_training_and_prediction(make, message):
+    model, data = make().double(), spring_data()
+    for act in (lambda: physics.fit(model, data, steps=1), lambda: model.predict(data.states[:2, 0], data.times[0])):
+        with pytest.raises(DataError, match=message):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "message"),
+    [
+        (lambda m, d: physics.fit(m, d.states.numpy()), DataError, "the data are a ndarray, expected Trajectories"),
+        (lambda m, d: physics.evaluate(m, None, d.states), DataError, "the data are a Tensor, expected Trajectories"),
+        (lambda m, d: physics.fit(m, d, validation=d.states), DataError, "the data are a Tensor, expected Traj"),
+        (lambda m, d: physics.fit(m.field, d), SettingError, "the model is a EnergyField, expected a LearnedSystem"),
+        (lambda m, d: physics.solve_linear(m.field, d, []), SettingError, "expected a LearnedSystem"),
+        (
+            lambda m, d: m.predict([[1.0, 0.0]], d.times),
+            DataError,
+            r"states are a list, expected a tensor \[\.\.\., 2\]",
+        ),
+        (lambda m, d: m.predict(d.states[0, 0], d.times), DataError, r"u has shape \[2\], expected \[b, 2\]"),
+        (lambda m, d: physics.fit(m, d, loss=lambda w: 1.0), LossNotScalarError, "the loss is a float"),  # type: ignore[arg-type]
+        (lambda m, d: physics.fit(m, d, loss=m.residual), LossNotScalarError, r"the loss is of shape \[116, 1, 2\]"),
+        (
+            lambda m, d: physics.fit(m, d, loss=lambda w: physics.mean_square(m, w).detach()),
+            LossNotDifferentiableError,
+            r"the loss has no gradient in the model's parameters: compute it without detach\(\)",
+        ),
+    ],
+    ids=["array", "test", "validation", "field", "field, linear", "start", "flat start", "float", "vector", "detached"],
+)
+def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
+    with pytest.raises(kind, match=message):
+        act(true_spring(physics.midpoint), spring_data())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.energy_model(1), "size is 1, expected positions and as many"),
+        (lambda: physics.symplectic_network(1), "inputs, outputs, width are 0, 1, 100; expected whole numbers"),
+        (lambda: physics.second_order_ode(1), "are 1, 0, 100; .* two entries or more"),
+        (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
+        (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of .* the energy's grid \(50,\)"),
+        (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
+        (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[2, 2\] to \[2, 1\]"),
+    ],
+    ids=["one entry", "half of one", "no force", "nothing", "grid", "rising", "narrow"],
+)
+def test_models_that_make_no_sense_are_not_built(make, message):
+    with pytest.raises(SettingError, match=message):
+        make()
+
+
+def test_a_structure_that_is_learned_freely_is_no_promise():
+    assert physics.energy_model(4, None, physics.FreeMatrix(4)).size == 4
+
+
+def test_parameters_that_are_not_numbers_are_named():
+    model, data = physics.energy_model(2, physics.dense(2, 1, 8)).double(), spring_data()
+    nn.init.constant_(model.get_parameter("field.energy.0.bias"), math.nan)
+    for act in (lambda: physics.fit(model, data), lambda: model.predict(data.states[:, 0], data.times)):
+        with pytest.raises(SettingError, match=r"1 parameters .* NaN or infinity, such as field\.energy\.0\.bias"):
+            act()
+
+
+RAMP = Trajectories(torch.arange(2.0), torch.arange(20, dtype=WIDE).expand(1, 2, 20))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda m, d: physics.fit(m, d, validation=RAMP, steps=1),
+        lambda m, d: m.predict(RAMP.states[:, 0], RAMP.times),
+        lambda m, d: physics.evaluate(m, None, RAMP),
+    ],
+    ids=["validation", "prediction", "test"],
+)
+def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
+    x = torch.arange(20, dtype=WIDE) / 20
+    wave = torch.stack([torch.sin(2 * math.pi * (x - t)) for t in (0.0, 0.1)])[None]
+    model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
+    with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
+        act(model, Trajectories(torch.arange(2.0), wave))

@@ -1,0 +1,107 @@
+"""Rules of learning: residuals that vanish on the true law, with their orders; states that are fitted too."""
+
+import math
+
+import pytest
+import torch
+from known_laws import WIDE, Quadratic, newton, spring_data, true_spring
+from torch import Tensor, nn
+
+import eom
+from eom import physics
+from eom.physics import LearnedSystem, Trajectories, data_sets
+from eom.physics.rules import Rule
+
+
+def size_of(rule: Rule, h: float) -> float:
+    """Of the residual on the true law, for data of step h."""
+    data = data_sets.springs(span=4 * h, points=5, noise=0.0).draw(4, seed=0)
+    return float(physics.mean_square(true_spring(rule), data.windows()).sqrt().detach())
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [(physics.midpoint, 2), (physics.match_discrete_gradient, 2), (physics.Shooting(physics.RK4()), 4)],
+    ids=["midpoint", "discrete gradient", "Runge-Kutta"],
+)
+def test_residuals_of_the_true_law_fall_with_the_order_of_the_rule(rule, order):
+    slope = eom.testing.observed_order(lambda h: size_of(rule, h), [0.1, 0.05, 0.025])
+    assert slope == pytest.approx(order, abs=0.05)
+
+
+def test_rates_of_the_true_law_leave_nothing_and_a_wrong_sign_leaves_much():
+    window = spring_data().windows()
+    assert float(physics.mean_square(true_spring(physics.match_slopes), window).detach()) < 1e-28
+    wrong = true_spring(physics.match_slopes, Quadratic(start=-1.0))
+    assert float(physics.mean_square(wrong, window).detach()) > 1
+
+
+def test_uneven_times_leave_residuals_as_small():
+    data = data_sets.springs(span=0.4, points=5, noise=0.0).draw(20, seed=0, irregular=True)
+    for rule in (physics.midpoint, physics.match_discrete_gradient, physics.Shooting(physics.RK4())):
+        assert (
+            float(physics.mean_square(true_spring(rule), data.windows()).sqrt()) < 0.2
+        )  # (4 / 3) h^2 at h = .4, or less
+
+
+def test_the_adaptive_step_is_the_flow_and_its_adjoint_has_the_same_gradient():
+    data = spring_data()
+    grads = []
+    for adjoint in (False, True):
+        rule = physics.Shooting(physics.Adaptive(1e-9, 1e-11, adjoint=adjoint))
+        model = true_spring(rule, Quadratic(start=1.1))
+        loss = physics.mean_square(model, data.windows())
+        loss.backward()
+        grads.append(next(model.parameters()).grad)
+        assert float(physics.mean_square(true_spring(rule), data.windows()).detach()) < 1e-14
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=0)
+
+
+def test_a_lagrangian_gives_newtons_equation():
+    """L = v^2 / 2 + cos q, of which q'' = -sin q."""
+
+    class Net(nn.Module):
+        def forward(self, u: Tensor) -> Tensor:
+            return torch.cos(u[..., :1])
+
+    u = torch.randn(5, 2, dtype=WIDE, generator=torch.Generator().manual_seed(0))
+    field = physics.LagrangianField(Net())
+    torch.testing.assert_close(field(0.0, u), torch.stack([u[:, 1], -torch.sin(u[:, 0])], 1), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(field.energy(u), u[:, 1] ** 2 / 2 - torch.cos(u[:, 0]), rtol=1e-13, atol=1e-14)
+
+
+def distance(model: LearnedSystem, data: Trajectories, wanted: float, window: int = 1) -> float:
+    """Of the fitted c from the wanted one."""
+    physics.fit(model, data, optimizer=newton(model), steps=2, window=window, stride=window)
+    return float((model.field.energy.c.detach() - wanted).abs().max())  # type: ignore[union-attr]
+
+
+def test_fitted_states_undo_the_bias_of_noise():
+    """A fit of one step to noisy states is off by the noise's share, as a regression with errors in its variables.
+
+    Without noise the discrete gradient would find tan(h) / h, and shots of Runge-Kutta 1.
+    """
+    data = data_sets.springs(span=8.0, points=41, noise=0.1).draw(20, seed=0)
+    plain = true_spring(physics.match_discrete_gradient, Quadratic(start=0.9))
+    assert distance(plain, data, math.tan(0.2) / 0.2) > 0.02  # noise of variance .01 on states of .2
+    states = true_spring(
+        physics.ErrorsInVariables(physics.match_discrete_gradient, data, window=40, stride=40), Quadratic(start=0.9)
+    )
+    assert distance(states, data, math.tan(0.2) / 0.2, 40) < 0.01
+    starts = true_spring(physics.FromFittedStarts(data, physics.RK4(), window=10, stride=10), Quadratic(start=0.9))
+    assert distance(starts, data, 1.0, 10) < 0.01
+
+
+@pytest.mark.parametrize(
+    "stepper",
+    [physics.Gauss(1), physics.Gauss(2), physics.DiscreteGradient(), physics.RK4()],
+    ids=["midpoint", "Gauss", "discrete gradient", "Runge-Kutta"],
+)
+def test_members_with_times_of_their_own_move_as_they_do_alone(stepper):
+    data = data_sets.springs(noise=0.0, points=8).draw(2, seed=0, irregular=True)
+    model = true_spring(physics.midpoint)
+    model.stepper = stepper
+    both = model.predict(data.states[:, 0], data.times).states
+    for i in range(2):
+        alone = model.predict(data.states[i : i + 1, 0], data.times[i]).states
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-11, atol=1e-12)

@@ -1,0 +1,81 @@
+"""Scores of predictions, and what is not scored."""
+
+import math
+
+import pytest
+import torch
+from known_laws import WIDE, Quadratic, spring_data, true_spring
+from torch import Tensor, nn
+
+from eom import physics
+from eom.errors import (
+    DataError,
+    StepError,
+)
+from eom.physics import LearnedSystem, Trajectories, data_sets
+from eom.physics.systems import rotate
+
+
+def test_a_prediction_that_runs_away_says_at_which_step():
+    model = LearnedSystem(1, physics.PlainField(nn.Identity()), physics.midpoint, physics.RK4())
+    model.field = _Square()
+    with pytest.raises(StepError, match=r"stopped at step \d+ of 20: the motion has left the finite numbers"):
+        model.predict(torch.ones(1, 1, dtype=WIDE), torch.arange(21.0))
+
+
+class _Square(nn.Module):
+    def forward(self, t: float, u: Tensor) -> Tensor:
+        return u**2
+
+
+def test_scores_are_the_known_errors_of_a_model_that_is_known():
+    """H = 1.1 (q^2 + p^2) predicted exactly: rates off by a tenth, true energy right, phase running ahead by .2 t."""
+    data = data_sets.springs(noise=0.0).exact(6, seed=0)
+    model = true_spring(physics.midpoint, Quadratic(start=1.1))
+    model.stepper = physics.Adaptive(1e-10, 1e-12)
+    scores = physics.evaluate(model, physics.spring(), data)
+    square = data.states.square().sum(-1)
+    assert scores.derivative == pytest.approx(0.01 * 4 * float(square.mean()) / 2, rel=1e-10)
+    assert scores.energy < 1e-16
+    assert scores.state == pytest.approx(float((square * (2 - 2 * torch.cos(0.2 * data.times))).mean()) / 2, rel=1e-7)
+    assert scores.drift < 1e-7
+    alone = physics.evaluate(model, None, data)
+    assert (alone.state, alone.drift, alone.horizon) == (scores.state, scores.drift, scores.horizon)
+    assert math.isnan(alone.energy)
+    assert math.isnan(alone.derivative)
+
+
+def test_a_prediction_that_stops_scores_infinite_errors():
+    model = LearnedSystem(2, physics.PlainField(_Explosive()), physics.midpoint, physics.RK4()).double()
+    scores = physics.evaluate(model, physics.spring(), data_sets.springs().exact(2, seed=0))
+    assert math.isinf(scores.state)
+    assert math.isinf(scores.energy)
+    assert scores.horizon < 3
+
+
+class _Explosive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1e3))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.scale * u**3
+
+
+def test_scores_against_an_energy_that_is_no_number_for_each_state_are_refused():
+    wrong = physics.System("spring", lambda u: u**2, rotate, ("q", "p"))
+    with pytest.raises(DataError, match=r"energy of states \[6, 30, 2\] is \[6, 30, 2\], expected \[6, 30\]"):
+        physics.evaluate(true_spring(physics.midpoint), wrong, data_sets.springs().exact(6, seed=0))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda v: v.select([0]), lambda v: v.until(1.0)[0], lambda v: Trajectories(v.times + 1, v.states)],
+    ids=["fewer", "shorter", "later"],
+)
+def test_predictions_of_something_else_are_not_scored(other):
+    data, model = spring_data(), true_spring(physics.midpoint)
+    predicted = model.predict(data.states[:, 0], data.times)
+    assert physics.evaluate(model, None, data, predicted=predicted) == physics.evaluate(model, None, data)
+    with pytest.raises(DataError, match=r"predicted are states .* to time .*, and test are .*: predict at all times"):
+        physics.evaluate(model, None, data, predicted=other(predicted))
