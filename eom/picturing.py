@@ -82,31 +82,38 @@ def phase_portrait(
 
 
 def energy_over_time(
-    models: Models, system: System, test: Trajectories, *, predicted: Motions | None = None, clock: str = "time",
+    models: Models, system: System | None, test: Trajectories, *, predicted: Motions | None = None, clock: str = "time",
     name: str = "energy",
 ) -> Picture:  # fmt: skip
     """Medians and quartiles over trajectories: change of the true energy, its error, change of a model's own energy.
+
+    Without a ``system``, as of measured motion, it is the last of these.
 
     Args:
         clock: the label of times, with their unit. name: that ids in the <svg> begin with.
 
     Raises:
-        DataError: trajectories at times of their own, of which there is no median.
+        DataError: trajectories at times of their own, of which there is no median; no energy at all.
     """
     if bool((test.times != test.times[:1]).any()):
         raise DataError("the trajectories have times of their own: draw them one by one, test.select([0])")
-    rows = [*energy_rows("change of the true energy", "H(t) − H(0)", "true", test, changes(system.energy, test.states))]
-    true = system.energy(test.states)
-    sizes, own = [], []
-    for text, motion in predictions(models, test, predicted).items():
-        v = motion.states.to(true.dtype)
-        rows += energy_rows("change of the true energy", "H(t) − H(0)", text, test, changes(system.energy, v))
-        off = (system.energy(v) - true).abs()
-        sizes += energy_rows("error of the true energy", "|H predicted − H true|", text, test, off)
+    motions = predictions(models, test, predicted)
+    rows, sizes, own = [], [], []
+    if system:
+        true = system.energy(test.states)
+        for text, motion in {"true": test, **motions}.items():
+            v = motion.states.to(true.dtype)
+            rows += energy_rows("change of the true energy", "H(t) − H(0)", text, test, changes(system.energy, v))
+            off = (system.energy(v) - true).abs()
+            if text != "true":
+                sizes += energy_rows("error of the true energy", "|H predicted − H true|", text, test, off)
+    for text, motion in motions.items():
         learned = getattr(models[text].field, "energy", None)
         if learned is not None:
             kept = changes(per_state(learned), motion.states).abs()
             own += energy_rows("change of the model's own energy", "|E(t) − E(0)|", text, test, kept)
+    if not (rows or own):
+        raise DataError("no model has an energy, and no system is given whose energy could be drawn")
     return Picture(portraits.energy_courses(name, pd.DataFrame([*rows, *sizes, *own]), clock))
 
 

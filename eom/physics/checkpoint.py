@@ -1,10 +1,12 @@
 """Where a training stands: best parameters and history, and files of it that hold arrays only, no pickle."""
 
+import hashlib
 import json
 import math
 import os
 from copy import deepcopy
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ from torch.optim import Optimizer
 
 from eom.errors import DataError
 from eom.physics.archives import read_arrays
+from eom.physics.models import LearnedSystem
+from eom.physics.trajectories import Window
 
 State = dict[str, Tensor]
 
@@ -44,11 +48,20 @@ def copied(model: nn.Module) -> State:
     return {name: x.detach().clone() for name, x in model.state_dict().items()}
 
 
-def save(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator, kept: Kept) -> None:
+def about(model: LearnedSystem, window: Window) -> dict[str, str]:
+    """What a training is of: the names of field and rule, and a hash of its windows."""
+    rule = model.rule if isinstance(model.rule, FunctionType) else type(model.rule)
+    numbers = b"".join(x.detach().cpu().numpy().tobytes() for x in (window.t, window.u))
+    return {"field": type(model.field).__name__, "rule": rule.__name__, "data": hashlib.sha256(numbers).hexdigest()}
+
+
+def save(
+    path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator, of: dict[str, str], kept: Kept
+) -> None:
     """Write one .npz file, in place of the former one at once."""
     arrays: dict[str, np.ndarray] = {"generator": draw.get_state().numpy()}
     tree = {
-        "model": dict(model.state_dict()), "best": kept.parameters,
+        "of": of, "model": dict(model.state_dict()), "best": kept.parameters,
         "optimizer": optimizer.state_dict(), "kind": type(optimizer).__name__,
         "kept": [kept.step, kept.best, kept.least, kept.waited, kept.history],
     }  # fmt: skip
@@ -59,16 +72,20 @@ def save(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.G
     os.replace(part, path)
 
 
-def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator) -> Kept:
+def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator, of: dict[str, str]) -> Kept:
     """Bring model, optimizer and generator to where the file says.
 
     Raises:
-        DataError: no such file, or one of another model or optimizer; all are left as they were.
+        DataError: no such file, or one of another model, rule, optimizer or data; all are left as they were.
     """
     arrays = read_arrays(path)
     before = copied(model), deepcopy(optimizer.state_dict()), draw.get_state()
     try:
+        if "tree" not in arrays:
+            raise ValueError(f"it holds {', '.join(arrays)}")
         tree = _whole(json.loads(str(arrays["tree"])), arrays)
+        if other := [name for name in of if of[name] != tree["of"][name]]:
+            raise ValueError(f"it is of another {' and '.join(other)}: continue that training, or choose another file")
         if tree["kind"] != type(optimizer).__name__:
             raise ValueError(f"it was written with {tree['kind']}, and the optimizer is {type(optimizer).__name__}")
         *counts, history = tree["kept"]

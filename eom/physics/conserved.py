@@ -100,7 +100,10 @@ class Conserved:
         best = self.candidates[0]
         closest = f"{best.rate:.2g} ± {best.bar:.1g}"
         if not self.found:
-            return f"None of these features is conserved to {self.tolerance:g}: the best relative rate is {closest}."
+            return (
+                f"None of these features is conserved to {self.tolerance:g}: the best relative rate is {closest}. More "
+                "may be found at a higher degree, with angles=, or to a larger tolerance."
+            )
         return (
             f"{len(self.found)} conserved to {self.tolerance:g}, {self.independent} of them independent; the best "
             f"relative rate on held-out states is {closest}" + (f", of {best}." if len(self.found) == 1 else ".")

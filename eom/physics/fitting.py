@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Adam, Optimizer
 
 from eom.errors import LossNotFiniteError, SettingError
-from eom.physics.checkpoint import Kept, load, save
+from eom.physics.checkpoint import Kept, about, load, save
 from eom.physics.doors import accepted, require_fit, require_loss, require_optimizer
 from eom.physics.models import LearnedSystem, mean_square
 from eom.physics.trajectories import Trajectories, Window
@@ -48,13 +48,14 @@ def fit(
 
     Args:
         loss: window -> one number; by default ``mean_square`` of the model. A tracker's ``loss`` fits in.
+        steps: in all, those that a checkpoint has made among them.
         optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS wants batch=None.
         batch: windows in a step, drawn anew for each; all of them by default.
         window: steps of one window, each of which begins ``stride`` points after the last.
         validation: whose mean square is measured every so many steps; the best parameters are those at the end.
         patience: measurements without a better one, after which training stops.
         checkpoint: a file, written at every measurement, from which training goes on if it is
-            there, with its optimizer's rate.
+            there, with its optimizer's rate; of the same rule and data.
 
     Raises:
         DataError: data that are not of this model. SettingError: settings out of their range.
@@ -70,7 +71,9 @@ def fit(
     require_optimizer(model, optimizer, checkpoint)
     measure: Loss = loss or (lambda w: mean_square(model, w))
     draw = torch.Generator().manual_seed(seed)
-    kept = load(checkpoint, model, optimizer, draw) if checkpoint and Path(checkpoint).exists() else Kept.of(model)
+    _after(model, windows.rows(torch.tensor([0])))  # what the rule refuses, it does before anything is changed
+    of = about(model, windows)
+    kept = load(checkpoint, model, optimizer, draw, of) if checkpoint and Path(checkpoint).exists() else Kept.of(model)
     with Progress(disable=not progress) as bar:
         task = bar.add_task("loss", total=steps, completed=kept.step)
         for step in range(kept.step, steps):
@@ -90,7 +93,7 @@ def fit(
                 kept = kept.after(step + 1, value, None if unseen is None else seen, model)
                 bar.update(task, completed=step + 1, description=f"loss {value:.3g}")
                 if checkpoint:
-                    save(checkpoint, model, optimizer, draw, kept)
+                    save(checkpoint, model, optimizer, draw, of, kept)
                 if patience is not None and kept.waited >= patience:
                     break
     model.load_state_dict(kept.parameters)

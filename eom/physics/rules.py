@@ -23,8 +23,8 @@ Rule = Callable[[Any, Window], Tensor]
 def match_slopes(field: Any, window: Window) -> Tensor:
     """u' - f(u), for observed rates u': the rule of Hamiltonian neural networks (Greydanus et al. 2019, eq. 3)."""
     if window.slope is None:
-        raise DataError("the rule compares rates, and none were observed: give Trajectories(..., slopes=), or take the "
-                        "midpoint or a discrete gradient, which need states only")  # fmt: skip
+        raise DataError("the rule compares rates, and none were observed: give Trajectories(..., slopes=), or take a "
+                        "rule of states only, as in hamiltonian_network(size, rule=physics.midpoint)")  # fmt: skip
     return window.slope - _each(window.u, lambda u: field(0.0, u))
 
 

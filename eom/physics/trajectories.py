@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eom.errors import DataError
+from eom.errors import DataError, SettingError
 from eom.physics.archives import read_arrays
 
 
@@ -135,7 +135,15 @@ class Trajectories:
         return replace(self, states=self.states.to(dtype), slopes=slopes)
 
     def save(self, path: str | Path) -> None:
-        """Write one .npz file, without pickle."""
+        """Write one .npz file, without pickle.
+
+        Raises:
+            SettingError: a name that ends otherwise, or a folder that is not there.
+        """
+        if Path(path).suffix != ".npz" or not Path(path).parent.is_dir():
+            raise SettingError(
+                f"the file is to be {path}, expected a name that ends in .npz, in a folder that is there"
+            )
         named = {"times": self.times, "states": self.states, "slopes": self.slopes}
         arrays = {name: x.numpy() for name, x in named.items() if x is not None}
         np.savez_compressed(path, entries=np.array(self.entries), **arrays)  # type: ignore[arg-type] - its stub takes names for settings

@@ -165,6 +165,11 @@ def test_models_and_trajectories_become_pictures_in_one_call(tmp_path):
     over_time = picturing.energy_over_time(models, system, test).svg
     for text in ("change of the true energy", "error of the true energy", "change of the model's own energy"):
         assert text in over_time
+    own = picturing.energy_over_time(models, None, test).svg
+    assert "change of the model's own energy" in own
+    assert "true energy" not in own
+    with pytest.raises(DataError, match="no model has an energy"):
+        picturing.energy_over_time({"plain": models["plain"]}, None, test)
     with Image.open(picturing.animate(models, test, tmp_path / "swing.gif")) as film:
         assert film.n_frames == 6  # type: ignore[attr-defined]
 

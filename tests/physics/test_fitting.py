@@ -17,7 +17,7 @@ from eom.errors import (
     SettingError,
 )
 from eom.physics import LearnedSystem, data_sets
-from eom.physics.checkpoint import copied, load
+from eom.physics.checkpoint import about, copied, load
 
 MODELS = {
     "neural ODE": lambda: physics.neural_ode(2, physics.dense(2, 2, 16)),
@@ -109,6 +109,17 @@ def test_a_training_goes_on_from_its_checkpoint_as_if_uncut(tmp_path):
         physics.fit(other, data, steps=20, checkpoint=tmp_path / "a.npz")
 
 
+def test_a_training_that_is_refused_leaves_the_model_as_it_is(tmp_path):
+    bare = physics.Trajectories(spring_data().times, spring_data().states)
+    model = physics.hamiltonian_network(2, physics.dense(2, 1, 8)).double()
+    physics.fit(model, spring_data(), steps=2, checkpoint=tmp_path / "a.npz")
+    other = physics.hamiltonian_network(2, physics.dense(2, 1, 8)).double()
+    before = copied(other)
+    with pytest.raises(DataError, match="none were observed"):
+        physics.fit(other, bare, steps=2, checkpoint=tmp_path / "a.npz")
+    torch.testing.assert_close(copied(other), before, rtol=0, atol=0)
+
+
 def test_training_stops_early_with_the_best_parameters():
     data, unseen = spring_data(2, noise=0.1, points=6), spring_data(4, noise=0.1)
     torch.manual_seed(0)
@@ -173,8 +184,13 @@ def test_the_last_layer_with_its_bias_and_parameters_kept_where_refused():
     assert torch.equal(first, before)
 
 
-def other_kind(path, model, kind) -> None:
-    physics.fit(model, spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
+def with_rule(model: LearnedSystem) -> LearnedSystem:
+    model.rule = physics.midpoint
+    return model
+
+
+def other_kind(path, model, kind, data=None) -> None:
+    physics.fit(model, data or spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +199,13 @@ def other_kind(path, model, kind) -> None:
         (lambda path, m: other_kind(path, m, torch.optim.Adam), "written with Adam, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
+        (lambda path, m: other_kind(path, m, torch.optim.SGD, spring_data(3)), "it is of another data: continue"),
+        (lambda path, m: other_kind(path, with_rule(m), torch.optim.SGD), "it is of another rule: continue"),
         (lambda path, m: path.write_bytes(b"PK"), r"no whole \.npz file of arrays"),
-        (lambda path, m: spring_data().save(path), "is no checkpoint of this model and optimizer"),
+        (lambda path, m: spring_data().save(path), "optimizer: it holds entries, times, states"),
         (lambda path, m: np.savez(path, tree="[1, 2]", generator=np.ones(3)), "is no checkpoint of this model"),
     ],
-    ids=["Adam", "LBFGS", "another model", "cut off", "trajectories", "another tree"],
+    ids=["Adam", "LBFGS", "another model", "other data", "another rule", "cut off", "trajectories", "another tree"],
 )
 def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, write, message):
     torch.manual_seed(0)
@@ -199,5 +217,5 @@ def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, 
     stand = lambda: copy.deepcopy((copied(model), optimizer.state_dict(), draw.get_state()))  # noqa: E731 - thrice
     before = stand()
     with pytest.raises(DataError, match=message):
-        load(tmp_path / "a.npz", model, optimizer, draw)
+        load(tmp_path / "a.npz", model, optimizer, draw, about(model, spring_data().windows()))
     torch.testing.assert_close(stand(), before, rtol=0, atol=0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eom.errors import DataError
+from eom.errors import DataError, SettingError
 from eom.physics import DataSet, Trajectories, data_sets, read_csv, read_frames
 from eom.physics.data_sets import motion
 from eom.physics.systems import spring
@@ -43,6 +43,9 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     assert torch.equal(same.times, data.times)
     assert torch.equal(same.states, data.states)
     assert torch.equal(same.slopes, -data.states)
+    for name in ("a.csv", "a", "nowhere/a.npz"):
+        with pytest.raises(SettingError, match=r"expected a name that ends in \.npz"):
+            data.save(tmp_path / name)
 
 
 @pytest.mark.parametrize(
