@@ -83,6 +83,9 @@ def law_of(structure: Structure, size: int) -> str | None:
         if size <= 600:
             moved = _applied(structure, torch.eye(size, dtype=wide))  # G^T
             values, scale = torch.linalg.eigvalsh((moved + moved.T) / 2), float(moved.abs().sum(0).max())
+            g = 1 + torch.arange(size, dtype=moved.dtype)[None] / size
+            if float((_applied(structure, g) - g @ moved).abs().max()) > 1e-4 * scale:
+                raise SettingError("the structure G is not linear: expected a function g -> G g of the gradient")
         else:
             g = torch.randn(32, size, dtype=wide, generator=torch.Generator().manual_seed(0))
             moved = _applied(structure, g)
@@ -120,6 +123,10 @@ class MeanValue:
     """The mean of grad H between v and u, by Gauss's rule: exact where H is of degree 2 ``points`` or less."""
 
     points: int = 4
+
+    def __post_init__(self) -> None:
+        if type(self.points) is not int or self.points < 1:
+            raise SettingError(f"points is {self.points!r}, expected a whole number of 1 or more")
 
     def __call__(self, energy: Energy, u: State, v: State) -> State:
         x, w = np.polynomial.legendre.leggauss(self.points)

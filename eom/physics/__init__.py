@@ -114,6 +114,8 @@ __all__ = [  # noqa: RUF022 - in the order in which data flows
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name == "data_sets":
+        return import_module("eom.physics.data_sets")
     raise AttributeError(f"module 'eom.physics' has no attribute {name!r}")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
+from eom.errors import SettingError
 from eom.physics import lattices, systems
 from eom.physics.rules import followed
 from eom.physics.systems import System
@@ -38,6 +39,8 @@ class DataSet:
             irregular: each trajectory at times of its own, sorted uniform draws. by_scheme: by the system's own
                 stepper, one step from a time to the next, rather than by an accurate solver.
         """
+        if type(count) is not int or count < 1 or not 0 <= self.noise < math.inf:
+            raise SettingError(f"count is {count!r}, noise {self.noise}; expected 1 trajectory or more, and 0 or more")
         random = torch.Generator().manual_seed(seed)
         u, times = self.starts(count, random), self.times.expand(count, -1)
         if irregular:

@@ -43,6 +43,8 @@ class GridEnergy(nn.Module):
         activation: Callable[[], nn.Module] = nn.Tanh,
     ):
         super().__init__()
+        if not grid or not all(type(k) is int and k > 0 for k in grid):
+            raise SettingError(f"grid is {grid}, expected the points along each axis, as (50,) or (32, 32)")
         self.grid, self.cell, self.unit, self.step = grid, cell, unit, step
         inputs = 1 + len(grid)
         self.last = nn.Linear(width, 1)

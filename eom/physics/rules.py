@@ -3,6 +3,7 @@
 Each is a function of (field, window). Those of one step look at every two states in a row.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,8 @@ class ErrorsInVariables(nn.Module):
 
     def __init__(self, rule: Rule, data: Trajectories, *, window: int, stride: int, weight: float = 10.0):
         super().__init__()
+        if not 0 < weight < math.inf:
+            raise SettingError(f"weight is {weight}, expected a positive number: 1 for states nearly as observed, 10")
         self.rule, self.weight = rule, weight
         self.observed = data.windows(window, stride).u
         self.states = nn.Parameter(self.observed.clone())

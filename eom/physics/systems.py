@@ -69,8 +69,11 @@ class System:
             SettingError: a state of another size. DataError: one that is not periodic as the grid is. StepError: a step
             too large for the implicit equation; it names the step, the time and the residuals.
         """
-        if not (u.is_floating_point() and all(type(k) is int and k >= 1 for k in (steps, substeps))):
-            raise SettingError(f"u is {u.dtype}, steps {steps}, substeps {substeps}: expected floats and whole numbers")
+        if not (u.is_floating_point() and u.numel() and all(type(k) is int and k >= 1 for k in (steps, substeps))):
+            raise SettingError(
+                f"u is {u.dtype} of shape {list(u.shape)}, steps {steps}, substeps {substeps}: expected floats, and "
+                "whole numbers of 1 or more"
+            )
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
         require_periodic(u, self.grid)

@@ -50,7 +50,7 @@ class Trajectories:
     def __post_init__(self) -> None:
         for name in ("times", "states", "slopes"):
             object.__setattr__(self, name, _tensor(name, getattr(self, name)))
-        if self.states.ndim != 3 or not self.states.is_floating_point():
+        if self.states.ndim != 3 or not self.states.is_floating_point() or not self.states.numel():
             raise DataError(f"states have shape {list(self.states.shape)}, expected floats [trajectories, times, n]")
         b, s, n = self.states.shape
         if self.times.shape not in ((s,), (b, s)):
@@ -93,8 +93,10 @@ class Trajectories:
 
     def windows(self, steps: int = 1, stride: int = 1) -> Window:
         """Stretches of ``steps`` steps, of every trajectory, each beginning ``stride`` points after the last."""
-        if not 1 <= steps < self.states.shape[1]:
-            raise DataError(f"windows of {steps} steps in trajectories of {self.states.shape[1]} points")
+        if not 1 <= steps < self.states.shape[1] or stride < 1:
+            raise DataError(
+                f"windows of {steps} steps in trajectories of {self.states.shape[1]} points, {stride} points apart"
+            )
         t = self.times.unfold(1, steps + 1, stride).flatten(0, 1)  # of [b, windows, k + 1]
         u, slope = (
             None if x is None else x.unfold(1, steps + 1, stride).transpose(2, 3).flatten(0, 1).contiguous()

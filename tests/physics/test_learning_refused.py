@@ -222,3 +222,23 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
     with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
         act(model, Trajectories(torch.arange(2.0), wave))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: physics.data_sets.springs().draw(0, 0), "count is 0"),
+        (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise -1\.0"),
+        (lambda: spring_data().windows(1, 0), ", 0 points apart"),
+        (lambda: spring_data().select([]), r"shape \[0, 30, 2\]"),
+        (lambda: physics.spring().simulate(torch.ones(0, 2), h=0.1, steps=1), r"shape \[0, 2\]"),
+        (lambda: physics.ErrorsInVariables(physics.midpoint, spring_data(), window=1, stride=1, weight=0.0), "weight"),
+        (lambda: physics.MeanValue(0), "points is 0"),
+        (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.law_of(lambda g: g**2, 2), "not linear"),
+    ],
+    ids=["no trajectory", "noise", "stride", "none chosen", "no state", "weight", "mean value", "grid", "not linear"],
+)
+def test_numbers_that_make_no_sense_are_refused(make, message):
+    with pytest.raises((SettingError, DataError), match=message):
+        make()
