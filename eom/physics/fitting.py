@@ -71,9 +71,8 @@ def fit(
     require_optimizer(model, optimizer, checkpoint)
     measure: Loss = loss or (lambda w: mean_square(model, w))
     draw = torch.Generator().manual_seed(seed)
-    _after(
-        model, windows.rows(torch.arange(min(2, len(windows.u))))
-    )  # what the rule refuses, it does before anything is changed
+    # what the rule refuses it does before anything is changed
+    _after(model, windows.rows(torch.arange(min(2, len(windows.u)))))
     of = about(model, windows)
     kept = load(checkpoint, model, optimizer, draw, of) if checkpoint and Path(checkpoint).exists() else Kept.of(model)
     with Progress(disable=not progress) as bar:
