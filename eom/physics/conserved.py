@@ -65,8 +65,8 @@ class Candidate:
         f = self.features
         names = [f"u{i}" for i in range(len(f.mean)) if i not in f.angles]
         names += [f"{turn}(u{i})" for i in f.angles for turn in ("cos", "sin")]
-        twice = [(name, name) for name in names if name.startswith("sin")]  # sin^2 is 1 - cos^2
-        powers = [m for m in f.powers if all((names[i], names[j]) not in twice for i, j in pairwise(m))]
+        sines = {i for i, name in enumerate(names) if name.startswith("sin")}
+        powers = [m for m in f.powers if not any(i == j and i in sines for i, j in pairwise(m))]  # sin^2 is 1 - cos^2
         plain = Features(torch.zeros_like(f.mean), torch.ones_like(f.spread), f.angles, tuple(powers))
         noise = torch.randn(4 * len(f.powers), len(f.mean), generator=torch.Generator().manual_seed(0))
         u = f.mean + f.spread * noise.double()
