@@ -104,8 +104,10 @@ def _applied(structure: Structure, g: State) -> State:
         if g.dtype is torch.float32:
             raise SettingError(f"the structure G does not take gradients {list(g.shape)}: {failure}") from failure
         return _applied(structure, g.float())
-    if found.shape != g.shape:
-        raise SettingError(f"the structure G maps {list(g.shape)} to {list(found.shape)}, expected the same")
+    shape = found.shape if isinstance(found, Tensor) else None
+    if shape != g.shape:
+        came = f"a {type(found).__name__}" if shape is None else list(shape)
+        raise SettingError(f"the structure G maps {list(g.shape)} to {came}, expected the same")
     return found
 
 
@@ -177,7 +179,10 @@ class DiscreteGradient:
 
     def step(self, field: EnergySystem, t: float, h: float, y: State, carry: Any) -> tuple[State, None]:
         if not hasattr(field, "structure"):
-            raise SettingError(f"a discrete gradient was given a {type(field).__name__}, expected EnergySystem(H, G)")
+            raise SettingError(
+                f"a discrete gradient was given a {type(field).__name__}, expected EnergySystem(H, G), or such as has "
+                "an energy and a structure; for others take Gauss(2) or RK4()"
+            )
         rows, grid = y if y.ndim > 1 else y[None], getattr(field, "grid", ())
 
         def g(u: State) -> State:

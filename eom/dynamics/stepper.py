@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from eom.dynamics.field import State
+from eom.errors import SettingError
 
 
 class Stepper(Protocol):
@@ -15,6 +16,12 @@ class Stepper(Protocol):
 
     def init(self, y: State) -> Any: ...
     def step(self, field: Any, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]: ...
+
+
+def require_stepper(stepper: Any, such: str = "one, such as RK4()") -> None:
+    """Raise where it is none; the class of one is called first."""
+    if isinstance(stepper, type) or not (hasattr(stepper, "init") and hasattr(stepper, "step")):
+        raise SettingError(f"the stepper is {getattr(stepper, '__name__', stepper)!r}, expected {such}")
 
 
 def march(

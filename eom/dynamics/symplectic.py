@@ -14,7 +14,7 @@ from torch import Tensor
 from eom.dynamics.energy import law_of
 from eom.dynamics.field import State, VectorField
 from eom.dynamics.implicit import differentiable, place, solve
-from eom.dynamics.stepper import Stepper
+from eom.dynamics.stepper import Stepper, require_stepper
 from eom.errors import SettingError, StepError
 
 Part = Callable[[Tensor], Tensor]  # [..., n] -> [..., n]
@@ -69,8 +69,7 @@ class Composed:
     order: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.stepper, type) or not (hasattr(self.stepper, "init") and hasattr(self.stepper, "step")):
-            raise SettingError(f"the stepper is {self.stepper!r}, expected one of order 2, such as Leapfrog()")
+        require_stepper(self.stepper, "one of order 2, such as Leapfrog()")
 
     def init(self, y: State) -> Any:
         return False, self.stepper.init(y)
@@ -121,7 +120,7 @@ class Gauss:
     def step(self, field: VectorField, t: float, h: float, y: State, carry: Any) -> tuple[State, None]:
         a, b = (torch.tensor(x, dtype=y.dtype, device=y.device) for x in TABLEAUS[self.stages])
         rows, times = y.reshape(-1, y.shape[-1]), [t + h * c for c in a.sum(1).tolist()]
-        each = h[:, None] if isinstance(h, Tensor) else h  # a step of its own for each row, [b, 1]
+        each = h[:, None] if isinstance(h, Tensor) and h.ndim else h  # a step of its own for each row, [b, 1]
         grid = getattr(field, "grid", ())  # of an EnergySystem
 
         def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]

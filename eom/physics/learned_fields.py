@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from eom.dynamics.energy import Structure, gradient, numbers
 from eom.errors import SettingError
+from eom.physics.limits import require_grid
 from eom.physics.systems import rotate
 
 
@@ -43,8 +44,7 @@ class GridEnergy(nn.Module):
         activation: Callable[[], nn.Module] = nn.Tanh,
     ):
         super().__init__()
-        if not grid or not all(type(k) is int and k > 0 for k in grid):
-            raise SettingError(f"grid is {grid}, expected the points along each axis, as (50,) or (32, 32)")
+        require_grid(grid)
         self.grid, self.cell, self.unit, self.step = grid, cell, unit, step
         inputs = 1 + len(grid)
         self.last = nn.Linear(width, 1)

@@ -1,6 +1,7 @@
 """What systems are not made of, and periodic grids do not hold."""
 
-from math import isfinite
+from math import isfinite, prod
+from typing import Any
 
 from torch import Tensor
 
@@ -13,9 +14,46 @@ APART = 1e-6  # of it, by which neighbours of a repeated point differ, far from 
 
 def require_positive(**settings: float) -> None:
     """Raise where one of them is not positive and finite."""
-    wrong = [f"{name} is {x!r}" for name, x in settings.items() if not (isfinite(x) and x > 0)]
+    wrong = [f"{name} is {x!r}" for name, x in settings.items() if not (is_number(x) and x > 0)]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}, expected positive and finite numbers")
+
+
+def require_whole(**settings: Any) -> None:
+    """Raise where one of them is no whole number of 1 or more."""
+    wrong = [f"{name} is {x!r}" for name, x in settings.items() if type(x) is not int or x < 1]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
+
+
+def require_halves(size: int) -> None:
+    """Raise where states are no positions with as many momenta."""
+    if size % 2:
+        raise SettingError(f"size is {size}, expected positions and as many velocities or momenta: an even number")
+
+
+def require_grid(grid: Any, size: int | None = None) -> None:
+    """Raise where it is not the points along each axis, or states of ``size`` entries, if given, are not on it."""
+    points = isinstance(grid, tuple | list) and all(type(k) is int and k > 0 for k in grid)
+    if not points or (size is None and not grid):
+        raise SettingError(f"grid is {grid!r}, expected the points along each axis, as (50,) or (32, 32)")
+    if size is not None and size % prod(grid):
+        raise SettingError(f"size is {size}, expected a multiple of the points of the grid {grid}")
+
+
+def require_finite(name: str, x: Tensor) -> None:
+    """Raise where states hold NaN or infinity."""
+    lost = int((~x.isfinite()).sum())
+    if lost:
+        raise DataError(f"{name} holds NaN or infinity in {lost} of its {x.numel()} entries, expected finite numbers")
+
+
+def is_number(x: Any) -> bool:
+    """Whether it is one finite number."""
+    try:
+        return isfinite(x)
+    except (TypeError, ValueError, RuntimeError):  # of other things, and of tensors of several numbers
+        return False
 
 
 def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:

@@ -1,6 +1,5 @@
 """Models of motion: a field to learn, the rule it is learned by, and the stepper it predicts with."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +8,12 @@ from torch import Tensor, nn
 
 from eom.dynamics.energy import DiscreteGradient, Structure, law_of
 from eom.dynamics.runge_kutta import RK4
-from eom.dynamics.stepper import Stepper
+from eom.dynamics.stepper import Stepper, require_stepper
 from eom.dynamics.symplectic import Leapfrog
 from eom.errors import DataError, SettingError, StepError
 from eom.physics import learned_fields as fields
 from eom.physics.learned_fields import dense
-from eom.physics.limits import require_periodic
+from eom.physics.limits import require_finite, require_grid, require_halves, require_periodic
 from eom.physics.rules import (
     Adaptive,
     Rule,
@@ -25,7 +24,7 @@ from eom.physics.rules import (
 )
 from eom.physics.structures import Friction
 from eom.physics.systems import rotate
-from eom.physics.trajectories import Trajectories, Window
+from eom.physics.trajectories import Trajectories, Window, tensor_of
 
 
 class LearnedSystem(nn.Module):
@@ -40,11 +39,16 @@ class LearnedSystem(nn.Module):
             raise SettingError(f"size is {size!r}, expected a whole number of entries")
         halved = (fields.SecondOrderField, fields.SeparableField, fields.LagrangianField)
         structure = getattr(field, "structure", None)
-        if size % 2 and (isinstance(field, halved) or structure is rotate or isinstance(structure, Friction)):
-            raise SettingError(f"size is {size}, expected positions and as many velocities or momenta: an even number")
+        if isinstance(field, halved) or structure is rotate or isinstance(structure, Friction):
+            require_halves(size)
         self.grid: tuple[int, ...] = getattr(field, "grid", ())
-        if size % math.prod(self.grid):
-            raise SettingError(f"size is {size}, expected a multiple of the points of the energy's grid {self.grid}")
+        require_grid(self.grid, size)
+        require_stepper(stepper)
+        if isinstance(rule, type) or not callable(rule):
+            raise SettingError(
+                f"the rule is {getattr(rule, '__name__', rule)!r}, expected a function of field and window, such as "
+                "midpoint or Shooting(RK4())"
+            )
         self.size, self.field, self.rule, self.stepper = size, field, rule, stepper
 
     @property
@@ -59,18 +63,22 @@ class LearnedSystem(nn.Module):
         return self.rule(self.field, window)
 
     def predict(self, u: Tensor, times: Tensor, substeps: int = 1) -> Trajectories:
-        """Trajectories from ``u`` [b, n] at ``times`` [s], of which the first is that of ``u``.
+        """Trajectories from ``u`` [b, n] at ``times`` [s] or [b, s], of which the first is that of ``u``.
 
         Raises:
-            DataError: states that are not of this model, or a field that is not of such states. StepError: the motion
-            leaves the finite numbers, or a step does not converge; with the step's number.
+            DataError: states that are not of this model, a field that is not of such states, or times that are none of
+            ``Trajectories``. StepError: the motion leaves the finite numbers, or a step does not converge; with the
+            step's number.
         """
         self.require(u)
         if u.ndim != 2:
             raise DataError(f"u has shape {list(u.shape)}, expected [b, {self.size}]: a state for each trajectory")
+        require_finite("u", u)
         u = u.to(self.dtype).detach()
-        states = [u]
-        clock = torch.as_tensor(times, dtype=torch.float64).expand(len(u), -1)
+        states, clock = [u], tensor_of("times", times)
+        if clock.ndim not in (1, 2):
+            raise DataError(f"times have shape {list(clock.shape)}, expected [s] or [{len(u)}, s]")
+        clock = Trajectories(clock, u[:, None].expand(-1, clock.shape[-1], -1)).times
         with torch.no_grad():
             try:
                 for y in followed(self.field, self.stepper, u, clock, substeps):
@@ -86,8 +94,9 @@ class LearnedSystem(nn.Module):
 
     def require(self, u: Tensor) -> None:
         """Raise where states [..., n] are not of this model, or its field gives no rates of them."""
-        if not isinstance(u, Tensor):
-            raise DataError(f"states are a {type(u).__name__}, expected a tensor [..., {self.size}]")
+        if not isinstance(u, Tensor) or not (u.ndim and u.numel()):
+            came = f"of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
+            raise DataError(f"states are {came}, expected a tensor [..., {self.size}]")
         if u.shape[-1] != self.size:
             raise DataError(
                 f"states have {u.shape[-1]} entries, the model {self.size}: give it all coordinates of the motion "

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.runge_kutta import RK4
-from eom.dynamics.stepper import Stepper
+from eom.dynamics.stepper import Stepper, require_stepper
 from eom.errors import DataError, SettingError, StepError
 from eom.physics.trajectories import Trajectories, Window
 
 Rule = Callable[[Any, Window], Tensor]
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")  # of torchdiffeq; others have a fixed step
 
 
 def match_slopes(field: Any, window: Window) -> Tensor:
@@ -39,6 +40,11 @@ def match_discrete_gradient(field: Any, window: Window) -> Tensor:
 
     Source: Matsubara, Ishikawa & Yaguchi, NeurIPS 2020, sec. 4.
     """
+    if not (hasattr(field, "energy") and hasattr(field, "structure")):
+        raise SettingError(
+            f"the rule match_discrete_gradient was given a {type(field).__name__}, which has no energy and structure: "
+            "take EnergyField(energy, structure), as energy_model does, or a rule of any field, such as midpoint"
+        )
     n = window.u.shape[-1]
     after, before = window.u[:, 1:].reshape(-1, n), window.u[:, :-1].reshape(-1, n)
     change = _change(window)
@@ -55,6 +61,9 @@ class Shooting:
     stepper: Stepper = field(default_factory=RK4)
     substeps: int = 1
 
+    def __post_init__(self) -> None:
+        require_stepper(self.stepper)
+
     def __call__(self, field: Any, window: Window) -> Tensor:
         marched = torch.stack(list(followed(field, self.stepper, window.u[:, 0], window.t, self.substeps)), 1)
         return (window.u[:, 1:] - marched) / _step(window)
@@ -70,6 +79,7 @@ class FromFittedStarts(nn.Module):
 
     def __init__(self, data: Trajectories, stepper: Stepper, *, window: int, stride: int, substeps: int = 1):
         super().__init__()
+        require_stepper(stepper)
         self.stepper, self.substeps = stepper, substeps
         self.observed = data.windows(window, stride).u[:, :1].clone()
         self.starts = nn.Parameter(self.observed[:, 0].clone())
@@ -121,6 +131,13 @@ class Adaptive:
     method: str = "dopri5"
     adjoint: bool = False
     max_steps: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.method not in ADAPTIVE:
+            raise SettingError(
+                f"method is {self.method!r}, expected one that adapts its steps: {', '.join(ADAPTIVE)}. For steps as "
+                "they come take a stepper such as RK4()"
+            )
 
     def init(self, y: Tensor) -> None:
         return None

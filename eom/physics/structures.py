@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eom.errors import SettingError
+from eom.physics.limits import require_grid, require_halves, require_positive, require_whole
 from eom.physics.systems import rotate_with_friction
 
 
@@ -15,6 +16,9 @@ class Friction(nn.Module):
 
     def __init__(self, size: int, start: float = 0.1):
         super().__init__()
+        require_whole(size=size)
+        require_halves(size)
+        require_positive(start=start)  # at 0 the root has no slope
         self.root = nn.Parameter(torch.full((size // 2,), math.sqrt(start)))
 
     @property
@@ -31,6 +35,7 @@ class FreeMatrix(nn.Module):
 
     def __init__(self, size: int):
         super().__init__()
+        require_whole(size=size)
         self.matrix = nn.Parameter(0.1 * torch.randn(size, size))
 
     def forward(self, g: Tensor) -> Tensor:
@@ -42,6 +47,7 @@ class DissipativeMatrix(nn.Module):
 
     def __init__(self, size: int):
         super().__init__()
+        require_whole(size=size)
         self.turning = nn.Parameter(0.1 * torch.randn(size, size))
         self.losing = nn.Parameter(0.1 * torch.randn(size, size))
 
@@ -55,7 +61,10 @@ class FreeKernel(nn.Module):
 
     def __init__(self, grid: tuple[int, ...], width: int = 3, scale: float = 1.0):
         super().__init__()
-        _require_odd(width)
+        require_whole(width=width)
+        if width % 2 == 0:
+            raise SettingError(f"width is {width}, expected an odd number: a kernel has a middle")
+        _require_within(grid, width)
         self.grid, self.scale = grid, scale
         self.weight = nn.Parameter(0.1 * torch.randn((width,) * len(grid)))
 
@@ -76,6 +85,8 @@ class DissipativeKernel(nn.Module):
 
     def __init__(self, grid: tuple[int, ...], width: int = 2, count: int | None = None, scale: float = 1.0):
         super().__init__()
+        require_whole(width=width, count=1 if count is None else count)
+        _require_within(grid, 2 * width - 1)
         self.grid, self.scale = grid, scale
         self.weight = nn.Parameter(0.5 * torch.randn((count or 2 ** len(grid), *(width,) * len(grid))))
 
@@ -115,6 +126,9 @@ def convolved(g: Tensor, kernel: Tensor, grid: tuple[int, ...]) -> Tensor:
     return conv(wide, kernel[None, None]).flatten(1)
 
 
-def _require_odd(width: int) -> None:
-    if width % 2 != 1:
-        raise SettingError(f"width is {width}, expected an odd number: a kernel has a middle")
+def _require_within(grid: tuple[int, ...], stencil: int) -> None:
+    require_grid(grid)
+    if len(grid) not in (1, 2) or stencil > min(grid):
+        raise SettingError(
+            f"the stencil is {stencil} points wide on a grid {grid}, expected one or two axes of as many points or more"
+        )

@@ -10,11 +10,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of, numbers
 from eom.dynamics.field import State
-from eom.dynamics.stepper import Stepper, march
+from eom.dynamics.stepper import Stepper, march, require_stepper
 from eom.errors import SettingError, StepError
-from eom.physics.limits import require_periodic, require_positive
+from eom.physics.limits import (
+    is_number,
+    require_finite,
+    require_grid,
+    require_periodic,
+    require_positive,
+    require_whole,
+)
 
 Number = Callable[[State], Tensor]  # [..., n] -> [...]
 
@@ -28,7 +35,8 @@ class System:
     ``EnergySystem``.
 
     Raises:
-        SettingError: a structure that is not skew, or not negative semidefinite, as ``dissipates`` says.
+        SettingError: no entries, a grid that they are not on, no stepper, a structure that is not skew, or not negative
+        semidefinite, as ``dissipates`` says.
     """
 
     name: str
@@ -42,6 +50,10 @@ class System:
     grid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.entries, tuple | list) or not self.entries:
+            raise SettingError(f"entries are {self.entries!r}, expected their names as a tuple, such as ('q', 'p')")
+        require_grid(self.grid, self.size)
+        require_stepper(self.stepper)
         law, promised = law_of(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
         if law != promised:
             is_so = {"conserves": "skew", "dissipates": "negative semidefinite"}
@@ -66,27 +78,32 @@ class System:
         """[steps + 1, ..., n] states from ``u`` [..., n] at times 0, h, 2 h, ..., each in ``substeps`` steps.
 
         Raises:
-            SettingError: a state of another size. DataError: one that is not periodic as the grid is. StepError: a step
-            too large for the implicit equation; it names the step, the time and the residuals.
+            SettingError: no state, one of another size, a step that is no number. DataError: a state that is not
+            finite, or not periodic as the grid is. StepError: a step too large for the implicit equation; it names the
+            step, the time and the residuals.
         """
-        if not (u.is_floating_point() and u.numel() and all(type(k) is int and k >= 1 for k in (steps, substeps))):
-            raise SettingError(
-                f"u is {u.dtype} of shape {list(u.shape)}, steps {steps}, substeps {substeps}: expected floats, and "
-                "whole numbers of 1 or more"
-            )
+        if not isinstance(u, Tensor) or not (u.is_floating_point() and u.ndim and u.numel()):
+            came = f"{u.dtype} of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
+            raise SettingError(f"u is {came}, expected a tensor of floats [..., {self.size}]")
+        require_whole(steps=steps, substeps=substeps)
+        if not (is_number(h) and h):
+            raise SettingError(f"h is {h!r}, expected a finite step other than 0")
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
+        require_finite("u", u)
         require_periodic(u, self.grid)
         kept: list[State] = []
+        shape, u = u.shape, u.reshape(-1, self.size)  # steppers take rows
         rate = self.structure(torch.zeros_like(u))
-        live = torch.is_grad_enabled() and (u.requires_grad or rate.requires_grad or self.energy(u).requires_grad)
+        found = numbers(self.energy, u)
+        live = torch.is_grad_enabled() and (u.requires_grad or rate.requires_grad or found.requires_grad)
         try:
             with torch.set_grad_enabled(live):  # the field's own derivatives make no graph that somebody asked for
                 for k, (_, y) in enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps)):
                     kept += [y] if k % substeps == 0 else []
         except StepError as failure:
             raise StepError(f"in step {len(kept)} of {steps}, {failure}") from failure
-        return torch.stack(kept)
+        return torch.stack(kept).view(-1, *shape)
 
 
 def rotate(g: State) -> State:

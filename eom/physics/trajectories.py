@@ -49,21 +49,19 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         for name in ("times", "states", "slopes"):
-            object.__setattr__(self, name, _tensor(name, getattr(self, name)))
+            object.__setattr__(self, name, tensor_of(name, getattr(self, name)))
         if self.states.ndim != 3 or not self.states.is_floating_point() or not self.states.numel():
             raise DataError(f"states have shape {list(self.states.shape)}, expected floats [trajectories, times, n]")
         b, s, n = self.states.shape
         if self.times.shape not in ((s,), (b, s)):
             raise DataError(f"times have shape {list(self.times.shape)}, expected [{s}] or [{b}, {s}] as of the states")
-        object.__setattr__(self, "times", self.times.to(torch.float64).expand(b, s).detach())
-        object.__setattr__(self, "states", self.states.detach())  # what was observed is no function of anything
+        object.__setattr__(self, "times", self.times.to(torch.float64).expand(b, s))
         if not self.entries:
             object.__setattr__(self, "entries", tuple(f"u{i}" for i in range(n)))
         if len(self.entries) != n:
             raise DataError(f"{len(self.entries)} names for {n} entries: {', '.join(self.entries)}")
         if self.slopes is not None and self.slopes.shape != self.states.shape:
             raise DataError(f"slopes have shape {list(self.slopes.shape)}, expected {[b, s, n]} as of the states")
-        object.__setattr__(self, "slopes", None if self.slopes is None else self.slopes.detach())
         if s < 2:
             raise DataError(f"{s} points in time, expected two or more: one state says nothing of a rate")
         _require_finite(self)
@@ -93,7 +91,8 @@ class Trajectories:
 
     def windows(self, steps: int = 1, stride: int = 1) -> Window:
         """Stretches of ``steps`` steps, of every trajectory, each beginning ``stride`` points after the last."""
-        if not 1 <= steps < self.states.shape[1] or stride < 1:
+        whole = type(steps) is int and type(stride) is int
+        if not whole or not 1 <= steps < self.states.shape[1] or stride < 1:
             raise DataError(
                 f"windows of {steps} steps in trajectories of {self.states.shape[1]} points, {stride} points apart"
             )
@@ -107,8 +106,15 @@ class Trajectories:
 
     def select(self, chosen: Sequence[int] | slice) -> "Trajectories":
         """Those trajectories."""
-        slopes = None if self.slopes is None else self.slopes[chosen]
-        return replace(self, times=self.times[chosen], states=self.states[chosen], slopes=slopes)
+        try:
+            rows = torch.from_numpy(np.arange(len(self))[chosen])  # which takes no 1.5 for 1
+        except (IndexError, TypeError, ValueError) as failure:
+            raise DataError(
+                f"chosen are {chosen!r} of {len(self)} trajectories, expected numbers of 0 to {len(self) - 1}, or a "
+                "slice of them"
+            ) from failure
+        slopes = None if self.slopes is None else self.slopes[rows]
+        return replace(self, times=self.times[rows], states=self.states[rows], slopes=slopes)
 
     def until(self, time: float) -> tuple["Trajectories", "Trajectories"]:
         """What was seen before ``time`` and from then on, split by the times of the first trajectory.
@@ -140,12 +146,14 @@ class Trajectories:
         """Write one .npz file, without pickle.
 
         Raises:
-            SettingError: a name that ends otherwise, or a folder that is not there.
+            SettingError: a name that ends otherwise, a folder that is not there, or floats that no array has.
         """
         if Path(path).suffix != ".npz" or not Path(path).parent.is_dir():
             raise SettingError(
                 f"the file is to be {path}, expected a name that ends in .npz, in a folder that is there"
             )
+        if self.states.dtype is torch.bfloat16:
+            raise SettingError("the states are bfloat16, which .npz files do not hold: save data.to(torch.float32)")
         named = {"times": self.times, "states": self.states, "slopes": self.slopes}
         arrays = {name: x.numpy() for name, x in named.items() if x is not None}
         np.savez_compressed(path, entries=np.array(self.entries), **arrays)  # type: ignore[arg-type] - its stub takes names for settings
@@ -160,14 +168,17 @@ class Trajectories:
         return Trajectories(entries=entries, **arrays)  # type: ignore[arg-type] - arrays become tensors
 
 
-def _tensor(name: str, x: Any) -> Tensor | None:
-    """An array or a list in the floats that it has, a copy."""
-    if x is None or isinstance(x, Tensor):
-        return x
+def tensor_of(name: str, x: Any) -> Any:
+    """A tensor, an array or a list in the floats that it has: a copy, and no function of anything."""
+    if x is None and name not in ("times", "states"):
+        return None
     try:
-        return torch.from_numpy(np.array(x))
+        found = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
     except (TypeError, ValueError) as failure:
         raise DataError(f"{name} are a {type(x).__name__}, expected a tensor or an array of numbers") from failure
+    if found.is_complex():
+        raise DataError(f"{name} are {found.dtype}, expected real ones: take real and imaginary parts as two entries")
+    return found
 
 
 def _require_finite(data: Trajectories) -> None:

@@ -1,6 +1,7 @@
 """Steppers of mechanical systems: orders, energies kept to rounding, gradients through implicit steps."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -142,6 +143,13 @@ def test_what_a_stepper_does_not_take_is_named():
         end(PENDULUM, Leapfrog(), start(), h=0.1, steps=1)
     with pytest.raises(SettingError, match="stages is 3"):
         Gauss(3)
+
+
+@pytest.mark.parametrize("stepper", [Gauss(2), DiscreteGradient()], ids=["Gauss", "discrete gradient"])
+def test_a_step_may_be_a_tensor(stepper):
+    sizes: list[Any] = [0.1, torch.tensor(0.1, dtype=torch.float64)]
+    after = [end(PENDULUM, stepper, start(), h=h, steps=1) for h in sizes]
+    torch.testing.assert_close(*after, rtol=0, atol=1e-14)
 
 
 def test_second_derivatives_through_an_implicit_step_are_refused():

@@ -1,6 +1,7 @@
 """What is no model, no data, no setting of a training is said at the door."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from eom.errors import (
     LossNotScalarError,
     SettingError,
 )
-from eom.physics import Trajectories
+from eom.physics import LearnedSystem, Trajectories
 
 
 class Paired(nn.Module):
@@ -159,6 +160,12 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
             r"states are a list, expected a tensor \[\.\.\., 2\]",
         ),
         (lambda m, d: m.predict(d.states[0, 0], d.times), DataError, r"u has shape \[2\], expected \[b, 2\]"),
+        (lambda m, d: m.predict(d.states[:0, 0], d.times), DataError, r"states are of shape \[0, 2\], expected"),
+        (lambda m, d: m.predict(d.states[:, 0] / 0, d.times), DataError, "u holds NaN or infinity in 8 of its 8"),
+        (lambda m, d: m.predict(d.states[:, 0], d.times[:3]), DataError, r"times have shape \[3, 30\], expected"),
+        (lambda m, d: m.predict(d.states[:, 0], 1.0), DataError, r"times have shape \[\], expected \[s\] or \[4, s\]"),
+        (lambda m, d: m.predict(d.states[:, 0], None), DataError, "times are a NoneType"),
+        (lambda m, d: m.predict(d.states[:, 0], [0.0, math.nan]), DataError, "among the times are not finite"),
         (lambda m, d: physics.fit(m, d, loss=lambda w: 1.0), LossNotScalarError, "the loss is a float"),  # type: ignore[arg-type]
         (lambda m, d: physics.fit(m, d, loss=m.residual), LossNotScalarError, r"the loss is of shape \[116, 1, 2\]"),
         (
@@ -167,11 +174,33 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
             r"the loss has no gradient in the model's parameters: compute it without detach\(\)",
         ),
     ],
-    ids=["array", "test", "validation", "field", "field, linear", "start", "flat start", "float", "vector", "detached"],
-)
+    ids=[
+        "array", "test", "validation", "field", "field, linear", "start", "flat start", "no start",
+        "start of no number", "times of others", "one time", "no times", "time of no number", "float", "vector",
+        "detached",
+    ],
+)  # fmt: skip
 def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
     with pytest.raises(kind, match=message):
         act(true_spring(physics.midpoint), spring_data())
+
+
+def learned(rule: Any, stepper: Any = None, field: nn.Module | None = None) -> LearnedSystem:
+    return LearnedSystem(2, field or physics.PlainField(nn.Linear(2, 2)), rule, stepper or physics.RK4()).double()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [physics.PlainField(physics.dense(2, 2, 4)), physics.LagrangianField(physics.dense(2, 1, 4))],
+    ids=["plain", "Lagrangian"],
+)
+def test_what_discrete_gradients_are_not_taken_of_is_told_what_to_take(field):
+    data = spring_data()
+    model = learned(physics.match_discrete_gradient, physics.DiscreteGradient(), field)
+    with pytest.raises(SettingError, match=r"has no energy and structure: take EnergyField\(energy, structure\)"):
+        physics.fit(model, data, steps=1)
+    with pytest.raises(SettingError, match=r"for others take Gauss\(2\) or RK4\(\)"):
+        model.predict(data.states[:, 0], data.times)
 
 
 @pytest.mark.parametrize(
@@ -181,11 +210,14 @@ def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
         (lambda: physics.symplectic_network(1), "inputs, outputs, width are 0, 1, 100; expected whole numbers"),
         (lambda: physics.second_order_ode(1), "are 1, 0, 100; .* two entries or more"),
         (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
-        (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of .* the energy's grid \(50,\)"),
+        (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of the points of the grid \(50,\)"),
         (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
         (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[2, 2\] to \[2, 1\]"),
+        (lambda: physics.energy_model(2, None, lambda g: None), r"maps \[2, 2\] to a NoneType"),  # type: ignore[arg-type]
+        (lambda: learned(physics.Shooting), "the rule is 'Shooting', expected a function of field and window"),
+        (lambda: learned(physics.midpoint, physics.RK4), r"the stepper is 'RK4', expected one, such as RK4\(\)"),
     ],
-    ids=["one entry", "half of one", "no force", "nothing", "grid", "rising", "narrow"],
+    ids=["one entry", "half of one", "no force", "nothing", "grid", "rising", "narrow", "none", "rule", "stepper"],
 )
 def test_models_that_make_no_sense_are_not_built(make, message):
     with pytest.raises(SettingError, match=message):
@@ -230,15 +262,37 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.data_sets.springs().draw(0, 0), "count is 0"),
         (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise -1\.0"),
         (lambda: spring_data().windows(1, 0), ", 0 points apart"),
+        (lambda: spring_data().windows(1.5), r"windows of 1\.5 steps"),  # type: ignore[arg-type] - as a user may
         (lambda: spring_data().select([]), r"shape \[0, 30, 2\]"),
+        (lambda: spring_data().select([7]), r"chosen are \[7\] of 4 trajectories, expected numbers of 0 to 3"),
+        (lambda: spring_data().select([1.5]), r"chosen are \[1\.5\]"),  # type: ignore[list-item] - as a user may
+        (lambda: physics.Shooting(physics.RK4), "the stepper is 'RK4', expected one"),  # type: ignore[arg-type]
+        (lambda: physics.Shooting(physics.Leapfrog), "the stepper is 'Leapfrog', expected one"),  # type: ignore[arg-type]
+        (lambda: physics.Adaptive(method="rk4"), "method is 'rk4', expected one that adapts its steps: dopri5, dopri8"),
+        (lambda: physics.Adaptive(method="foo"), "method is 'foo'"),
+        (lambda: physics.Friction(2, -1.0), r"start is -1\.0, expected positive and finite"),
+        (lambda: physics.Friction(3), "size is 3, expected positions and as many"),
+        (lambda: physics.FreeMatrix(-1), "size is -1"),
+        (lambda: physics.FreeKernel((8,), -1), "width is -1, expected 1 or more"),
+        (lambda: physics.FreeKernel((8,), 3.0), r"width is 3\.0"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.SkewKernel((8, 4), 5), r"stencil is 5 points wide on a grid \(8, 4\), expected one"),
+        (lambda: physics.DissipativeKernel((8,), 0), "width is 0"),
+        (lambda: physics.DissipativeKernel((8,), 5), "stencil is 9 points wide"),
+        (lambda: physics.FreeKernel((8, 8, 8)), "expected one or two axes"),
+        (lambda: physics.FreeKernel(8), "grid is 8, expected the points along each axis"),  # type: ignore[arg-type]
         (lambda: physics.spring().simulate(torch.ones(0, 2), h=0.1, steps=1), r"shape \[0, 2\]"),
         (lambda: physics.ErrorsInVariables(physics.midpoint, spring_data(), window=1, stride=1, weight=0.0), "weight"),
         (lambda: physics.MeanValue(0), "points is 0"),
         (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.law_of(lambda g: g**2, 2), "not linear"),
     ],
-    ids=["no trajectory", "noise", "stride", "none chosen", "no state", "weight", "mean value", "grid", "not linear"],
-)
+    ids=[
+        "no trajectory", "noise", "stride", "window", "none chosen", "chosen beyond", "chosen between",
+        "stepper not made", "stepper's class", "fixed steps", "no method", "driving", "odd", "matrix", "width below 0",
+        "width as float", "wider than a grid", "no width", "stencil", "three axes", "grid as a number",
+        "no state", "weight", "mean value", "grid", "not linear",
+    ],
+)  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(make, message):
     with pytest.raises((SettingError, DataError), match=message):
         make()

@@ -3,12 +3,14 @@
 import math
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import gradient
+from eom.dynamics.energy import DiscreteGradient, gradient
 from eom.errors import DataError, SettingError, StepError
 from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
 from eom.physics.systems import System, bodies, double_pendulum, pendulum, rotate, spring, spring_chain
@@ -178,7 +180,7 @@ def test_gradients_flow_through_a_simulation():
             "has the entries angle / rad, p, and u",
         ),
         (lambda: pendulum().simulate(torch.ones(2).long(), h=0.1, steps=1), "u is torch.int64"),
-        (lambda: pendulum().simulate(torch.ones(2), h=0.1, steps=2.5), "steps 2.5"),  # type: ignore[arg-type]
+        (lambda: pendulum().simulate(torch.ones(2), h=0.1, steps=2.5), "steps is 2.5"),  # type: ignore[arg-type]
         (lambda: bodies(1), "count is 1, expected two bodies or more"),
         (lambda: spring(2.0), "friction is 2.0"),
         (lambda: spring_chain(torch.ones(3), torch.ones(3)), "3 springs and 3 masses"),
@@ -227,6 +229,54 @@ def test_kdv_in_two_dimensions_is_kdv_where_nothing_depends_on_y():
     u = 1 + 0.5 * hill(12)
     rates = plane.field(0.0, u[:, None].expand(-1, 12, -1).flatten(1)).unflatten(-1, (12, 12))
     torch.testing.assert_close(rates, line.field(0.0, u)[:, None].expand_as(rates), rtol=1e-12, atol=1e-12)
+
+
+OF_TWO: dict[str, Any] = {
+    "name": "mine", "energy": lambda u: u.square().sum(-1), "structure": rotate, "entries": ("q", "p"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "message"),
+    [
+        ({"grid": (5,)}, SettingError, r"size is 2, expected a multiple of the points of the grid \(5,\)"),
+        ({"grid": 2}, SettingError, "grid is 2, expected the points along each axis"),
+        ({"entries": ()}, SettingError, r"entries are \(\), expected their names"),
+        ({"entries": None}, SettingError, "entries are None, expected their names"),
+        ({"structure": lambda g: 0}, SettingError, r"G maps \[2, 2\] to a int, expected the same"),
+        ({"structure": lambda g: None}, SettingError, "to a NoneType, expected the same"),
+        ({"stepper": DiscreteGradient}, SettingError, "the stepper is 'DiscreteGradient', expected one"),
+        ({"energy": lambda u: 1.0}, DataError, r"energy of states \[1, 2\] is float, expected \[1\]"),
+    ],
+    ids=["grid", "grid as a number", "no entries", "None", "G of a number", "G of nothing", "stepper", "H of a float"],
+)
+def test_what_makes_no_system_is_named(changed, kind, message):
+    with pytest.raises(kind, match=message):
+        System(**OF_TWO | changed).simulate(torch.ones(2), h=0.1, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("u", "h", "kind", "message"),
+    [
+        (np.ones(2), 0.1, SettingError, r"u is a ndarray, expected a tensor of floats \[\.\.\., 2\]"),
+        (None, 0.1, SettingError, "u is a NoneType"),
+        (torch.tensor(1.0), 0.1, SettingError, r"u is torch.float32 of shape \[\]"),
+        (torch.ones(2), None, SettingError, "h is None, expected a finite step other than 0"),
+        (torch.ones(2), torch.ones(2), SettingError, r"h is tensor\(\[1"),
+        (torch.ones(2), math.nan, SettingError, "h is nan"),
+        (torch.tensor([1.0, math.nan]), 0.1, DataError, "u holds NaN or infinity in 1 of its 2 entries"),
+    ],
+    ids=["array", "no state", "number", "no step", "two steps", "step of no number", "NaN"],
+)
+def test_starts_and_steps_that_are_none_are_named(u, h, kind, message):
+    with pytest.raises(kind, match=message):
+        pendulum().simulate(u, h=h, steps=1)
+
+
+def test_states_of_any_shape_are_simulated_as_rows_are():
+    u = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0), dtype=WIDE)
+    states = pendulum().simulate(u, h=0.1, steps=2)
+    assert torch.equal(states, pendulum().simulate(u.view(6, 2), h=0.1, steps=2).view(3, 2, 3, 2))
 
 
 def test_a_start_that_is_not_periodic_is_refused_on_a_grid():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -285,10 +286,36 @@ def test_arrays_and_lists_are_taken_as_tensors_in_their_own_floats():
     assert (data.states.dtype, data.slopes is not None and data.slopes.dtype) == (torch.float32, WIDE)
 
 
-@pytest.mark.parametrize("states", ["abc", {}, [[1.0], [2.0, 3.0]]], ids=["text", "nothing", "ragged"])
+@pytest.mark.parametrize("states", ["abc", {}, None, [[1.0], [2.0, 3.0]]], ids=["text", "nothing", "None", "ragged"])
 def test_what_are_no_numbers_are_no_states(states):
-    with pytest.raises(DataError, match=r"states are a (str|dict|list), expected a tensor or an array of numbers"):
+    with pytest.raises(DataError, match=r"states are a (str|dict|list|NoneType), expected a tensor or an array of num"):
         Trajectories(torch.arange(2.0), states)
+    with pytest.raises(DataError, match=r"times are a (str|dict|list|NoneType), expected a tensor or an array of num"):
+        Trajectories(states, torch.ones(1, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["times", "states", "slopes"])
+def test_complex_numbers_are_refused(name):
+    given: dict[str, Any] = {"times": torch.arange(2.0), "states": torch.ones(1, 2, 2), "slopes": torch.ones(1, 2, 2)}
+    with pytest.raises(DataError, match=f"{name} are torch.complex.*, expected real ones"):
+        Trajectories(**given | {name: given[name] * 1j})
+
+
+def test_what_is_written_to_a_tensor_afterwards_changes_no_observation():
+    given = [torch.arange(2.0, dtype=WIDE), torch.ones(1, 2, 2), torch.ones(1, 2, 2)]
+    times, states, slopes = given
+    data = Trajectories(times, states, slopes=slopes)
+    for x in given:
+        x += 1
+    assert data.times.tolist() == [[0.0, 1.0]]
+    assert data.slopes is not None
+    assert torch.equal(data.states, data.slopes)
+    assert torch.equal(data.states, torch.ones(1, 2, 2))
+
+
+def test_floats_that_no_array_has_are_not_saved(tmp_path):
+    with pytest.raises(SettingError, match=r"bfloat16, which \.npz files do not hold: save data\.to\(torch\.float32\)"):
+        ramp().to(torch.bfloat16).save(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("time", [-1.0, 0.5, 3.5, 10.0, float("nan")])
