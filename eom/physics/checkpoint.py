@@ -51,7 +51,7 @@ def copied(model: nn.Module) -> State:
 def about(model: LearnedSystem, window: Window) -> dict[str, str]:
     """What a training is of: the names of field and rule, and a hash of its windows."""
     rule = model.rule if isinstance(model.rule, FunctionType) else type(model.rule)
-    numbers = b"".join(x.detach().cpu().numpy().tobytes() for x in (window.t, window.u))
+    numbers = b"".join(_bits(x.contiguous(), torch.uint8).numpy().tobytes() for x in (window.t, window.u))
     return {"field": type(model.field).__name__, "rule": rule.__name__, "data": hashlib.sha256(numbers).hexdigest()}
 
 
@@ -106,8 +106,9 @@ def _restore(model: nn.Module, optimizer: Optimizer, draw: torch.Generator, to: 
 def _flat(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The tree in JSON, its tensors put among the arrays."""
     if isinstance(tree, Tensor):
-        arrays[name := f"a{len(arrays)}"] = tree.detach().cpu().numpy()
-        return {"array": name}
+        narrow = tree.dtype is torch.bfloat16  # which numpy does not have
+        arrays[name := f"a{len(arrays)}"] = (_bits(tree, torch.int16) if narrow else tree.detach().cpu()).numpy()
+        return {"array": name, "bfloat16": narrow}
     if isinstance(tree, dict):  # keys may be numbers
         return {"items": [[key, _flat(value, arrays)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
@@ -115,11 +116,16 @@ def _flat(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     return tree
 
 
+def _bits(x: Tensor, as_one: torch.dtype) -> Tensor:
+    return x.detach().cpu().view(as_one)
+
+
 def _whole(tree: Any, arrays: Any) -> Any:
     if isinstance(tree, list):
         return [_whole(x, arrays) for x in tree]
     if isinstance(tree, dict) and "array" in tree:
-        return torch.from_numpy(arrays[tree["array"]])
+        found = torch.from_numpy(arrays[tree["array"]])
+        return found.view(torch.bfloat16) if tree.get("bfloat16") else found
     if isinstance(tree, dict):
         return {key: _whole(value, arrays) for key, value in tree["items"]}
     return tree

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, pairwise
+from operator import index
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch.func import jacfwd, vmap
 
 from eom.dynamics.field import VectorField
 from eom.errors import SettingError
-from eom.physics.laws import checked_states
+from eom.physics.laws import checked_states, in_floats_of
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 
@@ -137,20 +138,24 @@ def conserved_quantity(
     if type(degree) is not int or degree < 1 or not 0 < tolerance < 1:
         raise SettingError(f"degree is {degree!r}, tolerance {tolerance}; expected 1, 2, ... and a number in (0, 1)")
     n = states.shape[1]
-    if not set(angles) <= set(range(n)):
-        raise SettingError(f"angles are {list(angles)}, expected entries of 0 to {n - 1}")
+    try:
+        turned = sorted({index(i) for i in angles})
+    except TypeError:
+        turned = [-1]
+    if not set(turned) <= set(range(n)):
+        raise SettingError(f"angles are {angles!r}, expected entries of 0 to {n - 1}, such as (0,)")
     rates_of: Any = getattr(field, "field", field)
     u = states.detach().double()
     with torch.no_grad():
-        f = rates_of(0.0, states.detach())
+        f = rates_of(0.0, in_floats_of(rates_of, states.detach()))
     if f.shape != states.shape or not bool(torch.isfinite(f).all()):
         raise SettingError(f"the field of states {list(u.shape)} is {list(f.shape)}, or not finite")
     spread = u.std(0)
     if bool((spread == 0).any()) or not bool((f != 0).any()):
         raise SettingError("some entry is the same in all states, or the field is 0 on all: nothing can be told")
-    parts = range(n + len(set(angles)))
+    parts = range(n + len(turned))
     powers = tuple(m for d in range(1, degree + 1) for m in combinations_with_replacement(parts, d))
-    features = Features(u.mean(0), spread, tuple(sorted(set(angles))), powers)
+    features = Features(u.mean(0), spread, tuple(turned), powers)
     held = torch.arange(len(u)) % 4 == 3
     if int((~held).sum()) < 2 * len(powers):
         raise SettingError(

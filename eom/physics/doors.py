@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eom.dynamics.energy import numbers
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
+from eom.physics.limits import require_seed
 from eom.physics.models import LearnedSystem
 from eom.physics.trajectories import Trajectories, Window
 
@@ -36,20 +37,24 @@ def require_fit(
     every: int,
     batch: int | None,
     patience: int | None,
+    loss: Any = None,
+    seed: int = 0,
 ) -> Window:
     """The windows of accepted data, and settings in their range."""
     named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
     wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and (type(x) is not int or x < 1)]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
+    if loss is not None and not callable(loss):
+        raise SettingError(f"loss is {loss!r}, expected a function of a window, such as mean_square of the model")
+    require_seed(seed)
     if data.states.shape[1] <= window:
         raise DataError(
             f"trajectories have {data.states.shape[1]} points, too few for windows of {window} steps: observe longer, "
             "or take window=1"
         )
     windows = data.windows(window, stride)
-    if hasattr(model.field, "energy"):
-        _require_apart(model.field.energy, windows.u[:2, 0])
+    _require_apart(model, windows.u[[0, -1], [0, -1]])
     return windows
 
 
@@ -64,8 +69,8 @@ def require_optimizer(model: LearnedSystem, optimizer: Any, checkpoint: str | Pa
             f"the optimizer does not have {len(left)} parameters of the model, such as {left[0]}: make it after the "
             "model and its rule, or set requires_grad_(False) on what is to stay as it is"
         )
-    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
-        raise SettingError(f"the checkpoint is to be {checkpoint}, and there is no such folder: make it first")
+    if checkpoint is not None and not (isinstance(checkpoint, str | Path) and Path(checkpoint).parent.is_dir()):
+        raise SettingError(f"the checkpoint is to be {checkpoint!r}, expected a file in a folder that is there")
 
 
 def require_loss(found: Any) -> None:
@@ -82,14 +87,31 @@ def require_loss(found: Any) -> None:
         )
 
 
-def _require_apart(energy: Any, u: Tensor) -> None:
-    """Raise where the energy of a state is that of its batch."""
-    with torch.no_grad():
-        beside, alone = (float(numbers(energy, x)[0]) for x in (u, u[:1].expand_as(u)))
-    if not isfinite(alone):
-        raise DataError(f"the energy of a state is {alone}, expected a finite number")
-    if not isclose(beside, alone, rel_tol=1e-3, abs_tol=1e-5):
+def _require_apart(model: LearnedSystem, u: Tensor) -> None:
+    """Raise where the energy of a state, or its rates, are those of its batch, or an energy is drawn anew each time."""
+    energy = getattr(model.field, "energy", None)
+    what = "a rate" if energy is None else "the energy"
+
+    def first(x: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        return (model(x) if energy is None else numbers(energy, x))[0].flatten()
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        alone = u[:1].expand_as(u)
+        found = {"beside": first(u, 0), "alone": first(alone, 0), "again": first(alone, 1)}
+    if energy is None:  # which may be drawn anew, to regularise it
+        found["again"] = found["alone"]
+    worst = int((found["beside"] - found["alone"]).abs().argmax())
+    beside, one, again = (float(x[worst]) for x in found.values())
+    if not isfinite(one):
+        raise DataError(f"{what} of a state is {one}, expected a finite number")
+    if not isclose(beside, one, rel_tol=1e-3, abs_tol=1e-5):
         raise DataError(
-            f"the energy of one state is {beside:.6g} beside a second one and {alone:.6g} beside itself: samples must "
-            "not see each other, as in BatchNorm"
+            f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
+            "see each other, as in BatchNorm: call model.eval(), or take LayerNorm"
+        )
+    if not isclose(again, one, rel_tol=1e-3, abs_tol=1e-5):
+        raise DataError(
+            f"{what} of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in Dropout: "
+            "call model.eval(), or leave that out"
         )

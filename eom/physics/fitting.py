@@ -63,18 +63,23 @@ def fit(
         LossNotDifferentiableError: a loss that is not one number, or has no gradient.
     """
     data = accepted(model, data)
-    windows = require_fit(model, data, window, stride, steps=steps, every=every, batch=batch, patience=patience)
+    windows = require_fit(
+        model, data, window, stride,
+        steps=steps, every=every, batch=batch, patience=patience, loss=loss, seed=seed,
+    )  # fmt: skip
     if patience is not None and validation is None:
         raise SettingError("patience is measured on validation=Trajectories, and none were given")
     unseen = None if validation is None else accepted(model, validation).windows(window, stride)
     optimizer = optimizer or Adam(model.parameters(), 1e-3)
     require_optimizer(model, optimizer, checkpoint)
-    measure: Loss = loss or (lambda w: mean_square(model, w))
+    measure: Loss = loss if loss is not None else (lambda w: mean_square(model, w))
     draw = torch.Generator().manual_seed(seed)
     # what the rule refuses it does before anything is changed
     _after(model, windows.rows(torch.arange(min(2, len(windows.u)))))
     of = about(model, windows)
     kept = load(checkpoint, model, optimizer, draw, of) if checkpoint and Path(checkpoint).exists() else Kept.of(model)
+    if patience is not None and kept.waited >= patience:  # it was at its end
+        steps = kept.step
     with Progress(disable=not progress) as bar:
         task = bar.add_task("loss", total=steps, completed=kept.step)
         for step in range(kept.step, steps):

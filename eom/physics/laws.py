@@ -7,6 +7,7 @@ compared up to both.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,11 +120,14 @@ def read_kernel(kernel: Tensor, dx: float = 1.0, *, tolerance: float = 1e-3) -> 
     """A 1-D or 2-D ``kernel`` of odd sizes as what it does on a grid of spacing ``dx``; see ``Kernel``.
 
     Raises:
-        SettingError: another number of axes, an even size, entries that are not finite or all zero, dx not positive.
+        SettingError: another number of axes, an even size or one beyond 64, entries that are not finite or all zero, dx
+        not positive.
     """
     k = torch.as_tensor(kernel).detach().double()
     if k.ndim not in (1, 2) or any(n % 2 == 0 for n in k.shape):
         raise SettingError(f"the kernel is {list(k.shape)}, expected one or two axes of odd sizes around its middle")
+    if max(k.shape) > WAVES:
+        raise SettingError(f"the kernel is {list(k.shape)}, expected fewer points along an axis than the {WAVES} waves")
     size = float(k.abs().sum())
     if not (math.isfinite(size) and size > 0):
         raise SettingError(f"the kernel's entries sum to {size} in size, expected finite numbers that are not all 0")
@@ -162,9 +166,14 @@ def checked_states(states: Tensor, least: int) -> None:
         raise SettingError(f"{len(states)} states, expected {least} or more for what is fitted to them")
 
 
+def in_floats_of(function: Any, u: Tensor) -> Tensor:
+    """States in the floats of a module's parameters."""
+    return u.to(next((x.dtype for x in getattr(function, "parameters", tuple)()), u.dtype))
+
+
 def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
-    found = energy(states)
+    found = energy(in_floats_of(energy, states))
     found = found[..., 0] if found.shape == (len(states), 1) else found
     if found.shape != states.shape[:1]:
         raise SettingError(

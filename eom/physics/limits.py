@@ -1,6 +1,7 @@
 """What systems are not made of, and periodic grids do not hold."""
 
 from math import isfinite, prod
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,12 @@ def require_whole(**settings: Any) -> None:
     wrong = [f"{name} is {x!r}" for name, x in settings.items() if type(x) is not int or x < 1]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
+
+
+def require_seed(seed: Any) -> None:
+    """Raise where torch's generators do not take it."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not -(2**63) <= int(seed) < 2**64:
+        raise SettingError(f"seed is {seed!r}, expected a whole number of at most 64 bits")
 
 
 def require_halves(size: int) -> None:

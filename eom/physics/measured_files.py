@@ -3,7 +3,7 @@
 import csv
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     ) as failure:
         raise DataError(f"{path} could not be read as a CSV file in UTF-8: {failure}") from failure
     table.columns = [str(name).strip() for name in table.columns]
+    table = table.astype(dict.fromkeys(table.select_dtypes(bool).columns, str))  # True is no number
     wanted = [time, *coordinates]
     absent = [name for name in [*wanted, *([member] if member else [])] if name not in table]
     if absent:
@@ -98,11 +99,11 @@ def _line(path: Path, row: int) -> int:
     return ends[row + 1]
 
 
-def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
-    """[s, h, w] frames in 0..1, of an .npy file [s, h, w] or a .gif, of a folder of pictures by name, or of a list.
+def read_frames(paths: str | Path | Iterable[str | Path]) -> Tensor:
+    """[s, h, w] frames in 0..1, of an .npy file [s, h, w] or a .gif, of a folder of pictures by name, or of several.
 
     Raises:
-        DataError: no frames there, or of different sizes, or an animation among several files.
+        DataError: no paths, no frames there, or of different sizes, or an animation among several files.
     """
     if isinstance(paths, str | Path) and Path(paths).suffix == ".npy":
         try:
@@ -118,14 +119,22 @@ def read_frames(paths: str | Path | Sequence[str | Path]) -> Tensor:
             raise DataError(f"{paths} has values {found.min():g} to {found.max():g}: scale them to 0..1, or take bytes")
         return torch.from_numpy(scaled)
     if isinstance(paths, str | Path):
-        paths, folder = [paths], Path(paths)
+        folder = Path(paths)
+        paths = [paths]
         if folder.is_dir():
             paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=_counted)
+    several = list(paths) if isinstance(paths, Iterable) else [paths]
+    other = [path for path in several if not isinstance(path, str | Path)]
+    if other:
+        raise DataError(
+            f"a path is a {type(other[0]).__name__}, expected the names of pictures, or of one file or folder. Frames "
+            "that are numbers already go to frame_pairs as they are"
+        )
     try:
-        films = [_film(path) for path in paths]
+        films = [_film(path) for path in several]
     except OSError as failure:
         raise DataError(f"a frame could not be read: {failure}") from failure
-    animated = [path for path, film in zip(paths, films, strict=True) if len(film) > 1]
+    animated = [path for path, film in zip(several, films, strict=True) if len(film) > 1]
     if animated and len(films) > 1:
         raise DataError(f"{animated[0]} is an animation among {len(films)} files: give it alone, or its frames")
     frames = [frame for film in films for frame in film]

@@ -33,6 +33,7 @@ from eom.dynamics.energy import EnergySystem, law_of, numbers
 from eom.dynamics.field import State
 from eom.dynamics.symplectic import Gauss, Leapfrog
 from eom.errors import SettingError
+from eom.physics.limits import require_halves
 from eom.physics.systems import rotate
 
 SECOND = {"TTV": 1 / 12, "VTV": 1 / 24}
@@ -65,7 +66,7 @@ class Split:
         return lambda q: -pull(q)
 
     def energy(self, u: State) -> Tensor:
-        q, p = u.chunk(2, -1)
+        q, p = _halves(u)
         return self.kinetic(p) + self.potential(q)
 
     def structure(self, g: State) -> State:
@@ -89,7 +90,7 @@ def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: f
 
     Raises:
         SettingError: another order or stepper, a step that is not a number, a field that the stepper does not take;
-            when called, a structure that is not skew.
+            when called, a structure that is not skew, or states without as many momenta.
     """
     split = _checked(field, stepper, h, order)
     if split:
@@ -129,6 +130,7 @@ def learned_energy(
 
 def mixing(energy: Energy, at: State) -> float:
     """Root mean square of d^2 E / dq dp over that of all second derivatives, on ``at`` [b, 2 n]: 0 for T(p) + V(q)."""
+    require_halves(at.shape[-1])
     pull, n = slope(energy), at.shape[-1] // 2
     unit = torch.eye(2 * n, dtype=at.dtype, device=at.device)
     rows = torch.stack([jvp(pull, (at,), (e.expand_as(at),))[1] for e in unit], 1)  # [b, 2 n, 2 n]
@@ -139,7 +141,12 @@ def mixing(energy: Energy, at: State) -> float:
 
 def _words(split: Split, weights: dict[str, float]) -> Energy:
     chain = chains(weights, split.velocity, split.force)
-    return lambda u: chain(*u.chunk(2, -1))
+    return lambda u: chain(*_halves(u))
+
+
+def _halves(u: State) -> tuple[State, State]:
+    require_halves(u.shape[-1])
+    return u.chunk(2, -1)  # type: ignore[return-value] - two of them
 
 
 def _sum(energy: Energy, h: float, order: int, second: Energy, fourth: Energy) -> Energy:
@@ -158,9 +165,10 @@ def _midpoint(field: Split | EnergySystem, h: float, order: int, weights: Any) -
     two, (star, chair, path) = weights
 
     def checked(u: State) -> Tensor:
+        found = energy(u)  # which says first what states it does not take
         if law(u.shape[-1]) != "conserves":
             raise SettingError("the structure G is not skew: the midpoint has a modified energy where G conserves one")
-        return energy(u)
+        return found
 
     def second(u: State) -> Tensor:
         v = f(u)

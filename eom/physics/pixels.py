@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eom.errors import DataError, SettingError
 from eom.physics.data_sets import WIDE, motion
+from eom.physics.limits import is_number, require_seed
 from eom.physics.systems import pendulum
 from eom.physics.trajectories import Trajectories
 
@@ -63,13 +64,19 @@ def film_energy(frames: Tensor, dt: float) -> Tensor:
     p = q' / 2 with q' = (8 (q_1 - q_-1) - (q_2 - q_-2)) / 12 dt, off by (omega dt)^4 / 30 of its size.
 
     Raises:
-        DataError: fewer than five frames.
+        DataError: fewer than five frames, or no time between them.
     """
+    _require_time(dt)
     if frames.ndim < 3 or frames.shape[-3] < 5:
         raise DataError(f"frames have shape {list(frames.shape)}, expected [..., s, h, w] with s of five or more")
     q = film_angle(frames)
     rate = (8 * (q[..., 3:-1] - q[..., 1:-3]) - (q[..., 4:] - q[..., :-4])) / (12 * dt)
     return pendulum().energy(torch.stack([q[..., 2:-2], rate / 2], -1))
+
+
+def _require_time(dt: float) -> None:
+    if not (is_number(dt) and dt > 0):
+        raise DataError(f"dt is {dt!r}, expected the positive time between two frames")
 
 
 def pendulum_film(count: int, seed: int, *, frames: int = 46, dt: float = 0.12) -> Film:
@@ -79,6 +86,7 @@ def pendulum_film(count: int, seed: int, *, frames: int = 46, dt: float = 0.12) 
             f"count, frames, dt are {count!r}, {frames!r}, {dt!r}; expected a whole number of films, two frames or "
             "more, and a positive time"
         )
+    require_seed(seed)
     drawn = 2 * torch.rand(count, 2, generator=torch.Generator().manual_seed(seed), dtype=WIDE) - 1
     start = drawn * torch.tensor([math.pi / 6, 0.1], dtype=WIDE)
     states = motion(pendulum(), start, torch.arange(frames, dtype=WIDE) * dt)
@@ -96,8 +104,7 @@ def frame_pairs(frames: Tensor, dt: float) -> Trajectories:
             f"frames are {frames.dtype} of shape {list(frames.shape)}, expected floats [s, h, w] or [b, s, h, w]: one "
             "number for each pixel. Divide bytes by 255, and take the mean over colours"
         )
-    if not 0 < dt < math.inf:
-        raise DataError(f"dt is {dt}, expected the positive time between two frames")
+    _require_time(dt)
     films = frames if frames.ndim == 4 else frames[None]
     if not len(films) or films.shape[1] < 3 or films[0, 0].numel() < 2:
         raise DataError(

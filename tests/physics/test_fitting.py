@@ -133,6 +133,32 @@ def test_training_stops_early_with_the_best_parameters():
     assert float(physics.mean_square(model, unseen.windows()).detach()) == pytest.approx(least, rel=1e-12)
 
 
+def test_a_training_that_has_stopped_early_is_at_its_end_when_begun_again(tmp_path):
+    data, model = spring_data(), physics.energy_model(2, physics.dense(2, 1, 8)).double()
+
+    def begun(patience: int) -> list[int]:
+        still = torch.optim.SGD(model.parameters(), 0.0)
+        path = tmp_path / "a.npz"
+        found = physics.fit(
+            model, data, optimizer=still, steps=99, every=2, validation=data, patience=patience, checkpoint=path
+        )
+        return found.history.step.tolist()
+
+    assert begun(2) == begun(2) == [2, 4, 6]
+    assert begun(3) == begun(3) == [2, 4, 6, 8]
+
+
+def test_a_training_in_bfloat16_goes_on_from_its_checkpoint(tmp_path):
+    data, ends = spring_data().to(torch.bfloat16), []
+    for name, cuts in {"a": [4], "b": [2, 4]}.items():
+        for steps in cuts:
+            torch.manual_seed(0)
+            model = LearnedSystem(2, physics.PlainField(physics.dense(2, 2, 8)), physics.midpoint, physics.RK4())
+            physics.fit(model.bfloat16(), data, steps=steps, every=2, checkpoint=tmp_path / f"{name}.npz")
+        ends.append(copied(model))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
 def test_a_tracked_training_is_the_same_and_predicted(tmp_path):
     data = spring_data()
     ends = []

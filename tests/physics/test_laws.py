@@ -87,6 +87,14 @@ def test_what_is_found_is_written_in_the_entries_and_of_a_model_too():
     assert str(conserved_quantity(neural_ode(2, net), sample(60, 2)).found[0]) == "0.5 u0^2 + 1 u1^2"
 
 
+def test_a_model_in_single_precision_is_read_on_states_in_double():
+    net = torch.nn.Linear(2, 2, bias=False)
+    net.weight.data = torch.tensor([[0.0, 2.0], [-1.0, 0.0]])
+    assert str(conserved_quantity(neural_ode(2, net), sample(60, 2)).found[0]) == "0.5 u0^2 + 1 u1^2"
+    energy = torch.nn.Linear(2, 1, bias=False)
+    assert compare_energies(energy, lambda u: u @ energy.weight[0].double(), sample(60, 2)).residual < 1e-6
+
+
 def test_two_bodies_keep_momenta_angular_momentum_and_the_turning_of_their_centre():
     """Of degree 2: two momenta and their three products, two angular momenta; four are independent."""
     system = bodies(2)
@@ -132,6 +140,11 @@ def test_what_cannot_be_read_is_refused_at_the_door():
         conserved_quantity(spring().field, u, degree=6)
     with pytest.raises(SettingError, match="the field of states"):
         conserved_quantity(lambda t, u: u[:, :1], u)
+    for angles in ((0.0,), (2,), 0, None):
+        with pytest.raises(SettingError, match=r"angles are .*, expected entries of 0 to 1"):
+            conserved_quantity(spring(), u, angles=angles)  # type: ignore[arg-type] - as a user may
+    with pytest.raises(SettingError, match=r"the kernel is \[65\], expected fewer points along an axis than the 64"):
+        read_kernel(torch.ones(65))
     for kernel in (torch.ones(4), torch.ones(3, 2), torch.zeros(3), torch.tensor([1.0, math.nan, 1.0])):
         with pytest.raises(SettingError):
             read_kernel(kernel)

@@ -19,14 +19,18 @@ from eom.physics import LearnedSystem, Trajectories
 
 
 class Paired(nn.Module):
-    """No energy of each sample: it sees the batch's mean."""
+    """No function of each sample: it sees the batch's mean."""
 
-    def __init__(self):
+    def __init__(self, outputs: int = 1, layer: nn.Module | None = None):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.net = nn.Sequential(nn.Linear(2, 4), layer or nn.BatchNorm1d(4), nn.Linear(4, outputs))
 
     def forward(self, u: Tensor) -> Tensor:
         return self.net(u)
+
+
+def learned(rule: Any, stepper: Any = None, field: nn.Module | None = None) -> LearnedSystem:
+    return LearnedSystem(2, field or physics.PlainField(nn.Linear(2, 2)), rule, stepper or physics.RK4()).double()
 
 
 @pytest.mark.parametrize(
@@ -37,9 +41,14 @@ class Paired(nn.Module):
             lambda: physics.energy_model(2, physics.dense(2, 3)),
             r"energy of states \[2, 2\] is \[2, 3\], expected \[2\]: a number for each state",
         ),
-        (lambda: physics.energy_model(2, Paired()), "must not see each other, as in BatchNorm"),
+        (lambda: physics.energy_model(2, Paired()), "the energy of .* must not see each other, as in BatchNorm"),
+        (lambda: learned(physics.midpoint, field=physics.PlainField(Paired(2))), "a rate .* as in BatchNorm"),
+        (
+            lambda: physics.energy_model(2, Paired(1, nn.Dropout())),
+            r"is .* at first and .* then: .* random numbers, as in Dropout",
+        ),
     ],
-    ids=["q without p", "not scalar", "batch norm"],
+    ids=["q without p", "not scalar", "batch norm", "batch norm of rates", "dropout"],
 )
 def test_models_of_something_else_are_refused(make, message):
     with pytest.raises(DataError, match=message):
@@ -53,8 +62,11 @@ def test_models_of_something_else_are_refused(make, message):
         ({"window": 1.5}, "window is 1.5"),
         ({"batch": -1}, "batch is -1"),
         ({"patience": 3}, "patience is measured on validation"),
+        ({"seed": 1.5}, r"seed is 1\.5, expected a whole number"),
+        ({"loss": 3}, "loss is 3, expected a function of a window"),
+        ({"checkpoint": 3}, "the checkpoint is to be 3, expected a file in a folder that is there"),
     ],
-    ids=["steps", "window", "batch", "patience"],
+    ids=["steps", "window", "batch", "patience", "seed", "loss", "checkpoint"],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(SettingError, match=message):
@@ -183,10 +195,6 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
 def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
     with pytest.raises(kind, match=message):
         act(true_spring(physics.midpoint), spring_data())
-
-
-def learned(rule: Any, stepper: Any = None, field: nn.Module | None = None) -> LearnedSystem:
-    return LearnedSystem(2, field or physics.PlainField(nn.Linear(2, 2)), rule, stepper or physics.RK4()).double()
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,14 @@ def test_what_has_no_modified_energy_is_refused():
     ]:
         with pytest.raises(SettingError):
             modified_energy(field, stepper, h, order)  # type: ignore[arg-type]
+    odd = torch.ones(2, 3)
+    for act in (
+        lambda: modified_energy(SPRING, Leapfrog(), 0.1)(odd),
+        lambda: modified_energy(SPRING, ImplicitMidpoint(), 0.1)(odd),
+        lambda: learned_energy(SPRING, Leapfrog(), 0.1, at=odd),
+    ):
+        with pytest.raises(SettingError, match="size is 3, expected positions and as many"):
+            act()
     with pytest.raises(SettingError, match="give states"):
         learned_energy(SPRING, Leapfrog(), 0.1)
 

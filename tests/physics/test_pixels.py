@@ -119,6 +119,9 @@ def test_a_film_that_shows_no_motion_or_is_none_is_refused(film, dt, complaint):
         (lambda: pendulum_film(0, 0), SettingError, "count, frames, dt are 0"),
         (lambda: pendulum_film(1, 0, dt=-1.0), SettingError, "a positive time"),
         (lambda: film_energy(FILM[:, :4], 0.1), DataError, "five or more"),
+        (lambda: film_energy(FILM, 0), DataError, "dt is 0, expected the positive time"),
+        (lambda: frame_pairs(FILM, None), DataError, "dt is None, expected"),  # type: ignore[arg-type] - as a user may
+        (lambda: pendulum_film(1, 1.5), SettingError, r"seed is 1\.5"),  # type: ignore[arg-type] - as a user may
         (lambda: film_of(frame_pairs(FILM, 0.1), 28, 27), DataError, "1568 entries, expected two frames of 28 x 27"),
         (lambda: latent_model(8, neural_ode(3)), SettingError, "3 latents"),
         (lambda: latent_model(8, energy_model(2), time=0.0), SettingError, "a positive time"),

@@ -130,6 +130,7 @@ def test_a_column_tells_trajectories_apart(tmp_path):
         ("t,x\n0,1\n0,2\n", r"times of trajectory 0 repeat or fall at points 0 and 1: .* as member=\."),
         ("t;x\n0;1,5\n1;2,5\n", "semicolons between columns, as beside decimal commas: save it with commas"),
         ('t,x\n0,"1,5"\n1,"2,5"\n', r"line 2: x holds '1,5', which is no number .* Write decimal points"),
+        ("t,x\n0,True\n1,False\n", r"line 2: x holds 'True', which is no number \(2 such lines\)"),
         ("t,x\n0,1\n", "1 points in time"),
         ("", "could not be read as a CSV file"),
         ("t,x\n0,1\n1,inf\n", "1 numbers among the states are not finite, the first of x"),
@@ -142,6 +143,7 @@ def test_a_column_tells_trajectories_apart(tmp_path):
         "repeated time",
         "semicolons",
         "decimal commas",
+        "booleans",
         "one line",
         "nothing",
         "infinite",
@@ -275,9 +277,17 @@ def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_ref
     for k in (10, 2, 1):
         Image.fromarray(np.full((3, 4), k, np.uint8)).save(tmp_path / f"frame_{k}.png")
     assert (read_frames(tmp_path)[:, 0, 0] * 255).round().tolist() == [1, 2, 10]
+    chosen = (tmp_path / f"frame_{k}.png" for k in (10, 1))
+    assert (read_frames(chosen)[:, 0, 0] * 255).round().tolist() == [10, 1]
     np.save(tmp_path / "a.npy", np.full((2, 3, 4), 40_000, np.uint16))
     with pytest.raises(DataError, match=r"values 40000 to 40000: scale them to 0\.\.1"):
         read_frames(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("paths", [[1], None, np.ones((2, 3, 4))], ids=["number", "none", "frames"])
+def test_what_are_no_paths_are_no_frames(paths):
+    with pytest.raises(DataError, match=r"a path is a (int|NoneType|ndarray), expected the names of pictures"):
+        read_frames(paths)
 
 
 def test_arrays_and_lists_are_taken_as_tensors_in_their_own_floats():
