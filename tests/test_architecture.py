@@ -104,7 +104,7 @@ def test_records_and_analysis_import_no_torch(name):
 
 def test_dynamics_and_calculus_know_no_networks():
     """The exceptions name the fused operations that they swap, and write them anew."""
-    swaps = {"exact.py", "compositions.py", "norms.py", "pair_compositions.py"}
+    swaps = {"exact.py", "compositions.py", "norms.py", "pair_compositions.py", "pair_recurrences.py"}
     for file in (f for f in FILES if part_of(f) in ("dynamics", "calculus") and f.name not in swaps):
         assert not {m for m in imported(file) if m.startswith("torch.nn")}, file
 

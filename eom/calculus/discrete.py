@@ -93,11 +93,14 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         energy: [b, ...] -> [b] or [b, 1], one number for each sample. u, v: [b, ...].
 
     Raises:
-        DiscreteError: the energy is no number for each sample, or part of it is computed outside of torch's functions,
-            so that the identity above does not hold.
+        DiscreteError: u and v are not of one kind; the energy is no number for each sample, not finite, or part of it
+            is computed outside of torch's functions, so that the identity above does not hold.
     """
-    if u.dtype != v.dtype or not u.is_floating_point():
-        raise DiscreteError(f"u and v are {u.dtype} and {v.dtype}, expected one kind of floats, that of the energy")
+    kinds = [x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}" for x in (u, v)]
+    if not (isinstance(u, Tensor) and isinstance(v, Tensor)) or u.dtype != v.dtype or not u.is_floating_point():
+        raise DiscreteError(
+            f"u and v are {kinds[0]} and {kinds[1]}, expected tensors of one kind of floats, that of the energy"
+        )
     if u.shape != v.shape or u.ndim < 1:
         raise DiscreteError(f"u and v have shapes {list(u.shape)} and {list(v.shape)}, expected [b, ...] for both")
     train = torch.is_grad_enabled()
@@ -124,7 +127,9 @@ def _require_exact(end: Two, found: Tensor, d: Tensor) -> None:
         size = terms.abs().sum(1) + high.abs() + low.abs()
         if not bool((off <= torch.finfo(d.dtype).eps ** 0.5 * size).all()):
             worst = float((off / size).nan_to_num(float("inf")).max())
-            raise DiscreteError(
-                f"H(u) - H(v) differs from DG . (u - v) by {worst:.2g} of their size: the energy is not finite, or a "
-                "part of it is computed outside of torch's functions"
-            )
+            why = "a part of the energy is computed outside of torch's functions"
+            if not bool(found.isfinite().all()):
+                why = "a discrete derivative in it is not finite, as of a function that grows too fast from v to u"
+            if not bool((high + low).isfinite().all()):
+                why = "the energy is not finite"
+            raise DiscreteError(f"H(u) - H(v) differs from DG . (u - v) by {worst:.2g} of their size: {why}")

@@ -90,11 +90,33 @@ def cos(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def exp(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """e^max (1 - e^-gap) / gap, gap = |u - v|."""
-    gap = (u - v).abs()
+    return torch.maximum(u, v).exp() * falling(apart(u, v))
+
+
+def apart(u: Tensor, v: Tensor) -> Tensor:
+    """|u - v|, 0 for minus infinity twice, as where attention is masked."""
+    return torch.where(u == v, 0.0, u - v).abs()
+
+
+def falling(gap: Tensor) -> Tensor:
+    """(1 - e^-gap) / gap for gap >= 0."""
     near = gap < 1
     small, far = torch.where(near, gap, 0.0), torch.where(near, 1.0, gap)
-    quotient = torch.where(near, (-small / 2).exp() * cardinal(torch.sinh, small / 2), -torch.expm1(-far) / far)
-    return torch.maximum(u, v).exp() * quotient
+    return torch.where(near, (-small / 2).exp() * cardinal(torch.sinh, small / 2), -torch.expm1(-far) / far)
+
+
+def logsumexp(u: Tensor, v: Tensor, dim: Any) -> Tensor:
+    """[..., k, ...] exp[u_i, v_i] log[A, B] with A = sum e^u_i, B = sum e^v_i, all over the larger one of A and B.
+
+    Its products with u_i - v_i sum up to log A - log B. Of both logarithms the largest entry is known without rounding,
+    so that neither large entries nor distant ones lose digits.
+    """
+    tops = [x.detach().amax(dim, keepdim=True) for x in (u, v)]
+    rests = [torch.logsumexp(x - top, dim, keepdim=True) for x, top in zip((u, v), tops, strict=True)]
+    rise = (tops[0] - tops[1]) + (rests[0] - rests[1])
+    up = rise >= 0
+    top, rest, gap = torch.where(up, *tops), torch.where(up, *rests), torch.where(up, rise, -rise)
+    return (torch.maximum(u, v) - top - rest).exp() * falling(apart(u, v)) / falling(gap)
 
 
 def log(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from eom.calculus import divided, norms
-from eom.calculus.discrete import elementwise
+from eom.calculus.discrete import Pair, Step, Two, elementwise
+from eom.calculus.pair_recurrences import RECURRENT
 from eom.errors import DiscreteError
 
 ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -188,23 +188,26 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    e = torch.exp(x - shift(x, dim))
-    return e * torch.reciprocal(e.sum(dim, keepdim=True))
+    return torch.exp(log_softmax(x, dim))
 
 
-def log_softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    return x - logsumexp(x, dim, keepdim=True)
+def log_softmax(x: Any, dim: Any = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """By a step of its own: x - logsumexp(x) would lose digits of large x."""
+    two: Two = x.two
+
+    def pull(ws: list[Tensor]) -> list[Tensor]:
+        return [ws[0] - divided.logsumexp(two.u, two.v, dim) * ws[0].sum(dim, keepdim=True)]
+
+    went = Two(torch.log_softmax(two.u, dim), torch.log_softmax(two.v, dim))
+    x.tape.steps.append(Step([two], [went], pull))
+    return Pair.of(went, x.tape)
 
 
 def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    top = shift(x, dim)
-    total = torch.log(torch.exp(x - top).sum(dim, keepdim=True)) + top
+    total = elementwise(
+        x, lambda y: torch.logsumexp(y, dim, keepdim=True), lambda u, v, a, b: divided.logsumexp(u, v, dim)
+    )
     return total if keepdim else total.squeeze(dim)
-
-
-def shift(x: Any, dim: Any) -> Tensor:
-    """A constant near the largest entry: the same at u and at v, which it cannot change."""
-    return torch.maximum(x.two.u, x.two.v).detach().amax(dim, keepdim=True)
 
 
 # Norms and normalisations
@@ -259,7 +262,7 @@ def rms_norm(x: Tensor, normalized_shape: Any, weight: Any = None, eps: float | 
     return norms.affine(x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps)), weight, None)
 
 
-# Sums with products, cells, attention
+# Sums with products, attention
 
 
 def addmm(bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -276,21 +279,6 @@ def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Tensor:
 
 def addcdiv(x: Any, a: Any, b: Any, *, value: float = 1) -> Tensor:
     return x + value * div(a, b)
-
-
-def gru_cell(x: Any, h: Any, w_x: Tensor, w_h: Tensor, b_x: Any = None, b_h: Any = None) -> Tensor:
-    reset, update, new = F.linear(x, w_x, b_x).chunk(3, -1)
-    own_reset, own_update, own_new = F.linear(h, w_h, b_h).chunk(3, -1)
-    z = torch.sigmoid(update + own_update)
-    candidate = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
-    return candidate + z * (h - candidate)
-
-
-def lstm_cell(x: Any, hc: Any, w_x: Tensor, w_h: Tensor, b_x: Any = None, b_h: Any = None) -> tuple[Tensor, Tensor]:
-    h, c = hc
-    i, f, g, o = (F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
 
 
 def scaled_dot_product_attention(
@@ -328,7 +316,7 @@ COMPOSED: dict[str, Callable] = {
     for f in (
         tan, logaddexp, hypot, maximum, minimum, clamp, leaky_relu, prelu, hardtanh, relu6, hardsigmoid, hardswish,
         softshrink, elu, celu, selu, softplus, logsigmoid, silu, mish, gelu, softsign, tanhshrink, glu, softmax,
-        log_softmax, logsumexp, norm, batch_norm, group_norm, rms_norm, lerp, addcmul, addcdiv, gru_cell, lstm_cell,
+        log_softmax, logsumexp, norm, batch_norm, group_norm, rms_norm, lerp, addcmul, addcdiv,
         scaled_dot_product_attention, dropout,
     )
-}  # fmt: skip
+} | RECURRENT  # fmt: skip

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SAMPLES = 5
+
 
 class Of(nn.Module):
     """A function as a module."""
@@ -60,6 +62,21 @@ def lstm(x: Tensor, cell: nn.Module) -> Tensor:
     h, c = cell(x[:, :3])
     h, c = cell(x[:, 3:], (h, c))
     return (h * c).sum(1)
+
+
+def recurrent(x: Tensor, net: nn.Module) -> Tensor:
+    """Of all outputs, and of the last states, whose samples are along the second dimension."""
+    out, last = net(x.view(-1, 2, 3) if net.batch_first else x.view(-1, 2, 3).transpose(0, 1))
+    states = last if isinstance(last, tuple) else (last,)
+    outs = total(out if net.batch_first else out.transpose(0, 1))
+    return outs + sum(((k + 1) * s.square().sum((0, 2)) for k, s in enumerate(states)), start=outs * 0)
+
+
+def masked(x: Tensor) -> Tensor:
+    x = tokens(x)
+    out = F.scaled_dot_product_attention(x, x, x, is_causal=True)
+    hidden = torch.tensor([0.0, float("-inf"), 0.0, 0.0], dtype=x.dtype)
+    return total(out.pow(2)) + torch.logsumexp(x[:, 0] + hidden, 1)
 
 
 def attention(x: Tensor, layer: nn.Module) -> Tensor:
@@ -146,6 +163,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "gated residual": lambda: Of(gated, nn.Linear(6, 6), nn.Linear(6, 6)),
     "GRU": lambda: Of(gru, nn.GRUCell(3, 4)),
     "LSTM": lambda: Of(lstm, nn.LSTMCell(3, 4)),
+    "recurrent, of tanh": lambda: Of(recurrent, nn.RNN(3, 4, 2, batch_first=True)),
+    "recurrent, of ReLU": lambda: Of(recurrent, nn.RNN(3, 4, SAMPLES, nonlinearity="relu", bias=False)),
+    "recurrent GRU": lambda: Of(recurrent, nn.GRU(3, 4, batch_first=True)),
+    "recurrent LSTM": lambda: Of(recurrent, nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True, proj_size=2)),
+    "masked attention": lambda: Of(masked),
     "attention": lambda: Of(attention, nn.MultiheadAttention(4, 2, batch_first=True)),
     "transformer": lambda: nn.Sequential(
         Of(tokens), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval(), Of(lambda x: total(x**4))

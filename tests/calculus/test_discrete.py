@@ -1,14 +1,15 @@
 """Discrete gradients: exact between two states, the gradient where they meet, of the second order, and trainable."""
 
+import numpy as np
 import pytest
 import torch
-from discrete_networks import NETWORKS
+from discrete_networks import NETWORKS, SAMPLES
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from eom.calculus.discrete import discrete_gradient
 from eom.errors import DiscreteError
-
-SAMPLES = 5
 
 
 def energy(name: str) -> nn.Module:
@@ -43,7 +44,9 @@ def test_where_both_states_are_one_it_is_the_gradient(name):
     torch.testing.assert_close(discrete_gradient(h, u, u), wanted, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"every activation", "pooling", "pieces"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(NETWORKS) - {"every activation", "pooling", "pieces", "recurrent, of ReLU"})
+)
 def test_it_differs_from_the_gradient_at_the_midpoint_by_the_square_of_the_step(name):
     h, (u, v) = energy(name), states(1.0)
 
@@ -57,7 +60,21 @@ def test_it_differs_from_the_gradient_at_the_midpoint_by_the_square_of_the_step(
     assert one < 1e-10 or one / other == pytest.approx(4, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["perceptron", "convolution", "layer norm", "GRU", "attention", "pooling", "powers"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "perceptron",
+        "convolution",
+        "layer norm",
+        "GRU",
+        "attention",
+        "pooling",
+        "powers",
+        "exponentials",
+        "masked attention",
+        "recurrent LSTM",
+    ],
+)
 def test_derivatives_of_it_are_those_of_differences(name):
     """In parameters and in both states."""
     h, (u, v) = energy(name), states(0.3)
@@ -103,11 +120,33 @@ def test_gradients_for_training_in_single_precision_are_those_of_double(gap):
     assert float((wide - single).norm() / wide.norm()) <= 1e-6
 
 
-def test_samples_do_not_see_each_other():
-    h, (u, v) = energy("pooling"), states(1.0)
+@pytest.mark.parametrize("size", [10.0, 1e3, 1e5])
+@pytest.mark.parametrize(
+    "h",
+    [
+        lambda x: torch.logsumexp(x, 1),
+        lambda x: F.log_softmax(x, 1)[:, 0],
+        lambda x: (x.softmax(1) * torch.arange(6.0, dtype=x.dtype)).sum(1),
+    ],
+    ids=["logsumexp", "log_softmax", "softmax"],
+)
+def test_sums_of_exponentials_are_exact_between_states_however_far_apart(h, size):
+    u, v = (size * x for x in states(1.0))
+    for one, other in ((u, v), (u + 1e3, v + 1e3), (u, u + (v - u) / size)):
+        terms, high, low = discrete_gradient(h, one, other) * (one - other), h(one), h(other)
+        off = (high - low - terms.sum(1)).abs() / (high.abs() + low.abs() + terms.abs().sum(1))
+        assert float(off.detach().max()) <= 1e-14
+
+
+@pytest.mark.parametrize("name", ["pooling", "recurrent LSTM", "recurrent, of ReLU"])
+def test_samples_do_not_see_each_other(name):
+    h, (u, v) = energy(name), states(1.0)
     together = discrete_gradient(h, u, v)
     alone = torch.cat([discrete_gradient(h, u[i : i + 1], v[i : i + 1]) for i in range(SAMPLES)])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-14)
+
+
+PACKED, DROPPING = nn.RNN(3, 4).double(), nn.RNN(3, 4, 2, dropout=0.5).double()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +163,11 @@ def test_samples_do_not_see_each_other():
         (lambda x: torch.zeros(5, 6).to(x.dtype).copy_(x).sum(1), "writes what depends on its argument into a tensor"),
         (lambda x: x.view(30).add_(1).view(5, 6).sum(1), "writes in place to a tensor that has views"),
         (lambda x: x.log().sum(1), "the energy is not finite"),
+        (
+            lambda x: PACKED(pack_padded_sequence(x.view(5, 2, 3), [2] * 5, True))[1][0].sum(1),
+            "the energy packs sequences",
+        ),
+        (lambda x: DROPPING(x.view(5, 2, 3))[1][0].sum(1), "draws random numbers"),
         (lambda x: x.norm(1, dim=1), "a norm of order 1: write it out"),
     ],
 )
@@ -131,6 +175,11 @@ def test_energies_that_have_none_are_refused(h, complaint):
     u = states(1.0)[0].abs() + 0.1
     with pytest.raises(DiscreteError, match=complaint):
         discrete_gradient(h, u, -u)
+
+
+def test_what_are_no_tensors_are_named():
+    with pytest.raises(DiscreteError, match="u and v are a ndarray and a NoneType, expected tensors of one kind"):
+        discrete_gradient(lambda x: x.sum(1), np.ones((5, 6)), None)  # type: ignore[arg-type] - as a user may
 
 
 def test_states_of_two_shapes_are_refused():
