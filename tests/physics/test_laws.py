@@ -88,10 +88,9 @@ def test_what_is_found_is_written_in_the_entries_and_of_a_model_too():
 
 
 def test_a_model_in_single_precision_is_read_on_states_in_double():
-    net = torch.nn.Linear(2, 2, bias=False)
-    net.weight.data = torch.tensor([[0.0, 2.0], [-1.0, 0.0]])
+    net, energy = (torch.nn.Linear(2, n, bias=False).float() for n in (2, 1))
+    net.weight.data = torch.tensor([[0.0, 2.0], [-1.0, 0.0]], dtype=torch.float32)
     assert str(conserved_quantity(neural_ode(2, net), sample(60, 2)).found[0]) == "0.5 u0^2 + 1 u1^2"
-    energy = torch.nn.Linear(2, 1, bias=False)
     assert compare_energies(energy, lambda u: u @ energy.weight[0].double(), sample(60, 2)).residual < 1e-6
 
 
