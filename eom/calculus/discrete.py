@@ -18,6 +18,7 @@ from eom.errors import DiscreteError
 
 Energy = Callable[[Tensor], Tensor]  # [b, ...] -> [b]
 Function = Callable[..., Tensor]
+ROUNDINGS = 1e3  # on the way to one number, at most
 
 
 class Two:
@@ -44,14 +45,16 @@ class Tape:
         self.samples, self.train = samples, train
         self.steps: list[Step] = []
 
-    def pulled(self, end: Two, start: Two) -> Tensor:
-        """DG: 1 at each sample's ``end``, pulled back to ``start``."""
+    def pulled(self, end: Two, start: Two, sizes: list[float] | None = None) -> Tensor:
+        """DG: 1 at each sample's ``end``, pulled back to ``start``; ``sizes`` take what each step adds to the end."""
         weights = {id(end): torch.ones_like(end.u)}
         for step in reversed(self.steps):
             known = [weights.pop(id(x), None) for x in step.went]
             if all(w is None for w in known):
                 continue
             filled = [torch.zeros_like(x.u) if w is None else w for x, w in zip(step.went, known, strict=True)]
+            if sizes is not None:
+                sizes.extend(float((w * x.u).abs().max()) for x, w in zip(step.went, filled, strict=True) if w.numel())
             for x, w in zip(step.came, step.pull(filled), strict=True):
                 weights[id(x)] = weights[id(x)] + w if id(x) in weights else w
         return weights.get(id(start), torch.zeros_like(start.u))
@@ -114,18 +117,22 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         if end.u.numel() != len(u):
             raise DiscreteError(f"the energy has shape {list(end.u.shape)}, expected [b] = {[len(u)]}: one per sample")
         found = tape.pulled(end, start)
-    _require_exact(end, found, u - v)
+    _require_exact(tape, start, end, found)
     return found if train else found.detach()
 
 
-def _require_exact(end: Two, found: Tensor, d: Tensor) -> None:
-    """Raise where H(u) - H(v) is not DG . (u - v), by far more than rounding."""
+def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:
+    """Raise where H(u) - H(v) is not DG . (u - v), by far more than rounding, be it of H or of what cancels in it."""
     with torch.no_grad():
-        terms = (found * d).flatten(1)
+        terms = (found * (start.u - start.v)).flatten(1)
         high, low = end.u.flatten(), end.v.flatten()
         off = (high - low - terms.sum(1)).abs()
-        size = terms.abs().sum(1) + high.abs() + low.abs()
-        if not bool((off <= torch.finfo(d.dtype).eps ** 0.5 * size).all()):
+        size, eps = terms.abs().sum(1) + high.abs() + low.abs(), torch.finfo(found.dtype).eps
+        if bool((off <= eps**0.5 * size).all()):
+            return
+        sizes: list[float] = []
+        tape.pulled(end, start, sizes)
+        if not bool((off.isfinite() & (off <= eps**0.5 * size + ROUNDINGS * eps * max(sizes))).all()):
             worst = float((off / size).nan_to_num(float("inf")).max())
             why = "a part of the energy is computed outside of torch's functions"
             if not bool(found.isfinite().all()):

@@ -25,12 +25,13 @@ FAR = 100.0  # times the best residual, from where there is no way back
 CHORD = 0.1  # by which a residual has to fall with kept matrices
 MEMORY = 5  # of Anderson's mixing
 ROUNDING = 50.0  # times what is wanted that g's own rounding may leave
+PROBES, NOISE = 4, 4.0  # of g's rounding, and times what they show of it that a residual may be
 STILL, NEAR = 12, 3  # iterations without a better residual after which a method ends, and where only rounding is left
 LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
 
 
 class Solved(NamedTuple):
-    """u [b, n] with the ``residual`` |u - g(u)| / (1 + |u|) of the worst member, after so many calls of g.
+    """u [b, n] with the ``residual`` |u - g(u)| / (|u_0| + |u|) of the worst member, after so many calls of g.
 
     On a grid both are those of the loosened map, so that a residual is near the error of u however stiff g is.
     """
@@ -56,18 +57,19 @@ def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, 
         raise SettingError(f"a state has {n} entries, expected a multiple of those of the grid {list(grid)}")
     with torch.no_grad():
         g = loosened(g, start, grid) if grid else g
-        best = Solved(start, math.inf, 0, "")
+        best, size = Solved(start, math.inf, 0, ""), start.norm(dim=-1)
         said = []
         last = ("newton", newton) if n <= LARGEST else ("newton-krylov", newton_krylov)
         for name, method in (("anderson", anderson), last):
-            found = method(g, best.u, wanted)
+            found = method(g, best.u, wanted, size)
             calls = best.calls + found.calls
-            if found.residual <= (wanted if rtol else ROUNDING * wanted):
+            if found.residual <= (wanted if rtol else ROUNDING * wanted) or (not rtol and is_rounding(g, found)):
                 return found._replace(calls=calls)
             said.append(f"{name}: {found.residual:.2g}")
             best = (found if found.residual < best.residual else best)._replace(calls=calls)
     raise StepError(
-        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a smaller step"
+        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a "
+        "smaller step, or a looser rtol"
     )
 
 
@@ -109,17 +111,36 @@ def place(t: float, h: float | Tensor) -> str:
     )
 
 
-def residual_of(u: Tensor, new: Tensor) -> float:
-    """The largest |u - g(u)| / (1 + |u|) over rows."""
-    return float(((new - u).norm(dim=-1) / (1 + u.norm(dim=-1))).max())
+def residual_of(u: Tensor, new: Tensor, size: Tensor) -> float:
+    """The largest |u - g(u)| / (|u_0| + |u|) over rows, ``size`` [b] being |u_0|; from zero, where u = 0, it is 1."""
+    scale, off = size + u.norm(dim=-1), (new - u).norm(dim=-1)
+    scale = torch.where(scale > 0, scale, off)
+    return float((off / torch.where(scale > 0, scale, 1.0)).max())
 
 
-def iterated(g: Map, u: Tensor, wanted: float, name: str, most: int, advance: Advance) -> Solved:
+def is_rounding(g: Map, found: Solved) -> bool:
+    """Is r = |u - g(u)| only the rounding of a g that cancels large numbers?
+
+    Then g(u + d) - 2 g(u) + g(u - d) is as large, and does not grow as |d|^2, from |d| = r to 4 r.
+    """
+    u, value = found.u, g(found.u)
+    left = (value - u).norm(dim=-1)
+    if not found.residual <= torch.finfo(u.dtype).eps ** 0.5:
+        return False
+    draws, noise = torch.Generator().manual_seed(0), []
+    for size in (left, 4 * left):
+        steps = [torch.randn(u.shape, generator=draws, dtype=u.dtype).to(u.device) for _ in range(PROBES)]
+        steps = [d * (size / d.norm(dim=-1))[:, None] for d in steps]
+        noise.append(torch.stack([(g(u + d) - 2 * value + g(u - d)).norm(dim=-1) for d in steps]).amax(0))
+    return bool((left <= NOISE * torch.minimum(*noise)).all())
+
+
+def iterated(g: Map, u: Tensor, wanted: float, size: Tensor, name: str, most: int, advance: Advance) -> Solved:
     """u <- advance(u, g(u)) until the residual is as wanted, runs away, or falls no more."""
     best = Solved(u, math.inf, 0, name)
     for k in range(1, most + 1):
         value = g(u)
-        residual = residual_of(u, value)
+        residual = residual_of(u, value, size)
         if residual < best.residual:
             best = Solved(u, residual, k, name)
         still = NEAR if best.residual <= ROUNDING * wanted else STILL
@@ -129,7 +150,7 @@ def iterated(g: Map, u: Tensor, wanted: float, name: str, most: int, advance: Ad
     return best._replace(calls=most)
 
 
-def anderson(g: Map, u: Tensor, wanted: float) -> Solved:
+def anderson(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
     """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own."""
     points: list[Tensor] = []
     values: list[Tensor] = []
@@ -144,28 +165,28 @@ def anderson(g: Map, u: Tensor, wanted: float) -> Solved:
         share = torch.linalg.pinv(off.diff(dim=-1)) @ off[..., -1:]
         return value - (last.diff(dim=-1) @ share)[..., 0]
 
-    return iterated(g, u, wanted, "anderson", MANY, advance)
+    return iterated(g, u, wanted, size, "anderson", MANY, advance)
 
 
-def newton(g: Map, u: Tensor, wanted: float) -> Solved:
+def newton(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
     """(1 - g'(u)) du = g(u) - u, with matrices [b, n, n] that are kept as long as they serve."""
     kept: list[tuple[Tensor, Tensor]] = []  # factors
     last = math.inf
 
     def advance(u: Tensor, value: Tensor) -> Tensor:
         nonlocal last
-        residual = residual_of(u, value)
+        residual = residual_of(u, value, size)
         if not kept or residual > CHORD * last:
             kept[:] = [torch.linalg.lu_factor(_matrices(g, u))]
         last = residual
         return u + torch.linalg.lu_solve(*kept[0], (value - u)[..., None])[..., 0]
 
-    return iterated(g, u, wanted, "newton", MANY // 3, advance)
+    return iterated(g, u, wanted, size, "newton", MANY // 3, advance)
 
 
-def newton_krylov(g: Map, u: Tensor, wanted: float) -> Solved:
+def newton_krylov(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
     """The same without matrices; ``calls`` leaves out those that the directions take."""
-    return iterated(g, u, wanted, "newton-krylov", MANY // 3, lambda u, value: u + direction(g, u, value))
+    return iterated(g, u, wanted, size, "newton-krylov", MANY // 3, lambda u, value: u + direction(g, u, value))
 
 
 def _matrices(g: Map, u: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ def direction(g: Map, u: Tensor, value: Tensor) -> Tensor:
 
 def along(g: Map, u: Tensor, value: Tensor, v: Tensor) -> Tensor:
     """[b, n] g'(u) v, by a forward difference: g may be known to some digits less than u."""
-    size = v.norm(dim=-1, keepdim=True)
-    e = torch.finfo(u.dtype).eps ** 0.375 * (1 + u.norm(dim=-1, keepdim=True)) / torch.where(size > 0, size, 1.0)
+    size = u.norm(dim=-1, keepdim=True) + value.norm(dim=-1, keepdim=True)
+    e = torch.finfo(u.dtype).eps ** 0.375 * unit(size, v.norm(dim=-1))
+    e = torch.where(e > 0, e, 1.0)  # at u = g(u) = 0
     return (g(u + e * v) - value) / e
 
 

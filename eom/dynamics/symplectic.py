@@ -3,17 +3,18 @@
 Source: Hairer, Lubich & Wanner, Geometric Numerical Integration (2006), sec. I.1.4, II.4 and II.1.3.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import law_of
+from eom.dynamics.energy import itoh_abe, law_of
 from eom.dynamics.field import State, VectorField
 from eom.dynamics.implicit import differentiable, place, solve
+from eom.dynamics.runge_kutta import RungeKutta
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.errors import SettingError, StepError
 
@@ -61,7 +62,8 @@ class Composed:
     Negative weights are steps back in time: for systems that conserve, not for such that dissipate.
 
     Raises:
-        SettingError: no stepper; in the first step, steps back in time of a structure that does not conserve.
+        SettingError: no symmetric stepper; weights of another order; in the first step, steps back in time of a
+            structure that does not conserve.
     """
 
     stepper: Stepper
@@ -70,6 +72,16 @@ class Composed:
 
     def __post_init__(self) -> None:
         require_stepper(self.stepper, "one of order 2, such as Leapfrog()")
+        ordered = getattr(self.stepper, "rule", None) is itoh_abe
+        if isinstance(self.stepper, RungeKutta) or ordered:
+            what = "a step by itoh_abe" if ordered else self.stepper
+            raise SettingError(f"{what} is not symmetric: compose Leapfrog(), Gauss or another discrete gradient")
+        cubes = math.fsum(w**3 for w in self.weights) if self.order > 2 else 0.0
+        if not (abs(math.fsum(self.weights) - 1) < 1e-12 and abs(cubes) < 1e-12):
+            raise SettingError(
+                f"the weights {self.weights} have sum {sum(self.weights):g}, of cubes {cubes:g}; expected 1, and 0 for "
+                "an order of more than 2"
+            )
 
     def init(self, y: State) -> Any:
         return False, self.stepper.init(y)
@@ -145,5 +157,5 @@ def ImplicitMidpoint() -> Gauss:
 
 TABLEAUS = {
     1: ([[0.5]], [1.0]),
-    2: ([[0.25, 0.25 - sqrt(3) / 6], [0.25 + sqrt(3) / 6, 0.25]], [0.5, 0.5]),
+    2: ([[0.25, 0.25 - math.sqrt(3) / 6], [0.25 + math.sqrt(3) / 6, 0.25]], [0.5, 0.5]),
 }

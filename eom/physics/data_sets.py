@@ -15,6 +15,7 @@ from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.errors import SettingError
 from eom.physics import lattices, systems
+from eom.physics.limits import require_seed
 from eom.physics.rules import followed
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -41,11 +42,13 @@ class DataSet:
         """
         if type(count) is not int or count < 1 or not 0 <= self.noise < math.inf:
             raise SettingError(f"count is {count!r}, noise {self.noise}; expected 1 trajectory or more, and 0 or more")
+        require_seed(seed)
         random = torch.Generator().manual_seed(seed)
         u, times = self.starts(count, random), self.times.expand(count, -1)
         if irregular:
-            inner = torch.rand(count, len(self.times) - 2, generator=random, dtype=WIDE).sort(1).values * self.times[-1]
-            times = torch.cat([0 * times[:, :1], inner, times[:, -1:]], 1)
+            inner = torch.rand(count, len(self.times) - 2, generator=random, dtype=WIDE).sort(1).values
+            first, last = times[:, :1], times[:, -1:]
+            times = torch.cat([first, first + inner * (last - first), last], 1)
         if by_scheme:
             with torch.no_grad():
                 states = torch.stack([u, *followed(self.system.field, self.system.stepper, u, times)], 1)

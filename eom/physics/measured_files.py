@@ -148,7 +148,12 @@ def _film(path: str | Path) -> list[np.ndarray]:
     from PIL import Image, ImageSequence
 
     with Image.open(path) as image:
-        wide = image.mode.startswith("I")
+        wide = image.mode.startswith("I;16")
+        if not wide and image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise DataError(
+                f"{path} has values of mode {image.mode}, expected 8 or 16 bits: what is black and white in others is "
+                "unknown. Give them as an .npy file in 0..1"
+            )
         return [
             np.asarray(frame if wide else frame.convert("L"), dtype=float) / (65535 if wide else 255)
             for frame in ImageSequence.Iterator(image)

@@ -1,5 +1,6 @@
 """How good a learned system is, in five numbers that do not stand for one another."""
 
+from math import inf, isnan
 from math import nan as NAN
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def evaluate(
     with torch.no_grad():
         of_law = (NAN, NAN, NAN, NAN) if system is None else _against(system, model, u, v)
         slope, energy, invariants, rising = of_law
-        state, horizon = float((v - u).square().mean()), float(_horizon(u, v, test.times).mean())
+        state, horizon = _or_infinite(float((v - u).square().mean())), float(_horizon(u, v, test.times).mean())
         return Scores(slope, energy, state, _drift(model.field, v, u), invariants, rising, horizon)
 
 
@@ -75,13 +76,18 @@ def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tupl
     """Errors of rates and of the true energy, changes of what is conserved, and the share of steps with rising H."""
     flat = u.flatten(0, 1)
     energies, true = numbers(system.energy, v), numbers(system.energy, u)
-    rises = energies.diff(dim=1) > 1e-6 * true.abs().max()
+    falls = energies.diff(dim=1) <= 1e-6 * true.abs().max()  # an infinite one does not
     return (
         float((model(flat) - rates(system, flat)).square().mean()),
-        float((energies - true).square().mean()),
-        max((float((c(v) - c(v[:, :1])).abs().max()) for c in system.conserved.values()), default=NAN),
-        float(rises.double().mean()) if system.dissipates else NAN,
+        _or_infinite(float((energies - true).square().mean())),
+        max((_or_infinite(float((c(v) - c(v[:, :1])).abs().max())) for c in system.conserved.values()), default=NAN),
+        float((~falls).double().mean()) if system.dissipates else NAN,
     )
+
+
+def _or_infinite(error: float) -> float:
+    """Of a prediction that ran away, differences of infinite numbers."""
+    return inf if isnan(error) else error
 
 
 def _drift(field: Any, v: Tensor, u: Tensor) -> float:
@@ -91,7 +97,7 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
     falls = hasattr(field, "structure") and law_of(field.structure, u.shape[-1]) == "dissipates"
     change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()
-    return float(change.max() / spread.std())
+    return _or_infinite(float(change.max() / spread.std()))
 
 
 def _horizon(u: Tensor, v: Tensor, times: Tensor) -> Tensor:

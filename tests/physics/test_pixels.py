@@ -315,3 +315,9 @@ def test_files_that_are_not_there_are_named(tmp_path):
         read_frames(tmp_path / "absent.npy")
     with pytest.raises(DataError, match=r"absent\.png"):
         read_frames([tmp_path / "absent.png"])
+
+
+def test_a_picture_of_other_numbers_is_refused(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)).save(tmp_path / "0.tif")
+    with pytest.raises(DataError, match="values of mode F, expected 8 or 16 bits"):
+        read_frames([tmp_path / "0.tif"])

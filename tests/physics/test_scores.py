@@ -53,6 +53,17 @@ def test_a_prediction_that_stops_scores_infinite_errors():
     assert scores.horizon < 3
 
 
+def test_a_prediction_that_runs_away_has_no_error_that_is_small():
+    """Infinite states, of which differences are no numbers."""
+    drawn = data_sets.separations()
+    test = drawn.draw(1, seed=0).until(0.002)[0]
+    gone = Trajectories(test.times, test.states)
+    object.__setattr__(gone, "states", torch.full_like(test.states, math.inf))
+    model = physics.energy_model(drawn.system.size, physics.GridEnergy((drawn.system.size,), 4), drawn.system.structure)
+    scores = physics.evaluate(model, drawn.system, test, predicted=gone)
+    assert scores[1:6] == (math.inf,) * 3 + (math.inf, 1.0)
+
+
 class _Explosive(nn.Module):
     def __init__(self):
         super().__init__()

@@ -243,7 +243,7 @@ OF_TWO: dict[str, Any] = {
         ({"grid": 2}, SettingError, "grid is 2, expected the points along each axis"),
         ({"entries": ()}, SettingError, r"entries are \(\), expected their names"),
         ({"entries": None}, SettingError, "entries are None, expected their names"),
-        ({"structure": lambda g: 0}, SettingError, r"G maps \[2, 2\] to a int, expected the same"),
+        ({"structure": lambda g: 0}, SettingError, r"G maps \[32, 2\] to a int, expected the same"),
         ({"structure": lambda g: None}, SettingError, "to a NoneType, expected the same"),
         ({"stepper": DiscreteGradient}, SettingError, "the stepper is 'DiscreteGradient', expected one"),
         ({"energy": lambda u: 1.0}, DataError, r"energy of states \[1, 2\] is float, expected \[1\]"),

@@ -1,5 +1,6 @@
 """Observations: what is taken, what is refused and how it is said, files."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,18 @@ def test_data_by_the_systems_own_scheme_are_near_those_of_an_accurate_solver():
     drawn = data_sets.solitons(24, steps=10)
     off = drawn.draw(2, seed=0, by_scheme=True).states - drawn.draw(2, seed=0).states
     assert 1e-9 < float(off.abs().max()) < 1e-3
+
+
+def test_irregular_times_lie_between_the_first_and_the_last():
+    drawn = data_sets.springs(noise=0.0)
+    later = dataclasses.replace(drawn, times=drawn.times + 5).draw(2, seed=0, irregular=True)
+    torch.testing.assert_close(later.times - 5, drawn.draw(2, seed=0, irregular=True).times)
+
+
+def test_masked_values_are_no_values():
+    states = np.ma.masked_greater(np.arange(6.0).reshape(1, 3, 2), 4.5)
+    with pytest.raises(DataError, match="states have 1 values that are masked"):
+        Trajectories(torch.arange(3.0), states)  # type: ignore[arg-type] - as a user may
 
 
 @pytest.mark.parametrize("irregular", [False, True], ids=["shared", "each its own"])
