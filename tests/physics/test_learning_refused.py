@@ -220,7 +220,7 @@ def test_what_discrete_gradients_are_not_taken_of_is_told_what_to_take(field):
         (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
         (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of the points of the grid \(50,\)"),
         (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
-        (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[32, 2\] to \[2, 1\]"),
+        (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[32, 2\] to \[32, 1\]"),
         (lambda: physics.energy_model(2, None, lambda g: None), r"maps \[32, 2\] to a NoneType"),  # type: ignore[arg-type]
         (lambda: learned(physics.Shooting), "the rule is 'Shooting', expected a function of field and window"),
         (lambda: learned(physics.midpoint, physics.RK4), r"the stepper is 'RK4', expected one, such as RK4\(\)"),
