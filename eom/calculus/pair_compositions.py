@@ -223,6 +223,12 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return norm(x, ord, dim, keepdim)
 
 
+def linalg_norm(x: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    if ord not in (None, "fro") and not isinstance(dim, int):  # of matrices, by their singular values
+        raise DiscreteError(f"the energy takes a norm of order {ord} of matrices: write it out, or take vector_norm")
+    return norm(x, ord, dim, keepdim)
+
+
 def var(
     x: Tensor, dim: Any = None, *, correction: int = 1, unbiased: bool | None = None, keepdim: bool = False
 ) -> Tensor:
@@ -307,7 +313,7 @@ COMPOSED: dict[str, Callable] = {
     "div": div, "divide": div, "true_divide": div, "truediv": div, "rdiv": rdiv, "rtruediv": rdiv, "pow": power,
     "float_power": power, "rpow": lambda a, b: power(b, a), "abs": absolute, "absolute": absolute, "var": var,
     "std": std, "addmm": addmm, "baddbmm": addmm, "addmv": addmm,
-    "linalg_norm": vector_norm, "linalg_vector_norm": vector_norm, "frobenius_norm": norm, "log_sigmoid": logsigmoid,
+    "linalg_norm": linalg_norm, "linalg_vector_norm": vector_norm, "frobenius_norm": norm, "log_sigmoid": logsigmoid,
     "layer_norm": norms.layer_norm, "instance_norm": norms.instance_norm, "feature_dropout": dropout,
     "alpha_dropout": dropout, "dropout1d": dropout, "dropout2d": dropout, "dropout3d": dropout,
     "clip": clamp,

@@ -31,7 +31,8 @@ LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
 
 
 class Solved(NamedTuple):
-    """u [b, n] with the ``residual`` |u - g(u)| / (|u_0| + |u|) of the worst member, after so many calls of g.
+    """u [b, n] with the ``residual`` |u - g(u)| / (|u_0| + |u|) of the worst member, after so many calls of g; |.| is
+    the largest entry.
 
     On a grid both are those of the loosened map, so that a residual is near the error of u however stiff g is.
     """
@@ -50,14 +51,17 @@ def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, 
         grid: points along each axis, where a state is n = channels x points of a periodic grid.
 
     Raises:
-        StepError: none of the methods converges; it names the residuals. SettingError: a grid that does not divide n.
+        StepError: none of the methods converges; it names the residuals. SettingError: a grid that does not divide n;
+            halves of floats.
     """
+    if start.dtype not in (torch.float32, torch.float64):
+        raise SettingError(f"states are {start.dtype}, expected float32 or float64, with digits to solve by")
     wanted, n = 20 * torch.finfo(start.dtype).eps if rtol is None else rtol, start.shape[-1]
     if n % math.prod(grid):
         raise SettingError(f"a state has {n} entries, expected a multiple of those of the grid {list(grid)}")
     with torch.no_grad():
         g = loosened(g, start, grid) if grid else g
-        best, size = Solved(start, math.inf, 0, ""), start.norm(dim=-1)
+        best, size = Solved(start, math.inf, 0, ""), largest(start)
         said = []
         last = ("newton", newton) if n <= LARGEST else ("newton-krylov", newton_krylov)
         for name, method in (("anderson", anderson), last):
@@ -111,9 +115,14 @@ def place(t: float, h: float | Tensor) -> str:
     )
 
 
+def largest(u: Tensor) -> Tensor:
+    """[b] |u|, which neither under- nor overflows."""
+    return u.abs().amax(-1)
+
+
 def residual_of(u: Tensor, new: Tensor, size: Tensor) -> float:
     """The largest |u - g(u)| / (|u_0| + |u|) over rows, ``size`` [b] being |u_0|; from zero, where u = 0, it is 1."""
-    scale, off = size + u.norm(dim=-1), (new - u).norm(dim=-1)
+    scale, off = size + largest(u), largest(new - u)
     scale = torch.where(scale > 0, scale, off)
     return float((off / torch.where(scale > 0, scale, 1.0)).max())
 
@@ -141,6 +150,8 @@ def iterated(g: Map, u: Tensor, wanted: float, size: Tensor, name: str, most: in
     for k in range(1, most + 1):
         value = g(u)
         residual = residual_of(u, value, size)
+        if k == 1:  # a small first step may be one of a part that only then moves another
+            residual = max(residual, 2 * ROUNDING * wanted)
         if residual < best.residual:
             best = Solved(u, residual, k, name)
         still = NEAR if best.residual <= ROUNDING * wanted else STILL
@@ -177,7 +188,7 @@ def newton(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
         nonlocal last
         residual = residual_of(u, value, size)
         if not kept or residual > CHORD * last:
-            kept[:] = [torch.linalg.lu_factor(_matrices(g, u))]
+            kept[:] = [torch.linalg.lu_factor_ex(_matrices(g, u))[:2]]
         last = residual
         return u + torch.linalg.lu_solve(*kept[0], (value - u)[..., None])[..., 0]
 
@@ -190,9 +201,11 @@ def newton_krylov(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
 
 
 def _matrices(g: Map, u: Tensor) -> Tensor:
-    """[b, n, n] of 1 - g'(u), row by row of reverse mode."""
+    """[b, n, n] of 1 - g'(u), row by row of reverse mode; column by column of a g without, as it is affine."""
     at, unit = u.detach().requires_grad_(), torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
     with torch.enable_grad():
         value = g(at)
+    if not value.requires_grad:
+        return unit - torch.stack([g(u + e) - value for e in unit], -1)
     rows = [torch.autograd.grad(value, at, e.expand_as(value), retain_graph=True)[0] for e in unit]
     return unit - torch.stack(rows, -2)

@@ -76,11 +76,14 @@ class Composed:
         if isinstance(self.stepper, RungeKutta) or ordered:
             what = "a step by itoh_abe" if ordered else self.stepper
             raise SettingError(f"{what} is not symmetric: compose Leapfrog(), Gauss or another discrete gradient")
-        cubes = math.fsum(w**3 for w in self.weights) if self.order > 2 else 0.0
-        if not (abs(math.fsum(self.weights) - 1) < 1e-12 and abs(cubes) < 1e-12):
+        powers = [math.fsum(w**k for w in self.weights) for k in range(1, self.order, 2)]
+        off = [abs(power - (k == 0)) for k, power in enumerate(powers)] + [
+            abs(w - back) for w, back in zip(self.weights, reversed(self.weights), strict=True)
+        ]
+        if self.order not in (2, 4, 6, 8) or not max(off) < 1e-12:
             raise SettingError(
-                f"the weights {self.weights} have sum {sum(self.weights):g}, of cubes {cubes:g}; expected 1, and 0 for "
-                "an order of more than 2"
+                f"the weights {self.weights} do not give order {self.order}, expected an even one, weights that read "
+                "the same backwards, a sum of 1, and sums of 0 of their cubes and higher odd powers below the order"
             )
 
     def init(self, y: State) -> Any:

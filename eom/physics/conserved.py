@@ -72,7 +72,8 @@ class Candidate:
         noise = torch.randn(4 * len(f.powers), len(f.mean), generator=torch.Generator().manual_seed(0))
         u = f.mean + f.spread * noise.double()
         terms = torch.cat([torch.ones_like(u[:, :1]), plain(u)], 1)
-        weights = torch.linalg.lstsq(terms, self(u)[:, None]).solution[1:, 0]
+        units = terms.abs().amax(0)  # powers of small or large entries
+        weights = (torch.linalg.lstsq(terms / units, self(u)[:, None]).solution[:, 0] / units)[1:]
         sizes = weights.abs() * terms[:, 1:].std(0)
         written = [
             " ".join([f"{w:.3g}", *(names[i] + (f"^{k}" if k > 1 else "") for i, k in Counter(m).items())])

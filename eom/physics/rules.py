@@ -121,13 +121,14 @@ class ErrorsInVariables(nn.Module):
 class Adaptive:
     """Steps of torchdiffeq's adaptive ``method``, for any field; gradients through it, or by the ``adjoint`` equation.
 
-    ``max_steps`` is of the steps within one from a time to the next.
+    ``max_steps`` is of the steps within one from a time to the next; ``atol`` is by default a hundredth of ``rtol``
+    times the root mean square of the states.
 
     Source: Chen, Rubanova, Bettencourt & Duvenaud, Neural ordinary differential equations, NeurIPS 2018.
     """
 
     rtol: float = 1e-6
-    atol: float = 1e-8
+    atol: float | None = None
     method: str = "dopri5"
     adjoint: bool = False
     max_steps: int = 2000
@@ -146,11 +147,13 @@ class Adaptive:
         if self.adjoint and not isinstance(field, nn.Module):
             raise SettingError("the adjoint equation needs a field that is a module, whose parameters are known")
 
+        size = float(y.detach().square().mean().sqrt())
+        atol = self.atol if self.atol is not None else self.rtol / 100 * (size or 1.0)
         span = torch.tensor([0.0, 1.0], dtype=y.dtype, device=y.device)  # of h, which may differ between members
         solve = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
         try:
             found = solve(
-                _Scaled(field, h), y, span, rtol=self.rtol, atol=self.atol, method=self.method,
+                _Scaled(field, h), y, span, rtol=self.rtol, atol=atol, method=self.method,
                 options={"max_num_steps": self.max_steps},
             )  # fmt: skip
         except AssertionError as failure:

@@ -172,8 +172,8 @@ def tensor_of(name: str, x: Any) -> Any:
     """A tensor, an array or a list in the floats that it has: a copy, and no function of anything."""
     if x is None and name not in ("times", "states"):
         return None
-    if np.ma.is_masked(x):
-        raise DataError(f"{name} have {np.ma.count_masked(x)} values that are masked: cut them out, or fill them in")
+    if any(np.ma.is_masked(part) for part in (x, *(x if isinstance(x, list | tuple) else ()))):
+        raise DataError(f"{name} have values that are masked: cut them out, or fill them in")
     try:
         found = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
     except (TypeError, ValueError) as failure:

@@ -12,7 +12,7 @@ from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonza
 from eom.dynamics.implicit import differentiable, solve
 from eom.dynamics.stepper import end
 from eom.dynamics.symplectic import Gauss, ImplicitMidpoint
-from eom.errors import StepError
+from eom.errors import SettingError, StepError
 
 SPRING = EnergySystem(lambda u: u.square().sum(-1) / 2, rotate)
 STEPPERS = [DiscreteGradient(rule) for rule in (discrete_gradient, gonzalez, MeanValue(2), itoh_abe)]
@@ -67,3 +67,36 @@ def test_the_automatic_rule_keeps_energies_that_cancel():
         v = end(PENDULUM, DiscreteGradient(), u, h=0.1, steps=50).detach()
         energies = [2 * torch.sin(x[:, 0] / 2) ** 2 + x[:, 1] ** 2 / 2 for x in (u, v)]
         assert float((energies[1] / energies[0] - 1).abs()) < 1e-13
+
+
+@pytest.mark.parametrize("stepper", [DiscreteGradient(), ImplicitMidpoint()], ids=["automatic", "midpoint"])
+def test_a_position_that_moves_only_after_a_small_momentum_does_move(stepper):
+    """q'' = -q with a mass of 1e-13: the first step of p is below the rounding of q."""
+    light = EnergySystem(lambda u: u[:, 0] ** 2 / 2 + u[:, 1] ** 2 / 2e-26, rotate)
+    turned = end(light, stepper, torch.tensor([[1e-11, 0.0]], dtype=torch.float64), h=3e-14, steps=10)
+    phase = 10 * 2 * math.atan(0.15)
+    assert float(turned[0, 0].detach()) == pytest.approx(1e-11 * math.cos(phase), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-20, 1e15])
+def test_squares_of_states_may_under_and_overflow(size):
+    steps = [end(SPRING, ImplicitMidpoint(), s * torch.ones(1, 2), h=0.3, steps=20) / s for s in (1.0, size)]
+    torch.testing.assert_close(*steps, rtol=0, atol=1e-4)
+
+
+def test_gradients_flow_through_a_step_that_needs_newtons_method():
+    """Implicit midpoint of a spring whose frequency times h is 30: u_1 = (1 - hS/2)^-1 (1 + hS/2) u_0."""
+    u = torch.tensor([[1.0, 0.5]], dtype=torch.float64, requires_grad=True)
+    turn = 15 * torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    unit = torch.eye(2, dtype=torch.float64)
+    step = torch.linalg.solve(unit - turn, unit + turn)
+    for stepper in (DiscreteGradient(), ImplicitMidpoint()):
+        (found,) = torch.autograd.grad(end(SPRING, stepper, u, h=30.0, steps=1)[0, 0], u)
+        torch.testing.assert_close(found[0], step[0], rtol=0, atol=1e-12)
+
+
+def test_a_singular_step_and_half_floats_are_refused():
+    with pytest.raises(StepError, match="take a smaller step"):
+        ImplicitMidpoint().step(lambda t, u: 20 * u, 0.0, 0.1, torch.ones(1, 2), None)
+    with pytest.raises(SettingError, match="bfloat16, expected float32 or float64"):
+        end(SPRING, ImplicitMidpoint(), torch.ones(1, 2, dtype=torch.bfloat16), h=0.1, steps=1)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from eom import physics
 from eom.errors import SettingError
 from eom.physics.conserved import conserved_quantity
 from eom.physics.laws import compare_energies, read_kernel
@@ -156,3 +157,19 @@ def test_what_the_structure_cannot_see_is_left_out_of_the_comparison():
     assert agreement.scale == pytest.approx(0.5, rel=1e-12)
     assert agreement.residual < 1e-13
     assert compare_energies(lambda u: 2 * true(u) + 3 * mass(u) - 1, true, states).residual > 0.1
+
+
+@pytest.mark.parametrize("size", [1e-5, 1.0, 1e5])
+def test_a_conserved_polynomial_is_written_in_the_units_of_the_entries(size):
+    """Duffing's energy in x = u / size: p^2 / 2 + q^2 / 2 + q^4 / 4."""
+    oscillator = physics.System(
+        "Duffing",
+        lambda u: size**2 * ((u / size).square().sum(-1) / 2 + (u[..., 0] / size) ** 4 / 4),
+        lambda g: torch.stack([g[..., 1], -g[..., 0]], -1),
+        ("q", "p"),
+    )
+    u = size * torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = physics.conserved_quantity(oscillator, u, degree=4).found[0]
+    terms = {name: float(weight) for weight, name in (term.split(" ") for term in str(found).split(" + "))}
+    wanted = {"u0^2": 1.0, "u1^2": 1.0, "u0^4": 0.5 / size**2}
+    assert terms == pytest.approx({name: terms["u1^2"] * x for name, x in wanted.items()}, rel=1e-2)

@@ -11,6 +11,7 @@ import eom
 from eom import physics
 from eom.physics import LearnedSystem, Trajectories, data_sets
 from eom.physics.rules import Rule
+from eom.physics.systems import rotate
 
 
 def size_of(rule: Rule, h: float) -> float:
@@ -105,3 +106,12 @@ def test_members_with_times_of_their_own_move_as_they_do_alone(stepper):
     for i in range(2):
         alone = model.predict(data.states[i : i + 1, 0], data.times[i]).states
         torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-12])
+def test_adaptive_steps_are_as_exact_for_small_states(size):
+    """Of a spring, which turns by the time."""
+    u = torch.tensor([[size, 0.0]], dtype=WIDE)
+    found, _ = physics.Adaptive().step(lambda t, u: rotate(u), 0.0, 1.0, u, None)
+    wanted = size * torch.tensor([[math.cos(1), -math.sin(1)]], dtype=WIDE)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)

@@ -1,5 +1,6 @@
 """Scores of predictions, and what is not scored."""
 
+import dataclasses
 import math
 
 import pytest
@@ -51,6 +52,26 @@ def test_a_prediction_that_stops_scores_infinite_errors():
     assert math.isinf(scores.state)
     assert math.isinf(scores.energy)
     assert scores.horizon < 3
+
+
+def test_one_trajectory_of_a_conserved_energy_has_no_spread_to_measure_drift_by():
+    drawn, model = data_sets.springs(noise=0.0), true_spring(physics.midpoint)
+    assert math.isnan(physics.evaluate(model, physics.spring(), drawn.exact(1, seed=0)).drift)
+    assert physics.evaluate(model, physics.spring(), drawn.exact(2, seed=0)).drift < 1e-5
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e6])
+def test_rising_energies_are_told_whatever_is_added_to_them(constant):
+    """A prediction that runs backwards in time."""
+    damped = physics.spring(0.05)
+    u = torch.tensor([[1.0, 0.5], [0.4, 0.2]], dtype=WIDE)
+    states = damped.simulate(u, h=0.1, steps=100).transpose(0, 1)
+    test = Trajectories(0.1 * torch.arange(101, dtype=WIDE), states)
+    back = Trajectories(test.times, test.states.flip(1))
+    system = dataclasses.replace(damped, energy=lambda u: damped.energy(u) + constant)
+    model = physics.energy_model(2).double()
+    assert physics.evaluate(model, system, test, predicted=back).rising > 0.99
+    assert physics.evaluate(model, system, test, predicted=test).rising == 0
 
 
 def test_a_prediction_that_runs_away_has_no_error_that_is_small():

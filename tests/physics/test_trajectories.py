@@ -235,7 +235,7 @@ def test_irregular_times_lie_between_the_first_and_the_last():
 
 def test_masked_values_are_no_values():
     states = np.ma.masked_greater(np.arange(6.0).reshape(1, 3, 2), 4.5)
-    with pytest.raises(DataError, match="states have 1 values that are masked"):
+    with pytest.raises(DataError, match="states have values that are masked"):
         Trajectories(torch.arange(3.0), states)  # type: ignore[arg-type] - as a user may
 
 
