@@ -88,7 +88,7 @@ def data(name: str, by_scheme: bool, seed: int, tested: int, steps: int) -> tupl
     """Pairs of states to learn from, and solutions to predict."""
     drawn = replace(SETTINGS[name].drawn, times=SETTINGS[name].drawn.times[: steps + 1])
     torch.manual_seed(seed)
-    window = drawn.draw(TRAINED if tested > 1 else 2, seed, by_scheme=by_scheme).windows()
+    window = drawn.draw(TRAINED if tested == TESTED else 2, seed, by_scheme=by_scheme).windows()
     chosen = window.rows(torch.randint(len(window.u), (PAIRS,)))
     return Trajectories(chosen.t, chosen.u), drawn.draw(tested, seed + 1000, by_scheme=by_scheme)
 
@@ -122,7 +122,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     jobs = (
         [("KdV", False, 0)] if small else [(n, s, seed) for s in (False, True) for seed in range(5) for n in SETTINGS]
     )
-    sizes = (1, 10, SMALL_WIDTH) if small else (TESTED, 500, WIDTH)
+    sizes = (2, 10, SMALL_WIDTH) if small else (TESTED, 500, WIDTH)
     kinds = [kind for kind in MODELS if not small or kind != "neural ODE"]
     left = {job: [kind for kind in kinds if (*job, kind) not in there] for job in jobs}
     work = joblib.Parallel(n_jobs=1 if small else 2, return_as="generator_unordered")(

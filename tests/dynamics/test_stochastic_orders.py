@@ -91,7 +91,7 @@ STRONG = {
 }
 
 
-@pytest.mark.parametrize("noise", ["additive", "commuting", "general"])
+@pytest.mark.parametrize("noise", ["additive", "commuting", pytest.param("general", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", STEPPERS)
 def test_strong_orders(kind, noise):
     if noise not in kind.orders:
