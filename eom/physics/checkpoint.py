@@ -51,7 +51,8 @@ def copied(model: nn.Module) -> State:
 def about(model: LearnedSystem, window: Window) -> dict[str, str]:
     """What a training is of: the names of field and rule, and a hash of its windows."""
     rule = model.rule if isinstance(model.rule, FunctionType) else type(model.rule)
-    numbers = b"".join(_bits(x.contiguous(), torch.uint8).numpy().tobytes() for x in (window.t, window.u))
+    observed = [x for x in (window.t, window.u, window.slope) if x is not None]
+    numbers = b"".join(_bits(x.contiguous(), torch.uint8).numpy().tobytes() for x in observed)
     return {"field": type(model.field).__name__, "rule": rule.__name__, "data": hashlib.sha256(numbers).hexdigest()}
 
 

@@ -1,6 +1,7 @@
 """Training finds the law, goes on from its checkpoints, and leaves the best parameters."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ from eom.errors import (
     LossNotFiniteError,
     SettingError,
 )
-from eom.physics import LearnedSystem, data_sets
+from eom.physics import LearnedSystem, Trajectories, data_sets
 from eom.physics.checkpoint import about, copied, load
 
 MODELS = {
@@ -215,6 +216,11 @@ def with_rule(model: LearnedSystem) -> LearnedSystem:
     return model
 
 
+def backwards(data: Trajectories) -> Trajectories:
+    """The same states, with other rates."""
+    return dataclasses.replace(data, slopes=None if data.slopes is None else -data.slopes)
+
+
 def other_kind(path, model, kind, data=None) -> None:
     physics.fit(model, data or spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
 
@@ -226,12 +232,23 @@ def other_kind(path, model, kind, data=None) -> None:
         (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
         (lambda path, m: other_kind(path, m, torch.optim.SGD, spring_data(3)), "it is of another data: continue"),
+        (lambda path, m: other_kind(path, m, torch.optim.SGD, backwards(spring_data())), "it is of another data"),
         (lambda path, m: other_kind(path, with_rule(m), torch.optim.SGD), "it is of another rule: continue"),
         (lambda path, m: path.write_bytes(b"PK"), r"no whole \.npz file of arrays"),
         (lambda path, m: spring_data().save(path), "optimizer: it holds entries, times, states"),
         (lambda path, m: np.savez(path, tree="[1, 2]", generator=np.ones(3)), "is no checkpoint of this model"),
     ],
-    ids=["Adam", "LBFGS", "another model", "other data", "another rule", "cut off", "trajectories", "another tree"],
+    ids=[
+        "Adam",
+        "LBFGS",
+        "another model",
+        "other data",
+        "other rates",
+        "another rule",
+        "cut off",
+        "trajectories",
+        "another tree",
+    ],
 )
 def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, write, message):
     torch.manual_seed(0)
