@@ -84,7 +84,6 @@ def law_of(structure: Structure, size: int) -> str | None:
     with torch.no_grad():
         g = torch.randn(32, size, dtype=wide, generator=torch.Generator().manual_seed(0))
         moved = _applied(structure, g)
-        scale = float((moved.norm(dim=-1) / g.norm(dim=-1)).max())
         if float((_applied(structure, g[1:] - g[:-1]) - moved.diff(dim=0)).abs().max()) > 1e-4 * float(
             moved.abs().max()
         ):
@@ -93,7 +92,7 @@ def law_of(structure: Structure, size: int) -> str | None:
             moved = _applied(structure, torch.eye(size, dtype=wide))  # G^T
             values, scale = torch.linalg.eigvalsh((moved + moved.T) / 2), float(moved.abs().sum(0).max())
         else:
-            start = g[0].to(moved)
+            scale, start = float((moved.norm(dim=-1) / g.norm(dim=-1)).max()), g[0].to(moved)
             most = lanczos(lambda v: _symmetric(structure, v), start).eigenvalues
             least = -lanczos(lambda v: -_symmetric(structure, v), start).eigenvalues
             waves = torch.cos(2 * math.pi / size * torch.outer(torch.arange(9), torch.arange(size))).to(moved)

@@ -132,10 +132,11 @@ def is_rounding(g: Map, found: Solved) -> bool:
 
     Then g(u + d) - 2 g(u) + g(u - d) is as large, and does not grow as |d|^2, from |d| = r to 4 r.
     """
-    u, value = found.u, g(found.u)
-    left = (value - u).norm(dim=-1)
+    u = found.u
     if not found.residual <= torch.finfo(u.dtype).eps ** 0.5:
         return False
+    value = g(u)
+    left = (value - u).norm(dim=-1)
     draws, noise = torch.Generator().manual_seed(0), []
     for size in (left, 4 * left):
         steps = [torch.randn(u.shape, generator=draws, dtype=u.dtype).to(u.device) for _ in range(PROBES)]

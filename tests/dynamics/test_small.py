@@ -71,7 +71,7 @@ def test_the_automatic_rule_keeps_energies_that_cancel():
 
 @pytest.mark.parametrize("stepper", [DiscreteGradient(), ImplicitMidpoint()], ids=["automatic", "midpoint"])
 def test_a_position_that_moves_only_after_a_small_momentum_does_move(stepper):
-    """q'' = -q with a mass of 1e-13: the first step of p is below the rounding of q."""
+    """q'' = -1e26 q of a mass of 1e-26: beside q, the first step of p is below rounding."""
     light = EnergySystem(lambda u: u[:, 0] ** 2 / 2 + u[:, 1] ** 2 / 2e-26, rotate)
     turned = end(light, stepper, torch.tensor([[1e-11, 0.0]], dtype=torch.float64), h=3e-14, steps=10)
     phase = 10 * 2 * math.atan(0.15)
