@@ -69,6 +69,18 @@ def test_the_automatic_rule_keeps_energies_that_cancel():
         assert float((energies[1] / energies[0] - 1).abs()) < 1e-13
 
 
+@pytest.mark.parametrize("turns", [0, 1, 10])
+def test_energy_in_float32_is_kept_to_the_rounding_of_an_angle_after_any_number_of_turns(turns):
+    """Each of n steps rounds the angle q by eps q, with signs of its own: H is off by less than eps |q| |sin q| sqrt(n).
+
+    Stopping at a residual of 20 eps (|q_0| + |q|) adds up instead, as the residuals have one sign.
+    """
+    steps, u = 1000, torch.tensor([[1 + 2 * math.pi * turns, 0.0]])
+    last = end(PENDULUM, DiscreteGradient(), u, h=0.1, steps=steps).detach()
+    off = float((PENDULUM.energy(last) - PENDULUM.energy(u)).abs())
+    assert off < 4 * torch.finfo(torch.float32).eps * float(u.abs().max()) * math.sqrt(steps)
+
+
 @pytest.mark.parametrize("stepper", [DiscreteGradient(), ImplicitMidpoint()], ids=["automatic", "midpoint"])
 def test_a_position_that_moves_only_after_a_small_momentum_does_move(stepper):
     """q'' = -1e26 q of a mass of 1e-26: beside q, the first step of p is below rounding."""
