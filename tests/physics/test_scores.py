@@ -24,6 +24,14 @@ def test_a_prediction_that_runs_away_says_at_which_step():
         model.predict(torch.ones(1, 1, dtype=WIDE), torch.arange(21.0))
 
 
+def test_a_prediction_has_the_names_that_it_is_given():
+    data = spring_data()
+    assert true_spring(physics.midpoint).predict(data.states[:, 0], data.times, entries=data.entries).entries == (
+        "q",
+        "p",
+    )
+
+
 class _Square(nn.Module):
     def forward(self, t: float, u: Tensor) -> Tensor:
         return u**2
