@@ -34,8 +34,9 @@ class Kept(NamedTuple):
     parameters: State
 
     @staticmethod
-    def of(model: nn.Module) -> "Kept":
-        return Kept(0, 0, math.inf, 0, [], copied(model))
+    def of(model: nn.Module, seen: float) -> "Kept":
+        """At the start, with the loss on unseen data, or nan."""
+        return Kept(0, 0, seen if math.isfinite(seen) else math.inf, 0, [], copied(model))
 
     def after(self, step: int, loss: float, seen: float | None, model: nn.Module) -> "Kept":
         """With a measurement: the loss, and that on unseen data, or None, where the last parameters are the best."""

@@ -24,7 +24,7 @@ FEW = 8  # windows, spread over the data
 
 
 class Fitted(NamedTuple):
-    """``history``: step, training loss, and validation loss where there is one; the step whose parameters were kept."""
+    """``history``: step, training loss and validation loss after it, from the start on; ``best``: the step kept."""
 
     history: pd.DataFrame
     best: int
@@ -55,7 +55,8 @@ def fit(
         optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS wants batch=None.
         batch: windows in a step, drawn anew for each; all of them by default.
         window: steps of one window, each of which begins ``stride`` points after the last.
-        validation: whose mean square is measured every so many steps; the best parameters are those at the end.
+        validation: whose mean square is measured every so many steps; the best parameters are those at the end, be
+            they those at the start.
         patience: measurements without a better one, after which training stops.
         checkpoint: a file, written at every measurement, from which training goes on if it is
             there, with its optimizer's rate; of the same model, rule, loss and data.
@@ -85,11 +86,11 @@ def fit(
         """By which trainings of the same parameters are told apart."""
         return _trained(model, measure, few, NAN), NAN if unseen is None else _after(model, squares, unseen)
 
-    of = about(model, windows)
+    of, start = about(model, windows), NAN if unseen is None else _after(model, squares, unseen)
     if checkpoint and Path(checkpoint).exists():
         kept = load(checkpoint, model, optimizer, draw, of, losses)
     else:
-        kept = Kept.of(model)
+        kept = Kept.of(model, start)
     if patience is not None and kept.waited >= patience:  # it was at its end
         steps = kept.step
     with Progress(disable=not progress) as bar:
@@ -98,19 +99,22 @@ def fit(
             chosen = windows if batch is None or batch >= len(windows.u) else windows.rows(
                 torch.randint(len(windows.u), (batch,), generator=draw)
             )  # fmt: skip
-            value = seen = advance(optimizer, measure, chosen)
+            value = after = seen = advance(optimizer, measure, chosen)
+            if step == 0:
+                kept = kept._replace(history=[(0, value, start)])
             measured = step % every == every - 1 or step == steps - 1
             if measured:
+                after = _trained(model, measure, chosen, value)
                 seen = _after(model, squares, chosen if unseen is None else unseen)
-            if not all(map(math.isfinite, (value, seen))):
+            if not all(map(math.isfinite, (value, after, seen))):
                 model.load_state_dict(kept.parameters)
                 raise LossNotFiniteError(
-                    f"the loss is {value} at step {step}, and {seen} after it: the model has its "
+                    f"the loss is {value} at step {step}, and {after} (mean square {seen}) after it: the model has its "
                     f"parameters of step {kept.best} again. Take a smaller learning rate, or shorter windows"
                 )
             if measured:
-                kept = kept.after(step + 1, value, None if unseen is None else seen, model)
-                bar.update(task, completed=step + 1, description=f"loss {value:.3g}")
+                kept = kept.after(step + 1, after, None if unseen is None else seen, model)
+                bar.update(task, completed=step + 1, description=f"loss {after:.3g}")
                 if checkpoint:
                     save(checkpoint, model, optimizer, draw, of, kept, _trained(model, measure, few, NAN))
                 if patience is not None and kept.waited >= patience:

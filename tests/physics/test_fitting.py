@@ -168,7 +168,7 @@ def test_a_field_that_draws_random_numbers_goes_on_from_its_checkpoint(tmp_path)
         found = physics.fit(
             model, spring_data(), validation=spring_data(2), steps=steps, every=2, checkpoint=tmp_path / "a.npz"
         )
-    assert found.history.step.tolist() == [2, 4]
+    assert found.history.step.tolist() == [0, 2, 4]
 
 
 def test_a_loss_that_takes_gradients_itself_goes_on_from_its_checkpoint(tmp_path):
@@ -181,8 +181,22 @@ def test_a_loss_that_takes_gradients_itself_goes_on_from_its_checkpoint(tmp_path
 
     for steps in (2, 4):
         found = physics.fit(model, data, loss=loss, steps=steps, every=2, checkpoint=tmp_path / "a.npz")
-    assert found.history.step.tolist() == [2, 4]
+    assert found.history.step.tolist() == [0, 2, 4]
     assert found.history.loss.is_monotonic_decreasing
+
+
+def test_the_history_has_the_losses_after_each_step_and_the_start_may_be_the_best():
+    data, unseen, model = spring_data(), spring_data(2, noise=0.1), shot()
+    measured = lambda of: float(physics.mean_square(model, of.windows()).detach())  # noqa: E731 - thrice
+    start = measured(data), measured(unseen)
+    uphill = torch.optim.SGD(model.parameters(), 1e-3, maximize=True)
+    found = physics.fit(model, data, optimizer=uphill, steps=3, every=2, validation=unseen)
+    assert found.history.step.tolist() == [0, 2, 3]
+    assert (found.history.loss[0], found.history.validation[0]) == pytest.approx(start, rel=1e-12)
+    assert found.history.validation.is_monotonic_increasing
+    assert (found.best, measured(unseen)) == (0, pytest.approx(start[1], rel=1e-12))
+    alone = physics.fit(model, data, steps=2)
+    assert alone.history.loss.tolist() == [pytest.approx(start[0], rel=1e-12), pytest.approx(measured(data), rel=1e-12)]
 
 
 def test_a_training_that_is_refused_leaves_the_model_as_it_is(tmp_path):
@@ -220,8 +234,8 @@ def test_a_training_that_has_stopped_early_is_at_its_end_when_begun_again(tmp_pa
         )
         return found.history.step.tolist()
 
-    assert begun(2) == begun(2) == [2, 4, 6]
-    assert begun(3) == begun(3) == [2, 4, 6, 8]
+    assert begun(2) == begun(2) == [0, 2, 4]
+    assert begun(3) == begun(3) == [0, 2, 4, 6]
 
 
 def test_a_training_in_bfloat16_goes_on_from_its_checkpoint(tmp_path):
