@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from types import FunctionType
@@ -33,8 +34,9 @@ class Kept(NamedTuple):
     parameters: State
 
     @staticmethod
-    def of(model: nn.Module) -> "Kept":
-        return Kept(0, 0, math.inf, 0, [], copied(model))
+    def of(model: nn.Module, seen: float) -> "Kept":
+        """At the start, with the loss on unseen data, or nan."""
+        return Kept(0, 0, seen if math.isfinite(seen) else math.inf, 0, [], copied(model))
 
     def after(self, step: int, loss: float, seen: float | None, model: nn.Module) -> "Kept":
         """With a measurement: the loss, and that on unseen data, or None, where the last parameters are the best."""
@@ -57,14 +59,15 @@ def about(model: LearnedSystem, window: Window) -> dict[str, str]:
 
 
 def save(
-    path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator, of: dict[str, str], kept: Kept
-) -> None:
+    path: str | Path, model: LearnedSystem, optimizer: Optimizer, draw: torch.Generator, of: dict[str, str],
+    kept: Kept, loss: float,
+) -> None:  # fmt: skip
     """Write one .npz file, in place of the former one at once."""
     arrays: dict[str, np.ndarray] = {"generator": draw.get_state().numpy()}
     tree = {
         "of": of, "model": dict(model.state_dict()), "best": kept.parameters,
         "optimizer": optimizer.state_dict(), "kind": type(optimizer).__name__,
-        "kept": [kept.step, kept.best, kept.least, kept.waited, kept.history],
+        "loss": loss, "kept": [kept.step, kept.best, kept.least, kept.waited, kept.history],
     }  # fmt: skip
     arrays["tree"] = np.array(json.dumps(_flat(tree, arrays)))
     path = Path(path)
@@ -73,11 +76,14 @@ def save(
     os.replace(part, path)
 
 
-def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.Generator, of: dict[str, str]) -> Kept:
-    """Bring model, optimizer and generator to where the file says.
+def load(
+    path: str | Path, model: LearnedSystem, optimizer: Optimizer, draw: torch.Generator, of: dict[str, str],
+    losses: Callable[[], tuple[float, float]],
+) -> Kept:  # fmt: skip
+    """Bring model, optimizer and generator to where the file says, with the ``losses`` of then.
 
     Raises:
-        DataError: no such file, or one of another model, rule, optimizer or data; all are left as they were.
+        DataError: no such file, or one of another model, rule, loss, optimizer or data; all are left as they were.
     """
     arrays = read_arrays(path)
     before = copied(model), deepcopy(optimizer.state_dict()), draw.get_state()
@@ -92,7 +98,21 @@ def load(path: str | Path, model: nn.Module, optimizer: Optimizer, draw: torch.G
         *counts, history = tree["kept"]
         kept = Kept._make([*counts, [tuple(row) for row in history], tree["best"]])
         _restore(model, optimizer, draw, (tree["model"], tree["optimizer"], torch.from_numpy(arrays["generator"])))
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as failure:  # of files of anything
+        eps = torch.finfo(model.dtype).eps
+        for then, now in zip((tree["loss"], kept.history[-1][2]), losses(), strict=True):  # nan where one is not known
+            if abs(now - then) > max(math.sqrt(eps) * abs(then), eps * abs(kept.history[0][1])):
+                raise ValueError(
+                    f"its parameters have the loss {now:.12g} with the structure, stepper, activation, loss and "
+                    f"validation given here, and had {then:.12g}: give those of then, or choose another file"
+                )
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as failure:  # of any file
         _restore(model, optimizer, draw, before)
         raise DataError(f"{path} is no checkpoint of this model and optimizer: {failure}") from failure
     return kept

@@ -6,19 +6,19 @@ NeurIPS 2020 (long trajectories, KdV, Cahn-Hilliard).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
-from eom.errors import SettingError
+from eom.errors import DataError, SettingError
 from eom.physics import lattices, systems
 from eom.physics.limits import require_seed
 from eom.physics.rules import followed
 from eom.physics.systems import System
-from eom.physics.trajectories import Trajectories
+from eom.physics.trajectories import Trajectories, tensor_of
 
 Starts = Callable[[int, torch.Generator], Tensor]  # (count, generator) -> [count, n]
 WIDE = torch.float64
@@ -26,12 +26,23 @@ WIDE = torch.float64
 
 @dataclass(frozen=True)
 class DataSet:
-    """A system, how its ``starts`` are drawn, at which ``times`` it is observed, with which standard ``noise``."""
+    """A system, how its ``starts`` are drawn, at which ``times`` [s] it is observed, with which standard ``noise``.
+
+    Raises:
+        DataError: times that are none of ``Trajectories``, or not those of all.
+    """
 
     system: System
     starts: Starts
     times: Tensor
     noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        times = tensor_of("times", self.times)
+        if times.ndim != 1:
+            raise DataError(f"times have shape {list(times.shape)}, expected [s], which all trajectories share")
+        clock = Trajectories(times, torch.zeros(1, len(times), 1)).times
+        object.__setattr__(self, "times", clock[0])
 
     def draw(self, count: int, seed: int, *, irregular: bool = False, by_scheme: bool = False) -> Trajectories:
         """``count`` observed trajectories, float64, with noise on states and rates free of it.
@@ -62,10 +73,11 @@ class DataSet:
 
     def exact(self, count: int, seed: int, times: Tensor | None = None) -> Trajectories:
         """Trajectories from the starts of ``draw``, without noise."""
+        if times is not None:
+            return replace(self, times=times).exact(count, seed)
         u = self.starts(count, torch.Generator().manual_seed(seed))
-        times = self.times if times is None else times
-        states = motion(self.system, u, times)
-        return Trajectories(times, states, self.system.entries, rates(self.system, states))
+        states = motion(self.system, u, self.times)
+        return Trajectories(self.times, states, self.system.entries, rates(self.system, states))
 
 
 def motion(system: System, u: Tensor, times: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import nan as NAN
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +20,11 @@ from eom.physics.models import LearnedSystem, mean_square
 from eom.physics.trajectories import Trajectories, Window
 
 Loss = Callable[[Window], Tensor]
+FEW = 8  # windows, spread over the data
 
 
 class Fitted(NamedTuple):
-    """``history``: step, training loss, and validation loss where there is one; the step whose parameters were kept."""
+    """``history``: step, training loss and validation loss after it, from the start on; ``best``: the step kept."""
 
     history: pd.DataFrame
     best: int
@@ -52,10 +55,11 @@ def fit(
         optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS wants batch=None.
         batch: windows in a step, drawn anew for each; all of them by default.
         window: steps of one window, each of which begins ``stride`` points after the last.
-        validation: whose mean square is measured every so many steps; the best parameters are those at the end.
+        validation: whose mean square is measured every so many steps; the best parameters are those at the end, be
+            they those at the start.
         patience: measurements without a better one, after which training stops.
         checkpoint: a file, written at every measurement, from which training goes on if it is
-            there, with its optimizer's rate; of the same rule and data.
+            there, with its optimizer's rate; of the same model, rule, loss and data.
 
     Raises:
         DataError: data that are not of this model. SettingError: settings out of their range.
@@ -72,12 +76,21 @@ def fit(
     unseen = None if validation is None else accepted(model, validation).windows(window, stride)
     optimizer = optimizer or Adam(model.parameters(), 1e-3)
     require_optimizer(model, optimizer, checkpoint)
-    measure: Loss = loss if loss is not None else (lambda w: mean_square(model, w))
+    squares: Loss = partial(mean_square, model)
+    measure = loss or squares
     draw = torch.Generator().manual_seed(seed)
-    # what the rule refuses it does before anything is changed
-    _after(model, windows.rows(torch.arange(min(2, len(windows.u)))))
-    of = about(model, windows)
-    kept = load(checkpoint, model, optimizer, draw, of) if checkpoint and Path(checkpoint).exists() else Kept.of(model)
+    few = windows.rows(torch.linspace(0, len(windows.u) - 1, min(FEW, len(windows.u))).long())
+    _after(model, squares, few)  # what the rule refuses it does before anything is changed
+
+    def losses() -> tuple[float, float]:
+        """By which trainings of the same parameters are told apart."""
+        return _trained(model, measure, few, NAN), NAN if unseen is None else _after(model, squares, unseen)
+
+    of, start = about(model, windows), NAN if unseen is None else _after(model, squares, unseen)
+    if checkpoint and Path(checkpoint).exists():
+        kept = load(checkpoint, model, optimizer, draw, of, losses)
+    else:
+        kept = Kept.of(model, start)
     if patience is not None and kept.waited >= patience:  # it was at its end
         steps = kept.step
     with Progress(disable=not progress) as bar:
@@ -86,20 +99,24 @@ def fit(
             chosen = windows if batch is None or batch >= len(windows.u) else windows.rows(
                 torch.randint(len(windows.u), (batch,), generator=draw)
             )  # fmt: skip
-            value = advance(optimizer, measure, chosen)
+            value = after = seen = advance(optimizer, measure, chosen)
+            if step == 0:
+                kept = kept._replace(history=[(0, value, start)])
             measured = step % every == every - 1 or step == steps - 1
-            seen = _after(model, chosen if unseen is None else unseen) if measured else value
-            if not (math.isfinite(value) and math.isfinite(seen)):
+            if measured:
+                after = _trained(model, measure, chosen, value)
+                seen = _after(model, squares, chosen if unseen is None else unseen)
+            if not all(map(math.isfinite, (value, after, seen))):
                 model.load_state_dict(kept.parameters)
                 raise LossNotFiniteError(
-                    f"the loss is {value} at step {step}, and {seen} after it: the model has its "
+                    f"the loss is {value} at step {step}, and {after} (mean square {seen}) after it: the model has its "
                     f"parameters of step {kept.best} again. Take a smaller learning rate, or shorter windows"
                 )
             if measured:
-                kept = kept.after(step + 1, value, None if unseen is None else seen, model)
-                bar.update(task, completed=step + 1, description=f"loss {value:.3g}")
+                kept = kept.after(step + 1, after, None if unseen is None else seen, model)
+                bar.update(task, completed=step + 1, description=f"loss {after:.3g}")
                 if checkpoint:
-                    save(checkpoint, model, optimizer, draw, of, kept)
+                    save(checkpoint, model, optimizer, draw, of, kept, _trained(model, measure, few, NAN))
                 if patience is not None and kept.waited >= patience:
                     break
     model.load_state_dict(kept.parameters)
@@ -123,10 +140,21 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
     return float(found.detach())
 
 
-def _after(model: LearnedSystem, window: Window) -> float:
-    """The mean square of the present parameters."""
-    with torch.no_grad():
-        return float(mean_square(model, window))
+def _after(model: LearnedSystem, loss: Loss, window: Window) -> float:
+    """The loss of the present parameters; what it draws at random is the same each time."""
+    devices = {x.device for x in model.parameters() if x.is_cuda}
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        for draw in (torch.default_generator, *(torch.cuda.default_generators[x.index] for x in devices)):
+            draw.manual_seed(0)
+        return float(loss(window))
+
+
+def _trained(model: LearnedSystem, loss: Loss, window: Window, otherwise: float) -> float:
+    """The same, or ``otherwise`` of a loss that takes gradients itself."""
+    try:
+        return _after(model, loss, window)
+    except RuntimeError:
+        return otherwise
 
 
 def solve_linear(

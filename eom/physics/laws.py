@@ -21,9 +21,11 @@ WAVES = 64  # wave numbers along each axis on which a symbol is read
 
 @dataclass(frozen=True)
 class Agreement:
-    """true = offset + scale * learned, up to ``residual``; ``residual_at_scale_one`` with the best offset alone.
+    """true = offset + scale * learned + multiples of what is unseen, up to ``residual``; scale 0 of a learned constant.
 
-    Both are root mean squares over the standard deviation of the true energy on the states.
+    ``residual_at_scale_one`` is left by the best offset and multiples alone.
+
+    Residuals are root mean squares over the standard deviation of the true energy on the states.
     """
 
     scale: float
@@ -46,17 +48,19 @@ def compare_energies(learned: Energy, true: Energy, states: Tensor, unseen: Sequ
     with torch.no_grad():
         x, y = (scalars(name, e, states) for name, e in (("learned", learned), ("true", true)))
         basis = torch.stack([torch.ones_like(x), *(scalars("unseen", c, states) for c in unseen)], 1)
-        a, b = (v - basis @ torch.linalg.lstsq(basis, v[:, None]).solution[:, 0] for v in (x, y))
+        both = torch.stack([x, y], 1)
+        weights = torch.linalg.lstsq(basis, both).solution  # [1 + unseen, 2]
+        a, b = (both - basis @ weights).T
     spread = float(b.square().mean().sqrt())
-    if spread <= 1e-12 * float(y.abs().max()):
+    if spread <= ROUNDING * float(y.abs().max()):
         raise SettingError(f"the true energy is {float(y[0]):g} on all states, expected states of different energies")
-    size = float(a.square().sum())
-    scale = float((a * b).sum()) / size if size else 0.0
+    constant = float(a.abs().max()) <= ROUNDING * float(x.abs().max())
+    scale = 0.0 if constant else float(a @ b / a.square().sum())
 
     def left(c: float) -> float:
         return float((b - c * a).square().mean().sqrt()) / spread
 
-    return Agreement(scale, float(y.mean() - scale * x.mean()), left(scale), left(1.0))
+    return Agreement(scale, float(weights[0, 1] - scale * weights[0, 0]), left(scale), left(1.0))
 
 
 @dataclass(frozen=True)

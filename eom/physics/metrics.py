@@ -102,11 +102,12 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     if len(u) == 1 and not falls:
         return NAN
     change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()
-    return _or_infinite(float(change.max() / spread.std()))
+    largest = change.max()
+    return _or_infinite(float(largest / spread.std())) if float(largest) else 0.0  # at rest there is no spread
 
 
 def _horizon(u: Tensor, v: Tensor, times: Tensor) -> Tensor:
-    """[b] the last time up to which |v - u| < |u| / 2."""
-    off = (v - u).norm(dim=-1) >= u.norm(dim=-1) / 2
+    """[b] the time up to which |v - u| <= |u| / 2, as where both are at rest in 0."""
+    off = ~((v - u).norm(dim=-1) <= u.norm(dim=-1) / 2)  # infinite ones too
     first = torch.where(off.any(1), off.int().argmax(1), u.shape[1] - 1)
     return times.gather(1, first[:, None])[:, 0] - times[:, 0]

@@ -62,8 +62,10 @@ class LearnedSystem(nn.Module):
     def residual(self, window: Window) -> Tensor:
         return self.rule(self.field, window)
 
-    def predict(self, u: Tensor, times: Tensor, substeps: int = 1) -> Trajectories:
+    def predict(self, u: Tensor, times: Tensor, substeps: int = 1, entries: tuple[str, ...] = ()) -> Trajectories:
         """Trajectories from ``u`` [b, n] at ``times`` [s] or [b, s], of which the first is that of ``u``.
+
+        ``entries`` names the n coordinates, as ``data.entries``.
 
         Raises:
             DataError: states that are not of this model, a field that is not of such states, or times that are none of
@@ -78,7 +80,7 @@ class LearnedSystem(nn.Module):
         states, clock = [u], tensor_of("times", times)
         if clock.ndim not in (1, 2):
             raise DataError(f"times have shape {list(clock.shape)}, expected [s] or [{len(u)}, s]")
-        clock = Trajectories(clock, u[:, None].expand(-1, clock.shape[-1], -1)).times
+        clock = Trajectories(clock, u[:, None].expand(-1, clock.shape[-1], -1), entries).times
         with torch.no_grad():
             try:
                 for y in followed(self.field, self.stepper, u, clock, substeps):
@@ -90,7 +92,7 @@ class LearnedSystem(nn.Module):
                     f"prediction stopped at step {len(states)} of {clock.shape[1] - 1}: {failure}. Take more substeps, "
                     "or train longer"
                 ) from failure
-        return Trajectories(clock, torch.stack(states, 1))
+        return Trajectories(clock, torch.stack(states, 1), entries)
 
     def require(self, u: Tensor) -> None:
         """Raise where states [..., n] are not of this model, or its field gives no rates of them."""

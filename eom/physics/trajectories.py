@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eom.errors import DataError, SettingError
 from eom.physics.archives import read_arrays
+from eom.physics.limits import is_number
 
 
 class Window(NamedTuple):
@@ -51,7 +52,10 @@ class Trajectories:
         for name in ("times", "states", "slopes"):
             object.__setattr__(self, name, tensor_of(name, getattr(self, name)))
         if self.states.ndim != 3 or not self.states.is_floating_point() or not self.states.numel():
-            raise DataError(f"states have shape {list(self.states.shape)}, expected floats [trajectories, times, n]")
+            raise DataError(
+                f"the {self.states.dtype} states have shape {list(self.states.shape)}, expected floats "
+                "[trajectories, times, n]"
+            )
         b, s, n = self.states.shape
         if self.times.shape not in ((s,), (b, s)):
             raise DataError(f"times have shape {list(self.times.shape)}, expected [{s}] or [{b}, {s}] as of the states")
@@ -117,12 +121,21 @@ class Trajectories:
         return replace(self, times=self.times[rows], states=self.states[rows], slopes=slopes)
 
     def until(self, time: float) -> tuple["Trajectories", "Trajectories"]:
-        """What was seen before ``time`` and from then on, split by the times of the first trajectory.
+        """What was seen before ``time`` and from then on.
 
         Raises:
-            DataError: fewer than two points on a side.
+            DataError: fewer than two points on a side, or more of them in some trajectories than in others.
         """
-        here, start, end = int((self.times[0] < time).sum()), *self.times[0, [0, -1]].tolist()
+        if not is_number(time):
+            raise DataError(f"time is {time!r}, expected a finite number")
+        before = (self.times < time).sum(1)
+        here, most = int(before.min()), int(before.max())
+        if here < most:
+            raise DataError(
+                f"the trajectories have {here} to {most} points before {time:g}, expected as many in each: cut those "
+                "with the same times together, as data.select([0]).until(time)"
+            )
+        start, end = self.times[0, [0, -1]].tolist()
         if not 2 <= here <= self.times.shape[1] - 2:
             raise DataError(
                 f"there are {here} points before {time:g} and {self.times.shape[1] - here} from then on, expected "
@@ -175,12 +188,22 @@ def tensor_of(name: str, x: Any) -> Any:
     if any(np.ma.is_masked(part) for part in (x, *(x if isinstance(x, list | tuple) else ()))):
         raise DataError(f"{name} have values that are masked: cut them out, or fill them in")
     try:
-        found = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        found = x.detach().clone() if isinstance(x, Tensor) else _from_numpy(np.array(x))
     except (TypeError, ValueError) as failure:
-        raise DataError(f"{name} are a {type(x).__name__}, expected a tensor or an array of numbers") from failure
+        kind = getattr(x, "dtype", None)
+        came = type(x).__name__ + ("" if kind is None else f" of {kind}")
+        raise DataError(
+            f"{name} are a {came}, expected a tensor or an array of numbers, as by x.astype(float); of dates, the time "
+            "since the first"
+        ) from failure
     if found.is_complex():
         raise DataError(f"{name} are {found.dtype}, expected real ones: take real and imaginary parts as two entries")
     return found
+
+
+def _from_numpy(x: np.ndarray) -> Tensor:
+    """In the machine's own order of bytes, the only one that torch has."""
+    return torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False))
 
 
 def _require_finite(data: Trajectories) -> None:

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,13 @@ from eom.errors import (
     DataError,
     LossNotFiniteError,
     SettingError,
+    StepError,
 )
 from eom.physics import LearnedSystem, Trajectories, data_sets
 from eom.physics.checkpoint import about, copied, load
+from eom.physics.systems import rotate
 
+EULER = eom.Euler()
 MODELS = {
     "neural ODE": lambda: physics.neural_ode(2, physics.dense(2, 2, 16)),
     "neural ODE, adjoint": lambda: physics.neural_ode(2, physics.dense(2, 2, 16), adjoint=True),
@@ -110,6 +115,90 @@ def test_a_training_goes_on_from_its_checkpoint_as_if_uncut(tmp_path):
         physics.fit(other, data, steps=20, checkpoint=tmp_path / "a.npz")
 
 
+def shot(activation: Any = nn.Tanh, *, sign=1.0, stepper=EULER, substeps=1) -> LearnedSystem:
+    """Of the same parameters, whatever else is said of it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), activation(), nn.Linear(8, 1))
+    field = physics.EnergyField(net, lambda g: sign * rotate(g))
+    return LearnedSystem(2, field, physics.Shooting(stepper, substeps), physics.RK4()).double()
+
+
+def mean_size(model: LearnedSystem, window) -> torch.Tensor:
+    return model.residual(window).abs().mean()
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["validated", "alone"])
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [
+        (partial(shot, nn.Softplus), None),
+        (partial(shot, sign=-1.0), None),
+        (partial(shot, stepper=physics.RK4()), None),
+        (partial(shot, substeps=2), None),
+        (shot, mean_size),
+    ],
+    ids=["activation", "structure", "stepper", "substeps", "loss"],
+)
+def test_a_checkpoint_of_other_settings_is_refused_and_the_model_left_as_it_is(tmp_path, make, loss, validated):
+    begin = partial(
+        physics.fit, data=spring_data(), steps=2, checkpoint=tmp_path / "a.npz",
+        validation=spring_data(2, noise=0.1) if validated else None,
+    )  # fmt: skip
+    begin(shot())
+    begin(shot())
+    model = make()
+    before = copied(model)
+    with pytest.raises(DataError, match=r"have the loss .* with the structure, .* and had .*: give those of then, or"):
+        begin(model, loss=None if loss is None else partial(loss, model))
+    torch.testing.assert_close(copied(model), before, rtol=0, atol=0)
+
+
+def test_losses_on_other_unseen_data_are_not_compared(tmp_path):
+    begin = partial(physics.fit, shot(), spring_data(), steps=2, checkpoint=tmp_path / "a.npz")
+    begin(validation=spring_data(2, noise=0.1))
+    with pytest.raises(DataError, match=r"have the loss .* validation given here"):
+        begin(validation=spring_data(3, noise=0.1))
+
+
+def test_a_field_that_draws_random_numbers_goes_on_from_its_checkpoint(tmp_path):
+    for steps in (2, 4):
+        torch.manual_seed(steps)
+        net = nn.Sequential(nn.Linear(2, 8), nn.Dropout(), nn.Linear(8, 2))
+        model = LearnedSystem(2, physics.PlainField(net), physics.midpoint, physics.RK4()).double()
+        found = physics.fit(
+            model, spring_data(), validation=spring_data(2), steps=steps, every=2, checkpoint=tmp_path / "a.npz"
+        )
+    assert found.history.step.tolist() == [0, 2, 4]
+
+
+def test_a_loss_that_takes_gradients_itself_goes_on_from_its_checkpoint(tmp_path):
+    data, model = spring_data(), shot()
+
+    def loss(window):
+        u = window.u.clone().requires_grad_()
+        [slope] = torch.autograd.grad(model.field.energy(u).sum(), u, create_graph=True)  # type: ignore[operator, union-attr]
+        return physics.mean_square(model, window) + slope.square().mean()
+
+    for steps in (2, 4):
+        found = physics.fit(model, data, loss=loss, steps=steps, every=2, checkpoint=tmp_path / "a.npz")
+    assert found.history.step.tolist() == [0, 2, 4]
+    assert found.history.loss.is_monotonic_decreasing
+
+
+def test_the_history_has_the_losses_after_each_step_and_the_start_may_be_the_best():
+    data, unseen, model = spring_data(), spring_data(2, noise=0.1), shot()
+    measured = lambda of: float(physics.mean_square(model, of.windows()).detach())  # noqa: E731 - thrice
+    start = measured(data), measured(unseen)
+    uphill = torch.optim.SGD(model.parameters(), 1e-3, maximize=True)
+    found = physics.fit(model, data, optimizer=uphill, steps=3, every=2, validation=unseen)
+    assert found.history.step.tolist() == [0, 2, 3]
+    assert (found.history.loss[0], found.history.validation[0]) == pytest.approx(start, rel=1e-12)
+    assert found.history.validation.is_monotonic_increasing
+    assert (found.best, measured(unseen)) == (0, pytest.approx(start[1], rel=1e-12))
+    alone = physics.fit(model, data, steps=2)
+    assert alone.history.loss.tolist() == [pytest.approx(start[0], rel=1e-12), pytest.approx(measured(data), rel=1e-12)]
+
+
 def test_a_training_that_is_refused_leaves_the_model_as_it_is(tmp_path):
     bare = physics.Trajectories(spring_data().times, spring_data().states)
     model = physics.hamiltonian_network(2, physics.dense(2, 1, 8)).double()
@@ -145,8 +234,8 @@ def test_a_training_that_has_stopped_early_is_at_its_end_when_begun_again(tmp_pa
         )
         return found.history.step.tolist()
 
-    assert begun(2) == begun(2) == [2, 4, 6]
-    assert begun(3) == begun(3) == [2, 4, 6, 8]
+    assert begun(2) == begun(2) == [0, 2, 4]
+    assert begun(3) == begun(3) == [0, 2, 4, 6]
 
 
 def test_a_training_in_bfloat16_goes_on_from_its_checkpoint(tmp_path):
@@ -225,9 +314,14 @@ def other_kind(path, model, kind, data=None) -> None:
     physics.fit(model, data or spring_data(), steps=2, optimizer=kind(model.parameters(), 1e-3), checkpoint=path)
 
 
+def given_up() -> tuple[float, float]:
+    raise StepError("given up at these parameters")
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
+        (lambda path, m: other_kind(path, m, torch.optim.SGD), "given up at these parameters"),
         (lambda path, m: other_kind(path, m, torch.optim.Adam), "written with Adam, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
@@ -239,6 +333,7 @@ def other_kind(path, model, kind, data=None) -> None:
         (lambda path, m: np.savez(path, tree="[1, 2]", generator=np.ones(3)), "is no checkpoint of this model"),
     ],
     ids=[
+        "a motion that stops",
         "Adam",
         "LBFGS",
         "another model",
@@ -260,5 +355,5 @@ def test_a_file_of_another_training_is_refused_and_nothing_is_changed(tmp_path, 
     stand = lambda: copy.deepcopy((copied(model), optimizer.state_dict(), draw.get_state()))  # noqa: E731 - thrice
     before = stand()
     with pytest.raises(DataError, match=message):
-        load(tmp_path / "a.npz", model, optimizer, draw, about(model, spring_data().windows()))
+        load(tmp_path / "a.npz", model, optimizer, draw, about(model, spring_data().windows()), given_up)
     torch.testing.assert_close(stand(), before, rtol=0, atol=0)

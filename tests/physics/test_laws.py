@@ -23,7 +23,11 @@ def test_energies_agree_up_to_an_offset_and_a_scale():
     assert (same.scale, same.offset) == (pytest.approx(3, abs=1e-12), pytest.approx(7, abs=1e-12))
     assert same.residual < 1e-14
     assert same.residual_at_scale_one == pytest.approx(2 / 3, abs=1e-12)  # 1 - 1/3 of the spread
-    other = compare_energies(lambda u: u[:, 0] * 0 + 1, system.energy, u)
+
+
+@pytest.mark.parametrize("constant", [1.0, -7.7, 1 / 3])
+def test_a_learned_constant_says_nothing_of_the_true_energy(constant):
+    other = compare_energies(lambda u: u[:, 0] * 0 + constant, spring().energy, sample(50, 2))
     assert (other.scale, other.residual) == (0, pytest.approx(1))
 
 
@@ -154,7 +158,7 @@ def test_what_the_structure_cannot_see_is_left_out_of_the_comparison():
     states = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     true, mass = (lambda u: u.square().sum(-1)), (lambda u: u.sum(-1))
     agreement = compare_energies(lambda u: 2 * true(u) + 3 * mass(u) - 1, true, states, unseen=[mass])
-    assert agreement.scale == pytest.approx(0.5, rel=1e-12)
+    assert (agreement.scale, agreement.offset) == (pytest.approx(0.5, rel=1e-12), pytest.approx(0.5, rel=1e-12))
     assert agreement.residual < 1e-13
     assert compare_energies(lambda u: 2 * true(u) + 3 * mass(u) - 1, true, states).residual > 0.1
 

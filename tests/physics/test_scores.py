@@ -24,6 +24,14 @@ def test_a_prediction_that_runs_away_says_at_which_step():
         model.predict(torch.ones(1, 1, dtype=WIDE), torch.arange(21.0))
 
 
+def test_a_prediction_has_the_names_that_it_is_given():
+    data = spring_data()
+    assert true_spring(physics.midpoint).predict(data.states[:, 0], data.times, entries=data.entries).entries == (
+        "q",
+        "p",
+    )
+
+
 class _Square(nn.Module):
     def forward(self, t: float, u: Tensor) -> Tensor:
         return u**2
@@ -58,6 +66,17 @@ def test_one_trajectory_of_a_conserved_energy_has_no_spread_to_measure_drift_by(
     drawn, model = data_sets.springs(noise=0.0), true_spring(physics.midpoint)
     assert math.isnan(physics.evaluate(model, physics.spring(), drawn.exact(1, seed=0)).drift)
     assert physics.evaluate(model, physics.spring(), drawn.exact(2, seed=0)).drift < 1e-5
+
+
+@pytest.mark.parametrize("system", [physics.spring(), physics.pendulum(0.1)], ids=["keeps", "dissipates"])
+def test_a_rest_that_is_kept_has_no_drift_and_is_foretold_to_the_end(system):
+    test = Trajectories(torch.arange(5, dtype=WIDE), torch.zeros(2, 5, 2, dtype=WIDE))
+    model = LearnedSystem(2, physics.EnergyField(Quadratic(), system.structure), physics.midpoint, physics.RK4())
+    scores = physics.evaluate(model, system, test)
+    assert (scores.state, scores.drift, scores.horizon) == (0, 0, 4)
+    moved = Trajectories(test.times, test.states + 1e-3 * test.times[..., None])
+    scores = physics.evaluate(model, system, test, predicted=moved)
+    assert (scores.drift, scores.horizon) == (math.inf, 1)
 
 
 @pytest.mark.parametrize("constant", [0.0, 1e6])

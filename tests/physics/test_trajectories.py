@@ -1,6 +1,7 @@
 """Observations: what is taken, what is refused and how it is said, files."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
             lambda path: np.savez(path, times=1, states=2, entries=3, more=4),
             "holds times, states, entries, more, and no",
         ),
-        (lambda path: np.savez(path, times=["a"], states=[1], entries=["u"]), "times are a ndarray, expected a tensor"),
+        (lambda path: np.savez(path, times=["a"], states=[1], entries=["u"]), "times are a ndarray of <U1, expected a"),
         (lambda path: np.savez(path, times=[0.0], states=[1.0], entries="u"), r"states have shape \[1\]"),
     ],
     ids=["text", "nothing", "cut off", "one array", "other arrays", "more arrays", "words", "flat"],
@@ -88,7 +89,7 @@ def test_files_of_something_else_are_refused(tmp_path, write, message):
         ([0.0, 1.0], torch.tensor([[[0.0, 1], [torch.nan, 2]]]), "the first of u0 in trajectory 0 at point 1. Leave"),
         ([0.0], torch.zeros(1, 1, 2), "1 points in time, expected two or more"),
         ([0.0, 1.0], torch.zeros(2, 2), r"states have shape \[2, 2\], expected floats \[trajectories, times, n\]"),
-        ([0.0, 1.0], torch.zeros(1, 2, 2, dtype=torch.long), "expected floats"),
+        ([0.0, 1.0], torch.zeros(1, 2, 2, dtype=torch.long), "the torch.int64 states .*, expected floats"),
         ([0.0, 1.0, 2.0], torch.zeros(1, 2, 2), r"times have shape \[3\], expected \[2\] or \[1, 2\]"),
     ],
     ids=["repeated", "falling", "nan time", "nan state", "one point", "flat", "integers", "other length"],
@@ -341,7 +342,62 @@ def test_floats_that_no_array_has_are_not_saved(tmp_path):
         ramp().to(torch.bfloat16).save(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("time", [-1.0, 0.5, 3.5, 10.0, float("nan")])
+@pytest.mark.parametrize("kind", [">f4", ">f8", ">i8"])
+def test_arrays_in_another_order_of_bytes_are_the_same_numbers(kind):
+    states = np.arange(6.0).reshape(1, 3, 2)
+    data = Trajectories(np.arange(3.0).astype(kind), states.astype(">f4"))  # type: ignore[arg-type] - as from a file
+    assert (data.times.tolist(), data.states.tolist()) == ([[0.0, 1.0, 2.0]], states.tolist())
+    assert data.states.dtype is torch.float32
+
+
+@pytest.mark.parametrize("kind", ["datetime64[D]", "longdouble", "object"])
+def test_numbers_of_a_kind_that_torch_has_not_are_named(kind):
+    times = np.arange(3).astype(kind)
+    with pytest.raises(DataError, match=rf"times are a ndarray of {re.escape(str(times.dtype))}, .* by x\.astype"):
+        Trajectories(times, torch.ones(1, 3, 2))  # type: ignore[arg-type] - as a user may
+
+
+@pytest.mark.parametrize("time", [None, "2", float("nan")], ids=str)
+def test_what_is_no_time_cuts_nothing(time):
+    with pytest.raises(DataError, match=r"time is .*, expected a finite number"):
+        ramp().until(time)
+
+
+def test_each_trajectory_is_cut_by_its_own_times():
+    times = torch.tensor([[0.0, 1, 2, 3, 4], [0.5, 1.5, 2.5, 3.5, 4.5]], dtype=WIDE)
+    data = Trajectories(times, ramp().states)
+    before, after = data.until(1.7)
+    assert torch.equal(before.times, times[:, :2])
+    assert torch.equal(after.times, times[:, 2:])
+    with pytest.raises(DataError, match=r"have 2 to 3 points before 2\.2, expected as many in each"):
+        data.until(2.2)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([0.0], "1 points in time, expected two or more"),
+        ([0.0, 2.0, 1.0], "repeat or fall at points 1 and 2"),
+        ([[0.0, 1.0], [0.0, 2.0]], r"times have shape \[2, 2\], expected \[s\], which all trajectories share"),
+        (None, "times are a NoneType, expected a tensor or an array of numbers"),
+    ],
+    ids=["one", "falling", "each its own", "none"],
+)
+def test_times_at_which_nothing_can_be_observed_are_refused(times, message):
+    with pytest.raises(DataError, match=message):
+        DataSet(spring(), data_sets.springs().starts, times)
+
+
+def test_a_list_of_times_is_taken_as_a_tensor():
+    springs, times = data_sets.springs(), [0.0, 0.1, 0.4]
+    drawn = DataSet(springs.system, springs.starts, times)  # type: ignore[arg-type] - as a user may
+    for irregular in (False, True):
+        assert drawn.draw(2, seed=0, irregular=irregular).times[:, [0, -1]].tolist() == [[0.0, 0.4]] * 2
+    exact = springs.exact(2, seed=0, times=times)  # type: ignore[arg-type] - as a user may
+    assert torch.equal(exact.states, drawn.exact(2, seed=0).states)
+
+
+@pytest.mark.parametrize("time", [-1.0, 0.5, 3.5, 10.0])
 def test_data_are_cut_within_their_span(time):
     assert [x.times.shape[1] for x in ramp().until(2.0)] == [2, 3]
     with pytest.raises(DataError, match=r"there are \d points before .*: take a time well within 0 to 4"):
