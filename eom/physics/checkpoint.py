@@ -105,14 +105,7 @@ def load(
                     f"its parameters have the loss {now:.12g} with the structure, stepper, activation, loss and "
                     f"validation given here, and had {then:.12g}: give those of then, or choose another file"
                 )
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-    ) as failure:  # of any file
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as failure:
         _restore(model, optimizer, draw, before)
         raise DataError(f"{path} is no checkpoint of this model and optimizer: {failure}") from failure
     return kept

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import nan as NAN
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,9 +83,9 @@ def fit(
 
     def losses() -> tuple[float, float]:
         """By which trainings of the same parameters are told apart."""
-        return _trained(model, measure, few, NAN), NAN if unseen is None else _after(model, squares, unseen)
+        return _trained(model, measure, few, math.nan), math.nan if unseen is None else _after(model, squares, unseen)
 
-    of, start = about(model, windows), NAN if unseen is None else _after(model, squares, unseen)
+    of, start = about(model, windows), math.nan if unseen is None else _after(model, squares, unseen)
     if checkpoint and Path(checkpoint).exists():
         kept = load(checkpoint, model, optimizer, draw, of, losses)
     else:
@@ -116,7 +115,7 @@ def fit(
                 kept = kept.after(step + 1, after, None if unseen is None else seen, model)
                 bar.update(task, completed=step + 1, description=f"loss {after:.3g}")
                 if checkpoint:
-                    save(checkpoint, model, optimizer, draw, of, kept, _trained(model, measure, few, NAN))
+                    save(checkpoint, model, optimizer, draw, of, kept, _trained(model, measure, few, math.nan))
                 if patience is not None and kept.waited >= patience:
                     break
     model.load_state_dict(kept.parameters)
