@@ -71,7 +71,7 @@ def test_the_automatic_rule_keeps_energies_that_cancel():
 
 @pytest.mark.parametrize("turns", [0, 1, 10])
 def test_energy_in_float32_is_kept_to_the_rounding_of_an_angle_after_any_number_of_turns(turns):
-    """Each of n steps rounds the angle q by eps q, with signs of its own: H is off by less than eps |q| |sin q| sqrt(n).
+    """Each of n steps rounds the angle by eps q, with signs of its own: H is off by less than eps |q| |sin q| sqrt(n).
 
     Stopping at a residual of 20 eps (|q_0| + |q|) adds up instead, as the residuals have one sign.
     """
