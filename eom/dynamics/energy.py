@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
 from eom.calculus.spectrum import lanczos
-from eom.dynamics.field import State
+from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import Solved, differentiable, place, solve
 from eom.errors import DataError, SettingError, StepError
 
@@ -67,6 +67,9 @@ class EnergySystem:
     energy: Energy
     structure: Structure
     grid: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_function(energy=self.energy, structure=self.structure)
 
     def __call__(self, t: float, u: State) -> State:
         return self.structure(gradient(self.energy, u))

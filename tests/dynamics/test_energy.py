@@ -142,6 +142,8 @@ def test_what_a_stepper_does_not_take_is_named():
         end(lambda t, u: u, DiscreteGradient(), start(), h=0.1, steps=1)
     with pytest.raises(SettingError, match=r"Leapfrog was given a EnergySystem and 2 entries, expected Separable"):
         end(PENDULUM, Leapfrog(), start(), h=0.1, steps=1)
+    with pytest.raises(SettingError, match="energy is 3, expected a function of states"):
+        EnergySystem(3, PENDULUM.structure)  # type: ignore[arg-type] - as a user may
     with pytest.raises(SettingError, match="stages is 3"):
         Gauss(3)
 

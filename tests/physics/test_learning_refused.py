@@ -291,6 +291,7 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.spring().simulate(torch.ones(0, 2), h=0.1, steps=1), r"shape \[0, 2\]"),
         (lambda: physics.ErrorsInVariables(physics.midpoint, spring_data(), window=1, stride=1, weight=0.0), "weight"),
         (lambda: physics.MeanValue(0), "points is 0"),
+        (lambda: physics.energy_model(2, 3), "energy is 3, expected a function of states"),  # type: ignore[arg-type]
         (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.law_of(lambda g: g**2, 2), "not linear"),
     ],
@@ -298,7 +299,7 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         "no trajectory", "noise", "stride", "window", "none chosen", "chosen beyond", "chosen between",
         "stepper not made", "stepper's class", "fixed steps", "no method", "driving", "odd", "matrix", "width below 0",
         "width as float", "wider than a grid", "no width", "stencil", "three axes", "grid as a number",
-        "no state", "weight", "mean value", "grid", "not linear",
+        "no state", "weight", "mean value", "no energy", "grid", "not linear",
     ],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(make, message):
