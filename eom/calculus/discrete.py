@@ -99,10 +99,13 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         DiscreteError: u and v are not of one kind; the energy is no number for each sample, not finite, or part of it
             is computed outside of torch's functions, so that the identity above does not hold.
     """
-    kinds = [x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}" for x in (u, v)]
-    if not (isinstance(u, Tensor) and isinstance(v, Tensor)) or u.dtype != v.dtype or not u.is_floating_point():
+    kinds: list[Any] = [
+        (x.dtype if x.layout is torch.strided else x.layout) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        for x in (u, v)
+    ]
+    if kinds[0] != kinds[1] or not getattr(kinds[0], "is_floating_point", False):
         raise DiscreteError(
-            f"u and v are {kinds[0]} and {kinds[1]}, expected tensors of one kind of floats, that of the energy"
+            f"u and v are {kinds[0]} and {kinds[1]}, expected dense tensors of one kind of floats, that of the energy"
         )
     if u.shape != v.shape or u.ndim < 1:
         raise DiscreteError(f"u and v have shapes {list(u.shape)} and {list(v.shape)}, expected [b, ...] for both")
@@ -112,10 +115,14 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         tape = Tape(len(u), train)
         out = energy(Pair.of(start, tape))
         if not isinstance(out, Pair):
-            raise DiscreteError("the energy does not depend on its argument, or not by torch functions")
+            raise DiscreteError(
+                f"the energy is a {type(out).__name__}, expected a tensor, by torch functions of its argument"
+            )
         end = out.two
-        if end.u.numel() != len(u):
-            raise DiscreteError(f"the energy has shape {list(end.u.shape)}, expected [b] = {[len(u)]}: one per sample")
+        if end.u.numel() != len(u) or not end.u.is_floating_point():
+            raise DiscreteError(
+                f"the energy is {end.u.dtype} {list(end.u.shape)}, expected floats [b] = {[len(u)]}: one per sample"
+            )
         found = tape.pulled(end, start)
     _require_exact(tape, start, end, found)
     return found if train else found.detach()
@@ -124,7 +131,7 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
 def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:
     """Raise where H(u) - H(v) is not DG . (u - v), by far more than rounding, be it of H or of what cancels in it."""
     with torch.no_grad():
-        terms = (found * (start.u - start.v)).flatten(1)
+        terms = (found * (start.u - start.v))[..., None].flatten(1)
         high, low = end.u.flatten(), end.v.flatten()
         off = (high - low - terms.sum(1)).abs()
         size, eps = terms.abs().sum(1) + high.abs() + low.abs(), torch.finfo(found.dtype).eps
@@ -132,9 +139,9 @@ def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:
             return
         sizes: list[float] = []
         tape.pulled(end, start, sizes)
-        if not bool((off.isfinite() & (off <= eps**0.5 * size + ROUNDINGS * eps * max(sizes))).all()):
+        if not bool((off.isfinite() & (off <= eps**0.5 * size + ROUNDINGS * eps * max(sizes, default=0.0))).all()):
             worst = float((off / size).nan_to_num(float("inf")).max())
-            why = "a part of the energy is computed outside of torch's functions"
+            why = "a part of it is computed outside of torch's functions or in fewer digits, or samples see each other"
             if not bool(found.isfinite().all()):
                 why = "a discrete derivative in it is not finite, as of a function that grows too fast from v to u"
             if not bool((high + low).isfinite().all()):

@@ -229,18 +229,8 @@ def linalg_norm(x: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = Fal
     return norm(x, ord, dim, keepdim)
 
 
-def var(
-    x: Tensor, dim: Any = None, *, correction: int = 1, unbiased: bool | None = None, keepdim: bool = False
-) -> Tensor:
-    correction = correction if unbiased is None else int(unbiased)
-    dims = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    count = math.prod(x.shape[d] for d in dims)
-    centred = x - x.mean(dims, keepdim=True)
-    return (centred * centred).sum(dims, keepdim=keepdim) / (count - correction)
-
-
-def std(x: Tensor, dim: Any = None, **settings: Any) -> Tensor:
-    return torch.sqrt(var(x, dim, **settings))
+def std(x: Tensor, *args: Any, **settings: Any) -> Tensor:
+    return torch.sqrt(torch.var(x, *args, **settings))
 
 
 def batch_norm(
@@ -311,7 +301,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
 
 COMPOSED: dict[str, Callable] = {
     "div": div, "divide": div, "true_divide": div, "truediv": div, "rdiv": rdiv, "rtruediv": rdiv, "pow": power,
-    "float_power": power, "rpow": lambda a, b: power(b, a), "abs": absolute, "absolute": absolute, "var": var,
+    "float_power": power, "rpow": lambda a, b: power(b, a), "abs": absolute, "absolute": absolute,
     "std": std, "addmm": addmm, "baddbmm": addmm, "addmv": addmm,
     "linalg_norm": linalg_norm, "linalg_vector_norm": vector_norm, "frobenius_norm": norm, "log_sigmoid": logsigmoid,
     "layer_norm": norms.layer_norm, "instance_norm": norms.instance_norm, "feature_dropout": dropout,

@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,10 +42,11 @@ AFFINE = VIEWS | words(
     "column_stack fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 view_as_real "
     "view_as_complex index_put"
 )
+QUADRATIC = words("square var")
 # affine in each of two arguments; what else they take is constant
-PRODUCTS = words(
+PRODUCTS = QUADRATIC | words(
     "mul multiply matmul mm bmm mv dot inner outer ger einsum tensordot kron linear conv1d conv2d conv3d "
-    "conv_transpose1d conv_transpose2d conv_transpose3d bilinear square"
+    "conv_transpose1d conv_transpose2d conv_transpose3d bilinear"
 )
 ELEMENTWISE: dict[str, tuple[Function, Function]] = {
     "tanh": (torch.tanh, divided.tanh),
@@ -101,7 +103,8 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     if name in ("where", "masked_fill") and len(args) == 3:
         return where(*args) if name == "where" else where(args[1], args[2], args[0])
     if name in COMPOSED:
-        return COMPOSED[name](*args, **kwargs)
+        with suppress(TypeError):  # other arguments than the usual ones
+            return COMPOSED[name](*args, **kwargs)
     if name in KNOWN or not (inside := opened(func)):
         return stepped(name, func, args, kwargs)
     return inside(*args, **kwargs)
@@ -134,7 +137,7 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     if name in ELEMENTWISE:
         return elementwise(pairs[0], *ELEMENTWISE[name])
     moving = [x for x in came if x.u.requires_grad]
-    affine = name in AFFINE or (name in PRODUCTS and len(pairs) == 1 and name != "square")
+    affine = name in AFFINE or (name in PRODUCTS - QUADRATIC and len(pairs) == 1)
 
     def at(side: str) -> tuple[list[Tensor], Any]:
         """The result, of aliases of what moves: each may have been made of another."""

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
 from eom.calculus.spectrum import lanczos
-from eom.dynamics.field import State
+from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import Solved, differentiable, place, solve
+from eom.dynamics.stepper import require_tolerance
 from eom.errors import DataError, SettingError, StepError
 
 Energy = Callable[[State], Tensor]  # [b, n] -> [b]
@@ -67,6 +68,9 @@ class EnergySystem:
     energy: Energy
     structure: Structure
     grid: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_function(energy=self.energy, structure=self.structure)
 
     def __call__(self, t: float, u: State) -> State:
         return self.structure(gradient(self.energy, u))
@@ -145,6 +149,7 @@ class MeanValue:
     """The mean of grad H between v and u, by Gauss's rule: exact where H is of degree 2 ``points`` or less."""
 
     points: int = 4
+    symmetric = True
 
     def __post_init__(self) -> None:
         if type(self.points) is not int or self.points < 1:
@@ -197,6 +202,16 @@ class DiscreteGradient:
 
     rule: Rule = discrete_gradient
     rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        require_function(rule=self.rule)
+        if self.rtol is not None:
+            require_tolerance(rtol=self.rtol)
+
+    @property
+    def symmetric(self) -> bool:
+        """DG(u, v) = DG(v, u)? A rule of the user's own says so by an attribute."""
+        return self.rule in (discrete_gradient, gonzalez) or getattr(self.rule, "symmetric", False)
 
     def init(self, y: State) -> None:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.func import jvp
 
 from eom.calculus.potentials import Function, Potential
 from eom.calculus.products import ScalarFunction
+from eom.errors import SettingError
 
 State = Tensor  # [n], one flat vector, any floating dtype
 VectorField = Callable[[float, State], State]  # (t, y) -> dy/dt
@@ -106,6 +107,13 @@ class Decay:
 
     def second_derivative(self, t: float, y: State, u: State, v: State) -> State:
         return torch.zeros_like(y)
+
+
+def require_function(**settings: Any) -> None:
+    """Raise where one of them is none; a class is called first."""
+    wrong = [f"{name} is {x!r}" for name, x in settings.items() if isinstance(x, type) or not callable(x)]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}, expected a function of states, as a network is")
 
 
 def plus(*fields: VectorField) -> VectorField:

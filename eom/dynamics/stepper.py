@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import torch
+
 from eom.dynamics.field import State
 from eom.errors import SettingError
 
@@ -11,7 +13,8 @@ from eom.errors import SettingError
 class Stepper(Protocol):
     """Advances a state by a step ``h``; what it remembers between steps is the ``carry``.
 
-    A stepper of vector fields takes one for ``field``, a stochastic one an ``Sde``.
+    A stepper of vector fields takes one for ``field``, a stochastic one an ``Sde``. One that is undone by the same step
+    of -h says so by an attribute, ``symmetric = True``.
     """
 
     def init(self, y: State) -> Any: ...
@@ -24,10 +27,34 @@ def require_stepper(stepper: Any, such: str = "one, such as RK4()") -> None:
         raise SettingError(f"the stepper is {getattr(stepper, '__name__', stepper)!r}, expected {such}")
 
 
+def require_step(h: Any, y: State) -> None:
+    """Raise where it is neither a finite number nor one for each row of ``y`` [b, n]."""
+    try:
+        found = torch.as_tensor(h)
+        fits = bool(found.isfinite().all()) and (found.numel() == 1 or found.shape == (*y.shape[:-1], 1))
+    except (TypeError, ValueError, RuntimeError):
+        fits = False
+    if not fits:
+        came = f"of shape {list(h.shape)}" if getattr(h, "ndim", 0) else repr(h)
+        raise SettingError(f"h is {came}, expected a finite number, or a tensor [b, 1] of them, one for each row")
+
+
+def require_tolerance(**settings: Any) -> None:
+    """Raise where one of them is no error relative to what it is of."""
+    wrong = [f"{name} is {x!r}" for name, x in settings.items() if not (isinstance(x, int | float) and 0 < x < 1)]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}, expected numbers between 0 and 1")
+
+
 def march(
     field: Any, stepper: Stepper, y: State, *, h: float, steps: int, t: float = 0.0
 ) -> Iterator[tuple[float, State]]:
-    """Yield (t, y [n]) at the start and after each of ``steps`` steps of size ``h``."""
+    """Yield (t, y [n]) at the start and after each of ``steps`` steps of size ``h``, or [b, 1] of each row's own.
+
+    Raises:
+        SettingError: a step of another shape, or that is not finite.
+    """
+    require_step(h, y)
     carry = stepper.init(y)
     yield t, y
     for k in range(steps):

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import itoh_abe, law_of
+from eom.dynamics.energy import law_of
 from eom.dynamics.field import State, VectorField
 from eom.dynamics.implicit import differentiable, place, solve
-from eom.dynamics.runge_kutta import RungeKutta
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.errors import SettingError, StepError
 
@@ -38,6 +37,7 @@ class Leapfrog:
     """p <- p + (h/2) f(q);  q <- q + h v(p);  p <- p + (h/2) f(q), of order 2; the field is ``Separable``."""
 
     order = 2
+    symmetric = True
 
     def init(self, y: State) -> None:
         return None
@@ -69,22 +69,28 @@ class Composed:
     stepper: Stepper
     weights: tuple[float, ...]
     order: int
+    symmetric = True
 
     def __post_init__(self) -> None:
         require_stepper(self.stepper, "one of order 2, such as Leapfrog()")
-        ordered = getattr(self.stepper, "rule", None) is itoh_abe
-        if isinstance(self.stepper, RungeKutta) or ordered:
-            what = "a step by itoh_abe" if ordered else self.stepper
-            raise SettingError(f"{what} is not symmetric: compose Leapfrog(), Gauss or another discrete gradient")
-        powers = [math.fsum(w**k for w in self.weights) for k in range(1, self.order, 2)]
-        off = [abs(power - (k == 0)) for k, power in enumerate(powers)] + [
-            abs(w - back) for w, back in zip(self.weights, reversed(self.weights), strict=True)
-        ]
-        if self.order not in (2, 4, 6, 8) or not max(off) < 1e-12:
+        if not getattr(self.stepper, "symmetric", False):
+            raise SettingError(
+                f"{self.stepper} is not symmetric: compose Leapfrog(), Gauss or another discrete gradient; a stepper "
+                "or a rule of your own says that it is by symmetric = True"
+            )
+        numbers = type(self.order) is int and isinstance(self.weights, tuple | list)
+        numbers = numbers and all(isinstance(w, int | float) and math.isfinite(w) for w in self.weights)
+        if not (numbers and self.order in (2, 4, 6, 8) and self._off() < 1e-12):
             raise SettingError(
                 f"the weights {self.weights} do not give order {self.order}, expected an even one, weights that read "
                 "the same backwards, a sum of 1, and sums of 0 of their cubes and higher odd powers below the order"
             )
+
+    def _off(self) -> float:
+        """How far the weights are from those of the order."""
+        powers = [math.fsum(w**k for w in self.weights) for k in range(1, self.order, 2)]
+        turned = [w - back for w, back in zip(self.weights, reversed(self.weights), strict=True)]
+        return max(map(abs, [powers[0] - 1, *powers[1:], *turned]))
 
     def init(self, y: State) -> Any:
         return False, self.stepper.init(y)
@@ -120,6 +126,7 @@ class Gauss:
     """Gauss-Legendre Runge-Kutta: implicit, symplectic, symmetric, quadratic invariants kept; of order 2 ``stages``."""
 
     stages: int = 2
+    symmetric = True
 
     def __post_init__(self) -> None:
         if self.stages not in TABLEAUS:

@@ -1,15 +1,13 @@
 """What a training is not begun with: data of another system, energies that are not what the model means."""
 
-from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import numbers
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
-from eom.physics.limits import require_seed
+from eom.physics.limits import require_apart, require_energy, require_seed
 from eom.physics.models import LearnedSystem
 from eom.physics.trajectories import Trajectories, Window
 
@@ -54,7 +52,11 @@ def require_fit(
             "or take window=1"
         )
     windows = data.windows(window, stride)
-    _require_apart(model, windows.u[[0, -1], [0, -1]])
+    energy, some = getattr(model.field, "energy", None), windows.u[[0, -1], [0, -1]]
+    if energy is None:
+        require_apart("a rate", model, some)
+    else:
+        require_energy(energy, some)
     return windows
 
 
@@ -84,34 +86,4 @@ def require_loss(found: Any) -> None:
         raise LossNotDifferentiableError(
             "the loss has no gradient in the model's parameters: compute it without detach(), item() and no_grad(), of "
             "parameters that require one"
-        )
-
-
-def _require_apart(model: LearnedSystem, u: Tensor) -> None:
-    """Raise where the energy of a state, or its rates, are those of its batch, or an energy is drawn anew each time."""
-    energy = getattr(model.field, "energy", None)
-    what = "a rate" if energy is None else "the energy"
-
-    def first(x: Tensor, seed: int) -> Tensor:
-        torch.default_generator.manual_seed(seed)
-        return (model(x) if energy is None else numbers(energy, x))[0].flatten()
-
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        alone = u[:1].expand_as(u)
-        found = {"beside": first(u, 0), "alone": first(alone, 0), "again": first(alone, 1)}
-    if energy is None:  # which may be drawn anew, to regularise it
-        found["again"] = found["alone"]
-    worst = int((found["beside"] - found["alone"]).abs().argmax())
-    beside, one, again = (float(x[worst]) for x in found.values())
-    if not isfinite(one):
-        raise DataError(f"{what} of a state is {one}, expected a finite number")
-    if not isclose(beside, one, rel_tol=1e-3, abs_tol=1e-5):
-        raise DataError(
-            f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
-            "see each other, as in BatchNorm: call model.eval(), or take LayerNorm"
-        )
-    if not isclose(again, one, rel_tol=1e-3, abs_tol=1e-5):
-        raise DataError(
-            f"{what} of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in Dropout: "
-            "call model.eval(), or leave that out"
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eom.dynamics.energy import Structure, gradient, numbers
+from eom.dynamics.field import require_function
 from eom.errors import SettingError
 from eom.physics.limits import require_grid
 from eom.physics.systems import rotate
@@ -89,6 +90,7 @@ class EnergyField(nn.Module):
 
     def __init__(self, energy: nn.Module, structure: Structure = rotate):
         super().__init__()
+        require_function(energy=energy, structure=structure)
         self.energy, self.structure = energy, structure
         self.grid: tuple[int, ...] = getattr(energy, "grid", ())
 

@@ -1,11 +1,15 @@
 """What systems are not made of, and periodic grids do not hold."""
 
-from math import isfinite, prod
+from collections.abc import Callable
+from functools import partial
+from math import isclose, isfinite, prod
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from eom.dynamics.energy import gradient, numbers
 from eom.errors import DataError, SettingError
 
 SEAM = 4.0  # times the largest jump inside of the same state, beyond which a grid has an edge
@@ -53,6 +57,49 @@ def require_finite(name: str, x: Tensor) -> None:
     lost = int((~x.isfinite()).sum())
     if lost:
         raise DataError(f"{name} holds NaN or infinity in {lost} of its {x.numel()} entries, expected finite numbers")
+
+
+def require_apart(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
+    """Raise where ``of`` the first of states [b, n] is not finite, or another beside the others than beside itself."""
+    found = torch.stack([_first(of, u, 0), _first(of, u[:1].expand_as(u), 0)])
+    beside, one = found[:, found.diff(dim=0).abs().argmax()].tolist()
+    if not isfinite(one):
+        raise DataError(f"{what} of a state is {one}, expected a finite number")
+    if not _close(beside, one):
+        raise DataError(
+            f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
+            "see each other, as in BatchNorm: call model.eval(), or take LayerNorm"
+        )
+
+
+def require_energy(energy: Any, u: Tensor) -> None:
+    """Raise where an energy of states [b, n] is none of each alone, has no gradient, or is drawn anew each time."""
+    of = partial(numbers, energy)
+    try:
+        require_apart("the energy", of, u)
+        gradient(energy, u)
+    except RuntimeError as failure:
+        raise DataError(
+            f"the energy has no gradient at states {u.dtype} {list(u.shape)}: {failure}. It is to be made of torch "
+            "functions, in the floats of the states: of a network in float32, call .double() for float64"
+        ) from failure
+    one, again = (float(_first(of, u, seed)) for seed in (0, 1))
+    if not _close(again, one):
+        raise DataError(
+            f"the energy of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in "
+            "Dropout: call model.eval(), or leave that out"
+        )
+
+
+def _first(of: Callable[[Tensor], Tensor], u: Tensor, seed: int) -> Tensor:
+    """``of`` the first state, flat, with torch's generator at ``seed``."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return of(u)[0].flatten()
+
+
+def _close(x: float, y: float) -> bool:
+    return isclose(x, y, rel_tol=1e-3, abs_tol=1e-5)
 
 
 def is_number(x: Any) -> bool:

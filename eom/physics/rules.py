@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.runge_kutta import RK4
-from eom.dynamics.stepper import Stepper, require_stepper
+from eom.dynamics.stepper import Stepper, require_stepper, require_tolerance
 from eom.errors import DataError, SettingError, StepError
+from eom.physics.limits import is_number, require_whole
 from eom.physics.trajectories import Trajectories, Window
 
 Rule = Callable[[Any, Window], Tensor]
@@ -139,6 +140,10 @@ class Adaptive:
                 f"method is {self.method!r}, expected one that adapts its steps: {', '.join(ADAPTIVE)}. For steps as "
                 "they come take a stepper such as RK4()"
             )
+        require_tolerance(rtol=self.rtol)
+        require_whole(max_steps=self.max_steps)
+        if self.atol is not None and not (is_number(self.atol) and self.atol >= 0):
+            raise SettingError(f"atol is {self.atol!r}, expected a finite number of 0 or more")
 
     def init(self, y: Tensor) -> None:
         return None

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of, numbers
-from eom.dynamics.field import State
+from eom.dynamics.field import State, require_function
 from eom.dynamics.stepper import Stepper, march, require_stepper
 from eom.errors import SettingError, StepError
 from eom.physics.limits import (
     is_number,
+    require_energy,
     require_finite,
     require_grid,
     require_periodic,
@@ -52,6 +53,7 @@ class System:
     def __post_init__(self) -> None:
         if not isinstance(self.entries, tuple | list) or not self.entries:
             raise SettingError(f"entries are {self.entries!r}, expected their names as a tuple, such as ('q', 'p')")
+        require_function(energy=self.energy, structure=self.structure)
         require_grid(self.grid, self.size)
         require_stepper(self.stepper)
         law, promised = law_of(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
@@ -79,8 +81,9 @@ class System:
 
         Raises:
             SettingError: no state, one of another size, a step that is no number. DataError: a state that is not
-            finite, or not periodic as the grid is. StepError: a step too large for the implicit equation; it names the
-            step, the time and the residuals.
+            finite, or not periodic as the grid is; an energy that sees the batch, has no gradient, or is
+            drawn anew. StepError: a step too large for the implicit equation; it names the step, the time and the
+            residuals.
         """
         if not isinstance(u, Tensor) or not (u.is_floating_point() and u.ndim and u.numel()):
             came = f"{u.dtype} of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
@@ -94,6 +97,7 @@ class System:
         require_periodic(u, self.grid)
         kept: list[State] = []
         shape, u = u.shape, u.reshape(-1, self.size)  # steppers take rows
+        require_energy(self.energy, u[[0, -1]])
         rate = self.structure(torch.zeros_like(u))
         found = numbers(self.energy, u)
         live = torch.is_grad_enabled() and (u.requires_grad or rate.requires_grad or found.requires_grad)

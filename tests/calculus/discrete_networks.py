@@ -127,7 +127,9 @@ def powers(x: Tensor) -> Tensor:
 
 
 def spread(x: Tensor) -> Tensor:
-    return x.var(1) + x.std(1) + torch.linalg.vector_norm(x, dim=1) + F.normalize(x, dim=1)[:, 0]
+    widths = x.var(1) + x.std(1) + x.var(1, False) + torch.std(x, axis=1)  # type: ignore[call-overload] - as in numpy
+    norms = torch.linalg.vector_norm(x, dim=1) + torch.norm(x.view(-1, 2, 3), dim=(1, 2))
+    return widths + norms + F.normalize(x, dim=1)[:, 0]
 
 
 def activations() -> nn.Module:

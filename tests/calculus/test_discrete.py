@@ -152,9 +152,15 @@ PACKED, DROPPING = nn.RNN(3, 4).double(), nn.RNN(3, 4, 2, dropout=0.5).double()
 @pytest.mark.parametrize(
     ("h", "complaint"),
     [
-        (lambda x: x.sum(), r"the energy has shape \[\], expected \[b\] = \[5\]"),
-        (lambda x: x, r"the energy has shape \[5, 6\], expected"),
-        (lambda x: torch.ones(5), "does not depend on its argument"),
+        (lambda x: x.sum(), r"the energy is torch.float64 \[\], expected floats \[b\] = \[5\]"),
+        (lambda x: x, r"the energy is torch.float64 \[5, 6\], expected"),
+        (lambda x: x.argmax(1), r"the energy is torch.int64 \[5\], expected floats"),
+        (lambda x: torch.complex(x, x).sum(1), r"the energy is torch.complex128 \[5\], expected floats"),
+        (lambda x: torch.ones(5), "is a Tensor, expected a tensor, by torch functions of its argument"),
+        (lambda x: [x.sum(1)], "is a list, expected a tensor"),
+        (lambda x: x.half().exp().sum(1), "outside of torch's functions or in fewer digits"),
+        (lambda x: (x - x.mean(0)).exp().sum(1), "samples see each other"),
+        (lambda x: torch.zeros_like(x[:, 0]) + (x > 0).sum(1), "outside of torch's functions"),
         (lambda x: (x * x.detach()).sum(1), "makes a constant of what depends on its argument, by detach"),
         (lambda x: x.sum(1) * x.sum().item(), "makes a constant .* by item"),
         (lambda x: torch.from_numpy(x.numpy()).sum(1), "by numpy"),
@@ -179,8 +185,27 @@ def test_energies_that_have_none_are_refused(h, complaint):
 
 
 def test_what_are_no_tensors_are_named():
-    with pytest.raises(DiscreteError, match="u and v are a ndarray and a NoneType, expected tensors of one kind"):
+    with pytest.raises(DiscreteError, match="u and v are a ndarray and a NoneType, expected dense tensors of one kind"):
         discrete_gradient(lambda x: x.sum(1), np.ones((5, 6)), None)  # type: ignore[arg-type] - as a user may
+
+
+def test_sparse_states_are_named():
+    u = states(1.0)[0].to_sparse()
+    with pytest.raises(DiscreteError, match=r"are torch\.sparse_coo and torch\.sparse_coo, expected dense"):
+        discrete_gradient(lambda x: x.sum(1), u, u)
+
+
+@pytest.mark.parametrize("settings", [(1,), (1, False)], ids=["of a sample", "of all"])
+def test_of_a_variance_it_is_the_gradient_at_the_midpoint_however_close_the_states_are(settings):
+    u, v = states(1e-7)
+    found, middle = discrete_gradient(lambda x: x.var(*settings), u, v), (u + v) / 2
+    wanted = 2 * (middle - middle.mean(1, keepdim=True)) / (6 if len(settings) > 1 else 5)
+    torch.testing.assert_close(found, wanted, rtol=1e-14, atol=1e-15)
+
+
+def test_samples_may_be_numbers():
+    u, v = (x[:, 0] for x in states(1.0))
+    torch.testing.assert_close(discrete_gradient(torch.square, u, v), u + v, rtol=1e-14, atol=1e-15)
 
 
 def test_states_of_two_shapes_are_refused():

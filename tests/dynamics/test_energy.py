@@ -9,7 +9,7 @@ from mechanics import CAHN_HILLIARD, HENON_HEILES, PENDULUM, SPLIT_PENDULUM, int
 from torch import nn
 
 from eom.calculus.discrete import discrete_gradient
-from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe, law_of
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, gradient, itoh_abe, law_of
 from eom.dynamics.implicit import solve
 from eom.dynamics.integrate import flow
 from eom.dynamics.runge_kutta import RK4
@@ -142,6 +142,8 @@ def test_what_a_stepper_does_not_take_is_named():
         end(lambda t, u: u, DiscreteGradient(), start(), h=0.1, steps=1)
     with pytest.raises(SettingError, match=r"Leapfrog was given a EnergySystem and 2 entries, expected Separable"):
         end(PENDULUM, Leapfrog(), start(), h=0.1, steps=1)
+    with pytest.raises(SettingError, match="energy is 3, expected a function of states"):
+        EnergySystem(3, PENDULUM.structure)  # type: ignore[arg-type] - as a user may
     with pytest.raises(SettingError, match="stages is 3"):
         Gauss(3)
 
@@ -151,6 +153,31 @@ def test_a_step_may_be_a_tensor(stepper):
     sizes: list[Any] = [0.1, torch.tensor(0.1, dtype=torch.float64)]
     after = [end(PENDULUM, stepper, start(), h=h, steps=1) for h in sizes]
     torch.testing.assert_close(*after, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "h",
+    [torch.full((4,), 0.1), torch.full((2, 1), 0.1), None, "0.1", math.nan],
+    ids=["for each row, flat", "for other rows", "none", "text", "NaN"],
+)
+@pytest.mark.parametrize("stepper", [RK4(), Gauss(2), DiscreteGradient()], ids=["RK4", "Gauss", "discrete gradient"])
+def test_steps_of_no_size_are_named(h, stepper):
+    with pytest.raises(SettingError, match=r"h is .*, expected a finite number, or a tensor \[b, 1\]"):
+        end(PENDULUM, stepper, start(), h=h, steps=1)
+
+
+@pytest.mark.parametrize("stepper", [RK4(), Gauss(2), DiscreteGradient()], ids=["RK4", "Gauss", "discrete gradient"])
+def test_each_row_may_have_a_step_of_its_own(stepper):
+    h: Any = torch.tensor([[0.1], [0.2], [0.1], [0.3]], dtype=torch.float64)
+    after = end(PENDULUM, stepper, start(), h=h, steps=2)
+    alone = [end(PENDULUM, stepper, y, h=float(k), steps=2) for k, y in zip(h, start(), strict=True)]
+    torch.testing.assert_close(after, torch.stack(alone), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rtol", [math.inf, 1e3, 0, -1.0, "tight"])
+def test_a_tolerance_that_is_none_is_named(rtol):
+    with pytest.raises(SettingError, match=r"rtol is .*, expected numbers between 0 and 1"):
+        DiscreteGradient(rtol=rtol)
 
 
 def test_second_derivatives_through_an_implicit_step_are_refused():
@@ -208,18 +235,42 @@ def test_no_stepper_is_composed(make, stepper):
         make(stepper)
 
 
-@pytest.mark.parametrize("stepper", [RK4(), DiscreteGradient(itoh_abe)], ids=["Runge-Kutta", "Itoh-Abe"])
+@pytest.mark.parametrize(
+    "stepper",
+    [RK4(), DiscreteGradient(itoh_abe), DiscreteGradient(lambda energy, u, v: gradient(energy, v))],
+    ids=["Runge-Kutta", "Itoh-Abe", "own"],
+)
 def test_what_is_not_symmetric_is_not_composed(stepper):
     with pytest.raises(SettingError, match=r"not symmetric: compose Leapfrog\(\), Gauss or another discrete gradient"):
         yoshida(stepper)
+
+
+class Midpoint:
+    """A rule that is symmetric, and says so."""
+
+    symmetric = True
+
+    def __call__(self, energy, u, v):
+        return gradient(energy, (u + v) / 2)
+
+
+@pytest.mark.parametrize("rule", [gonzalez, MeanValue(2), Midpoint()], ids=["Gonzalez", "mean value", "own"])
+def test_what_is_symmetric_is_composed_and_undone_by_the_step_back(rule):
+    stepper = suzuki(yoshida(DiscreteGradient(rule)))
+    there = end(PENDULUM, stepper, start(), h=0.1, steps=1)
+    torch.testing.assert_close(end(PENDULUM, stepper, there, h=-0.1, steps=1), start(), rtol=0, atol=1e-12)
 
 
 YOSHIDA, LOPSIDED = yoshida(Leapfrog()).weights, (1.0, 0.5, -1.1039125638299665, 0.6039125638299666)
 
 
 @pytest.mark.parametrize(
-    ("weights", "order"), [((0.5, 0.6), 2), ((1.0,), 4), ((0.25, 0.5, 0.25), 4), (YOSHIDA, 6), (LOPSIDED, 4)]
-)
+    ("weights", "order"),
+    [
+        ((0.5, 0.6), 2), ((1.0,), 4), ((0.25, 0.5, 0.25), 4), (YOSHIDA, 6), (LOPSIDED, 4),
+        (("a",), 2), (None, 2), ((), 2), ((math.inf, -math.inf, math.inf), 2), ((1.0,), "2"), ((1.0,), 2.0),
+    ],
+)  # fmt: skip
 def test_weights_that_do_not_raise_the_order_are_refused(weights, order):
     with pytest.raises(SettingError, match="do not give order"):
         Composed(Leapfrog(), weights, order)

@@ -278,6 +278,10 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.Shooting(physics.Leapfrog), "the stepper is 'Leapfrog', expected one"),  # type: ignore[arg-type]
         (lambda: physics.Adaptive(method="rk4"), "method is 'rk4', expected one that adapts its steps: dopri5, dopri8"),
         (lambda: physics.Adaptive(method="foo"), "method is 'foo'"),
+        (lambda: physics.Adaptive(-1.0), r"rtol is -1\.0, expected numbers between 0 and 1"),
+        (lambda: physics.Adaptive(atol=-1.0), r"atol is -1\.0, expected a finite number of 0 or more"),
+        (lambda: physics.Adaptive(max_steps=0), "max_steps is 0, expected 1 or more"),
+        (lambda: physics.yoshida(physics.Adaptive()), "is not symmetric: compose Leapfrog"),
         (lambda: physics.Friction(2, -1.0), r"start is -1\.0, expected positive and finite"),
         (lambda: physics.Friction(3), "size is 3, expected positions and as many"),
         (lambda: physics.FreeMatrix(-1), "size is -1"),
@@ -291,14 +295,16 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.spring().simulate(torch.ones(0, 2), h=0.1, steps=1), r"shape \[0, 2\]"),
         (lambda: physics.ErrorsInVariables(physics.midpoint, spring_data(), window=1, stride=1, weight=0.0), "weight"),
         (lambda: physics.MeanValue(0), "points is 0"),
+        (lambda: physics.energy_model(2, 3), "energy is 3, expected a function of states"),  # type: ignore[arg-type]
         (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.law_of(lambda g: g**2, 2), "not linear"),
     ],
     ids=[
         "no trajectory", "noise", "stride", "window", "none chosen", "chosen beyond", "chosen between",
-        "stepper not made", "stepper's class", "fixed steps", "no method", "driving", "odd", "matrix", "width below 0",
+        "stepper not made", "stepper's class", "fixed steps", "no method", "rtol", "atol", "no steps",
+        "composed", "driving", "odd", "matrix", "width below 0",
         "width as float", "wider than a grid", "no width", "stencil", "three axes", "grid as a number",
-        "no state", "weight", "mean value", "grid", "not linear",
+        "no state", "weight", "mean value", "no energy", "grid", "not linear",
     ],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_refused(make, message):

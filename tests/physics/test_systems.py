@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eom.dynamics.energy import DiscreteGradient, gradient
+from eom.dynamics.runge_kutta import RK4
+from eom.dynamics.symplectic import Gauss
 from eom.errors import DataError, SettingError, StepError
 from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
 from eom.physics.systems import System, bodies, double_pendulum, pendulum, rotate, spring, spring_chain
@@ -245,11 +247,19 @@ OF_TWO: dict[str, Any] = {
         ({"entries": None}, SettingError, "entries are None, expected their names"),
         ({"structure": lambda g: 0}, SettingError, r"G maps \[32, 2\] to a int, expected the same"),
         ({"structure": lambda g: None}, SettingError, "to a NoneType, expected the same"),
+        ({"energy": 3}, SettingError, "energy is 3, expected a function of states"),
+        ({"structure": nn.Linear}, SettingError, "structure is <class .*Linear'>, expected a function"),
+        ({"energy": nn.Linear(2, 1)}, DataError, r"torch\.float64 \[2, 2\]: .* dtype.* call \.double\(\) for"),
+        ({"energy": lambda u: u.detach().square().sum(-1)}, DataError, "no gradient at .* made of torch functions"),
+        ({"energy": lambda u: torch.rand(len(u)) * u.sum(-1)}, DataError, "at first and .* it draws random numbers"),
         ({"stepper": DiscreteGradient}, SettingError, "the stepper is 'DiscreteGradient', expected one"),
-        ({"energy": lambda u: 1.0}, DataError, r"energy of states \[1, 2\] is float, expected \[1\]"),
+        ({"energy": lambda u: 1.0}, DataError, r"energy of states \[2, 2\] is float, expected \[2\]"),
     ],
-    ids=["grid", "grid as a number", "no entries", "None", "G of a number", "G of nothing", "stepper", "H of a float"],
-)
+    ids=[
+        "grid", "grid as a number", "no entries", "None", "G of a number", "G of nothing", "H of none", "class of G",
+        "float32", "detached", "drawn", "stepper", "H of a float",
+    ],
+)  # fmt: skip
 def test_what_makes_no_system_is_named(changed, kind, message):
     with pytest.raises(kind, match=message):
         System(**OF_TWO | changed).simulate(torch.ones(2), h=0.1, steps=1)
@@ -271,6 +281,13 @@ def test_what_makes_no_system_is_named(changed, kind, message):
 def test_starts_and_steps_that_are_none_are_named(u, h, kind, message):
     with pytest.raises(kind, match=message):
         pendulum().simulate(u, h=h, steps=1)
+
+
+@pytest.mark.parametrize("stepper", [DiscreteGradient(), Gauss(2), RK4()], ids=["discrete gradient", "Gauss", "RK4"])
+def test_an_energy_that_sees_the_batch_is_refused_by_every_stepper(stepper):
+    centred: dict[str, Any] = OF_TWO | {"energy": lambda u: (u - u.mean(0)).square().sum(-1)}
+    with pytest.raises(DataError, match="beside a second one and 0 beside itself: samples must not see each other"):
+        System(**centred, stepper=stepper).simulate(SOME, h=0.1, steps=1)
 
 
 def test_states_of_any_shape_are_simulated_as_rows_are():
