@@ -201,6 +201,30 @@ def test_the_law_of_a_matrix_in_float32_is_told():
     assert law_of(lambda g: g @ turn, 2) == "conserves"
 
 
+class Falling(nn.Module):
+    """-c (g + g_shifted / 2), in floats of its own."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.c = nn.Parameter(torch.full((), 0.1, dtype=dtype))
+
+    def forward(self, g: torch.Tensor) -> torch.Tensor:
+        return -self.c * (g + g.roll(1, -1) / 2)
+
+
+@pytest.mark.parametrize("size", [4, 700])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_law_of_a_module_is_told_in_any_floats(dtype, size):
+    assert law_of(Falling(dtype), size) == "dissipates"
+
+
+def test_a_structure_without_derivatives_is_told_where_they_are_needed():
+    detached = lambda g: -g.detach()  # noqa: E731 - twice
+    assert law_of(detached, 4) == "dissipates"
+    with pytest.raises(SettingError, match=r"G of 700 entries has no derivative, .* without detach\(\)"):
+        law_of(detached, 700)
+
+
 @pytest.mark.parametrize("make", [yoshida, suzuki, lambda x: Composed(x, (1.0,), 2)], ids=["Yoshida", "Suzuki", "own"])
 @pytest.mark.parametrize("stepper", [4, Leapfrog], ids=["number", "class"])
 def test_no_stepper_is_composed(make, stepper):
@@ -230,12 +254,19 @@ def test_one_direction_of_many_in_which_energy_rises_is_found():
     n = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert law_of(lambda g: -g + 2 * (g @ n)[:, None] * n / n.square().sum(), 2000) is None
     assert law_of(lambda g: 4e6 * (g.roll(1, -1) - 2 * g + g.roll(-1, -1)) + 50 * g, 2000) is None  # a slow wave
+    fall = -torch.linspace(1e-3, 1, 2000, dtype=torch.float64)
+    fall[7] = 1e-7
+    assert law_of(lambda g: fall * g, 2000) is None  # by little
     assert law_of(lambda g: -g, 2000) == "dissipates"
     assert law_of(lambda g: g.roll(1, -1) - g.roll(-1, -1), 2000) == "conserves"
 
 
 @pytest.mark.parametrize("size", [3, 2000])
-@pytest.mark.parametrize("structure", [lambda g: -g.abs(), lambda g: -(g**3)], ids=["absolute", "cube"])
+@pytest.mark.parametrize(
+    "structure",
+    [lambda g: -g.abs(), lambda g: -(g**3), lambda g: -g.clamp(-6, 6), lambda g: -nn.functional.hardshrink(g, 1e-3)],
+    ids=["absolute", "cube", "clamped when large", "nothing when small"],
+)
 def test_a_structure_that_is_not_linear_is_told(structure, size):
     with pytest.raises(SettingError, match="not linear"):
         law_of(structure, size)
