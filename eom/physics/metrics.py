@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import law_of, numbers
+from eom.dynamics.energy import numbers
+from eom.dynamics.energy_law import energy_law
 from eom.errors import DataError, StepError
 from eom.physics.data_sets import rates
 from eom.physics.doors import accepted
@@ -98,7 +99,7 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     if not hasattr(field, "energy"):
         return NAN
     here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
-    falls = hasattr(field, "structure") and law_of(field.structure, u.shape[-1]) == "dissipates"
+    falls = hasattr(field, "structure") and energy_law(field.structure, u.shape[-1]) == "dissipates"
     if len(u) == 1 and not falls:
         return NAN
     change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()

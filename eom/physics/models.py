@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eom.dynamics.energy import DiscreteGradient, Structure, law_of
+from eom.dynamics.energy import DiscreteGradient, Structure
+from eom.dynamics.energy_law import energy_law
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.dynamics.symplectic import Leapfrog
@@ -168,7 +169,7 @@ def energy_model(size: int, energy: nn.Module | None = None, structure: Structur
     field = fields.EnergyField(energy or dense(size, 1), structure)
     model = LearnedSystem(size, field, match_discrete_gradient, DiscreteGradient())
     learned = any(True for _ in getattr(structure, "parameters", tuple)())
-    if not learned and law_of(structure, size) is None:
+    if not learned and energy_law(structure, size) is None:
         raise SettingError(
             "the structure G is neither skew nor negative semidefinite: energy may rise and fall. Take another sign, "
             "or LearnedSystem(size, EnergyField(energy, G), rule, stepper), which promises no law"

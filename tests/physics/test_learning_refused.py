@@ -292,7 +292,7 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.ErrorsInVariables(physics.midpoint, spring_data(), window=1, stride=1, weight=0.0), "weight"),
         (lambda: physics.MeanValue(0), "points is 0"),
         (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.law_of(lambda g: g**2, 2), "not linear"),
+        (lambda: physics.energy_law(lambda g: g**2, 2), "not linear"),
     ],
     ids=[
         "no trajectory", "noise", "stride", "window", "none chosen", "chosen beyond", "chosen between",
