@@ -15,10 +15,10 @@ from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.errors import SettingError
 from eom.physics import lattices, systems
-from eom.physics.limits import require_seed
+from eom.physics.limits import is_number, require_seed, require_whole
 from eom.physics.rules import followed
 from eom.physics.systems import System
-from eom.physics.trajectories import Trajectories
+from eom.physics.trajectories import Trajectories, clock
 
 Starts = Callable[[int, torch.Generator], Tensor]  # (count, generator) -> [count, n]
 WIDE = torch.float64
@@ -39,12 +39,14 @@ class DataSet:
         Args:
             irregular: each trajectory at times of its own, sorted uniform draws. by_scheme: by the system's own
                 stepper, one step from a time to the next, rather than by an accurate solver.
+
+        Raises:
+            SettingError: a count, a noise or a seed that is none.
         """
-        if type(count) is not int or count < 1 or not 0 <= self.noise < math.inf:
-            raise SettingError(f"count is {count!r}, noise {self.noise}; expected 1 trajectory or more, and 0 or more")
-        require_seed(seed)
-        random = torch.Generator().manual_seed(seed)
-        u, times = self.starts(count, random), self.times.expand(count, -1)
+        if not (is_number(self.noise) and self.noise >= 0):
+            raise SettingError(f"noise is {self.noise!r}, expected 0 or more")
+        u, random = self._begun(count, seed)
+        times = self.times.expand(count, -1)
         if irregular:
             inner = torch.rand(count, len(self.times) - 2, generator=random, dtype=WIDE).sort(1).values
             first, last = times[:, :1], times[:, -1:]
@@ -52,20 +54,29 @@ class DataSet:
         if by_scheme:
             with torch.no_grad():
                 states = torch.stack([u, *followed(self.system.field, self.system.stepper, u, times)], 1)
-        elif irregular:
-            states = torch.cat([motion(self.system, a[None], t) for a, t in zip(u, times, strict=True)])
         else:
-            states = motion(self.system, u, self.times)
+            states = motions(self.system, u, times)
         slopes = rates(self.system, states)
         noisy = states + self.noise * torch.randn(states.shape, generator=random, dtype=WIDE)
         return Trajectories(times, noisy, self.system.entries, slopes)
 
     def exact(self, count: int, seed: int, times: Tensor | None = None) -> Trajectories:
-        """Trajectories from the starts of ``draw``, without noise."""
-        u = self.starts(count, torch.Generator().manual_seed(seed))
-        times = self.times if times is None else times
-        states = motion(self.system, u, times)
-        return Trajectories(times, states, self.system.entries, rates(self.system, states))
+        """Trajectories from the starts of ``draw``, without noise, at ``times`` [s] or [b, s], its own by default.
+
+        Raises:
+            SettingError: a count or a seed that is none. DataError: times that are none of ``Trajectories``.
+        """
+        u, _ = self._begun(count, seed)
+        at = clock(self.times if times is None else times, u)
+        states = motions(self.system, u, at)
+        return Trajectories(at, states, self.system.entries, rates(self.system, states))
+
+    def _begun(self, count: int, seed: int) -> tuple[Tensor, torch.Generator]:
+        """[count, n] starts, and the generator that has drawn them."""
+        require_whole(count=count)
+        require_seed(seed)
+        random = torch.Generator().manual_seed(seed)
+        return self.starts(count, random), random
 
 
 def motion(system: System, u: Tensor, times: Tensor) -> Tensor:
@@ -74,6 +85,13 @@ def motion(system: System, u: Tensor, times: Tensor) -> Tensor:
     if system.solution is not None:
         return torch.stack([system.solution(t, u) for t in after], 1)
     return course(system.field, u, after).transpose(0, 1)
+
+
+def motions(system: System, u: Tensor, times: Tensor) -> Tensor:
+    """[b, s, n] the same at ``times`` [b, s]."""
+    if bool((times == times[0]).all()):
+        return motion(system, u, times[0])
+    return torch.cat([motion(system, a[None], t) for a, t in zip(u, times, strict=True)])
 
 
 def rates(system: System, states: Tensor) -> Tensor:
