@@ -18,7 +18,7 @@ from eom.errors import DiscreteError
 
 Energy = Callable[[Tensor], Tensor]  # [b, ...] -> [b]
 Function = Callable[..., Tensor]
-ROUNDINGS = 1e3  # on the way to one number, at most
+CANCELLING = 1e3  # times the rounding of the largest step: what may be left where steps cancel
 
 
 class Two:
@@ -139,7 +139,7 @@ def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:
             return
         sizes: list[float] = []
         tape.pulled(end, start, sizes)
-        if not bool((off.isfinite() & (off <= eps**0.5 * size + ROUNDINGS * eps * max(sizes, default=0.0))).all()):
+        if not bool((off.isfinite() & (off <= eps**0.5 * size + CANCELLING * eps * max(sizes, default=0.0))).all()):
             worst = float((off / size).nan_to_num(float("inf")).max())
             why = "a part of it is computed outside of torch's functions or in fewer digits, or samples see each other"
             if not bool(found.isfinite().all()):

@@ -7,7 +7,6 @@ Sources: Gonzalez, J. Nonlinear Sci. 6, 1996 (the midpoint one); McLachlan, Quis
 357, 1999 (mean value; Itoh-Abe).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
-from eom.calculus.spectrum import lanczos
 from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import Solved, differentiable, place, solve
 from eom.dynamics.stepper import require_tolerance
@@ -74,62 +72,6 @@ class EnergySystem:
 
     def __call__(self, t: float, u: State) -> State:
         return self.structure(gradient(self.energy, u))
-
-
-def law_of(structure: Structure, size: int) -> str | None:
-    """ "conserves" where G is skew, "dissipates" where it is negative semidefinite, None where it is neither.
-
-    By the eigenvalues of its symmetric part, to rounding; beyond 600 entries by those that Lanczos finds in 100 steps.
-
-    Raises:
-        SettingError: a structure of states of another size.
-    """
-    wide = next((x.dtype for x in getattr(structure, "parameters", list)()), torch.float64)
-    with torch.no_grad():
-        g = torch.randn(32, size, dtype=wide, generator=torch.Generator().manual_seed(0))
-        moved = _applied(structure, g)
-        if float((_applied(structure, g[1:] - g[:-1]) - moved.diff(dim=0)).abs().max()) > 1e-4 * float(
-            moved.abs().max()
-        ):
-            raise SettingError("the structure G is not linear: expected a function g -> G g of the gradient")
-        if size <= 600:
-            moved = _applied(structure, torch.eye(size, dtype=wide))  # G^T
-            values, scale = torch.linalg.eigvalsh((moved + moved.T) / 2), float(moved.abs().sum(0).max())
-        else:
-            scale, start = float((moved.norm(dim=-1) / g.norm(dim=-1)).max()), g[0].to(moved)
-            most = lanczos(lambda v: _symmetric(structure, v), start).eigenvalues
-            least = -lanczos(lambda v: -_symmetric(structure, v), start).eigenvalues
-            waves = torch.cos(2 * math.pi / size * torch.outer(torch.arange(9), torch.arange(size))).to(moved)
-            slow = (waves * _applied(structure, waves)).sum(-1) / waves.square().sum(-1)  # that Lanczos finds late
-            values = torch.cat([most, least, slow])
-    rounding = 100 * torch.finfo(moved.dtype).eps * scale
-    if float(values.abs().max()) <= rounding:
-        return "conserves"
-    return "dissipates" if float(values.max()) <= rounding else None
-
-
-def _symmetric(structure: Structure, v: Tensor) -> Tensor:
-    """[n] (G + G^T) v / 2."""
-    with torch.enable_grad():
-        at = v.detach()[None].requires_grad_()
-        moved = _applied(structure, at)
-        (pulled,) = torch.autograd.grad(moved, at, v[None])
-    return ((moved + pulled) / 2)[0].detach()
-
-
-def _applied(structure: Structure, g: State) -> State:
-    """G g, in float32 where the structure of a user's own holds such numbers."""
-    try:
-        found = structure(g)
-    except RuntimeError as failure:
-        if g.dtype is torch.float32:
-            raise SettingError(f"the structure G does not take gradients {list(g.shape)}: {failure}") from failure
-        return _applied(structure, g.float())
-    shape = found.shape if isinstance(found, Tensor) else None
-    if shape != g.shape:
-        came = f"a {type(found).__name__}" if shape is None else list(shape)
-        raise SettingError(f"the structure G maps {list(g.shape)} to {came}, expected the same")
-    return found
 
 
 def gonzalez(energy: Energy, u: State, v: State) -> State:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import law_of
+from eom.dynamics.energy_law import energy_law
 from eom.dynamics.field import State, VectorField
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.stepper import Stepper, require_stepper
@@ -98,7 +98,7 @@ class Composed:
     def step(self, field: Any, t: float, h: float, y: State, carry: Any) -> tuple[State, Any]:
         checked, inner = carry
         backwards = not checked and min(self.weights) < 0 and hasattr(field, "structure")
-        if backwards and law_of(field.structure, y.shape[-1]) != "conserves":
+        if backwards and energy_law(field.structure, y.shape[-1]) != "conserves":
             raise SettingError(
                 "the structure G is not skew, and this composition steps back in time, where energy rises that falls "
                 f"forwards: take {self.stepper} by itself, with smaller steps"

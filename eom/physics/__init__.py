@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eom.calculus.discrete import discrete_gradient
-    from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe, law_of
+    from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
+    from eom.dynamics.energy_law import energy_law
     from eom.dynamics.runge_kutta import RK4
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
     from eom.physics.conserved import conserved_quantity
@@ -67,7 +68,8 @@ _NAMES = {
     "eom.physics.systems": "System spring pendulum double_pendulum bodies spring_chain",
     "eom.physics.lattices": "korteweg_de_vries soliton cahn_hilliard wave",
     "eom.calculus.discrete": "discrete_gradient",
-    "eom.dynamics.energy": "EnergySystem DiscreteGradient gonzalez MeanValue itoh_abe law_of",
+    "eom.dynamics.energy": "EnergySystem DiscreteGradient gonzalez MeanValue itoh_abe",
+    "eom.dynamics.energy_law": "energy_law",
     "eom.dynamics.runge_kutta": "RK4",
     "eom.dynamics.symplectic": "Separable Leapfrog Composed yoshida suzuki Gauss ImplicitMidpoint",
     "eom.physics.trajectories": "Trajectories Window",
@@ -97,7 +99,7 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 __all__ = [  # noqa: RUF022 - in the order in which data flows
     "System", "spring", "pendulum", "double_pendulum", "bodies", "spring_chain", "korteweg_de_vries", "soliton",
     "cahn_hilliard", "wave", "discrete_gradient", "EnergySystem", "DiscreteGradient", "gonzalez", "MeanValue",
-    "itoh_abe", "law_of", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss",
+    "itoh_abe", "energy_law", "RK4", "Separable", "Leapfrog", "Composed", "yoshida", "suzuki", "Gauss",
     "ImplicitMidpoint", "Trajectories", "Window", "read_csv", "read_frames", "DataSet", "Friction",
     "FreeMatrix", "DissipativeMatrix", "FreeKernel", "DissipativeKernel", "SkewKernel", "dense", "GridEnergy",
     "PlainField", "SecondOrderField", "EnergyField", "SeparableField", "LagrangianField", "match_slopes",

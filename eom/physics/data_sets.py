@@ -6,7 +6,7 @@ NeurIPS 2020 (long trajectories, KdV, Cahn-Hilliard).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.errors import DataError, SettingError
 from eom.physics import lattices, systems
-from eom.physics.limits import require_seed
+from eom.physics.limits import is_number, require_seed, require_whole
 from eom.physics.rules import followed
 from eom.physics.systems import System
-from eom.physics.trajectories import Trajectories, tensor_of
+from eom.physics.trajectories import Trajectories, clock, tensor_of
 
 Starts = Callable[[int, torch.Generator], Tensor]  # (count, generator) -> [count, n]
 WIDE = torch.float64
@@ -41,8 +41,7 @@ class DataSet:
         times = tensor_of("times", self.times)
         if times.ndim != 1:
             raise DataError(f"times have shape {list(times.shape)}, expected [s], which all trajectories share")
-        clock = Trajectories(times, torch.zeros(1, len(times), 1)).times
-        object.__setattr__(self, "times", clock[0])
+        object.__setattr__(self, "times", clock(times, torch.zeros(1, 1))[0])
 
     def draw(self, count: int, seed: int, *, irregular: bool = False, by_scheme: bool = False) -> Trajectories:
         """``count`` observed trajectories, float64, with noise on states and rates free of it.
@@ -50,12 +49,14 @@ class DataSet:
         Args:
             irregular: each trajectory at times of its own, sorted uniform draws. by_scheme: by the system's own
                 stepper, one step from a time to the next, rather than by an accurate solver.
+
+        Raises:
+            SettingError: a count, a noise or a seed that is none.
         """
-        if type(count) is not int or count < 1 or not 0 <= self.noise < math.inf:
-            raise SettingError(f"count is {count!r}, noise {self.noise}; expected 1 trajectory or more, and 0 or more")
-        require_seed(seed)
-        random = torch.Generator().manual_seed(seed)
-        u, times = self.starts(count, random), self.times.expand(count, -1)
+        if not (is_number(self.noise) and self.noise >= 0):
+            raise SettingError(f"noise is {self.noise!r}, expected 0 or more")
+        u, random = self._begun(count, seed)
+        times = self.times.expand(count, -1)
         if irregular:
             inner = torch.rand(count, len(self.times) - 2, generator=random, dtype=WIDE).sort(1).values
             first, last = times[:, :1], times[:, -1:]
@@ -63,21 +64,29 @@ class DataSet:
         if by_scheme:
             with torch.no_grad():
                 states = torch.stack([u, *followed(self.system.field, self.system.stepper, u, times)], 1)
-        elif irregular:
-            states = torch.cat([motion(self.system, a[None], t) for a, t in zip(u, times, strict=True)])
         else:
-            states = motion(self.system, u, self.times)
+            states = motions(self.system, u, times)
         slopes = rates(self.system, states)
         noisy = states + self.noise * torch.randn(states.shape, generator=random, dtype=WIDE)
         return Trajectories(times, noisy, self.system.entries, slopes)
 
     def exact(self, count: int, seed: int, times: Tensor | None = None) -> Trajectories:
-        """Trajectories from the starts of ``draw``, without noise."""
-        if times is not None:
-            return replace(self, times=times).exact(count, seed)
-        u = self.starts(count, torch.Generator().manual_seed(seed))
-        states = motion(self.system, u, self.times)
-        return Trajectories(self.times, states, self.system.entries, rates(self.system, states))
+        """Trajectories from the starts of ``draw``, without noise, at ``times`` [s] or [b, s], its own by default.
+
+        Raises:
+            SettingError: a count or a seed that is none. DataError: times that are none of ``Trajectories``.
+        """
+        u, _ = self._begun(count, seed)
+        at = clock(self.times if times is None else times, u)
+        states = motions(self.system, u, at)
+        return Trajectories(at, states, self.system.entries, rates(self.system, states))
+
+    def _begun(self, count: int, seed: int) -> tuple[Tensor, torch.Generator]:
+        """[count, n] starts, and the generator that has drawn them."""
+        require_whole(count=count)
+        require_seed(seed)
+        random = torch.Generator().manual_seed(seed)
+        return self.starts(count, random), random
 
 
 def motion(system: System, u: Tensor, times: Tensor) -> Tensor:
@@ -86,6 +95,13 @@ def motion(system: System, u: Tensor, times: Tensor) -> Tensor:
     if system.solution is not None:
         return torch.stack([system.solution(t, u) for t in after], 1)
     return course(system.field, u, after).transpose(0, 1)
+
+
+def motions(system: System, u: Tensor, times: Tensor) -> Tensor:
+    """[b, s, n] the same at ``times`` [b, s]."""
+    if bool((times == times[0]).all()):
+        return motion(system, u, times[0])
+    return torch.cat([motion(system, a[None], t) for a, t in zip(u, times, strict=True)])
 
 
 def rates(system: System, states: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from eom.errors import SettingError
+from eom.physics.limits import is_number
+from eom.physics.trajectories import tensor_of
 
 Energy = Callable[[Tensor], Tensor]  # [b, n] -> [b]
 ROUNDING = 1e-12  # of the sum of sizes
@@ -125,9 +127,9 @@ def read_kernel(kernel: Tensor, dx: float = 1.0, *, tolerance: float = 1e-3) -> 
 
     Raises:
         SettingError: another number of axes, an even size or one beyond 64, entries that are not finite or all zero, dx
-        not positive.
+        not positive, a tolerance that is no share. DataError: no real numbers.
     """
-    k = torch.as_tensor(kernel).detach().double()
+    k = tensor_of("the kernel's entries", kernel).double()
     if k.ndim not in (1, 2) or any(n % 2 == 0 for n in k.shape):
         raise SettingError(f"the kernel is {list(k.shape)}, expected one or two axes of odd sizes around its middle")
     if max(k.shape) > WAVES:
@@ -135,8 +137,10 @@ def read_kernel(kernel: Tensor, dx: float = 1.0, *, tolerance: float = 1e-3) -> 
     size = float(k.abs().sum())
     if not (math.isfinite(size) and size > 0):
         raise SettingError(f"the kernel's entries sum to {size} in size, expected finite numbers that are not all 0")
-    if not (math.isfinite(dx) and dx > 0):
-        raise SettingError(f"dx is {dx}, expected a positive distance")
+    if not (is_number(dx) and dx > 0):
+        raise SettingError(f"dx is {dx!r}, expected a positive distance")
+    if not (is_number(tolerance) and 0 <= tolerance < 1):
+        raise SettingError(f"tolerance is {tolerance!r}, expected a share of the kernel's size: 0 or more, below 1")
     axes = [torch.arange(n, dtype=torch.float64) - n // 2 for n in k.shape]
     at = torch.cartesian_prod(*axes).view(k.numel(), k.ndim)  # [m, d]
     k = k.flatten()

@@ -77,16 +77,20 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     groups = (
         [numbers]
         if member is None
-        else [numbers.loc[rows] for rows in table.groupby(member, sort=False).groups.values()]
+        else [
+            numbers.loc[rows]
+            for rows in table.groupby(table[member].astype(str).str.strip(), sort=False).groups.values()
+        ]
     )
     lengths = sorted({len(group) for group in groups})
     if len(lengths) > 1:
         raise DataError(f"{path}: trajectories have {lengths[0]} to {lengths[-1]} rows; expected as many in each")
-    stacked = torch.from_numpy(np.stack([group.to_numpy(float) for group in groups]))
+    times = np.stack([group[time].to_numpy() for group in groups])  # whole numbers stay so
+    states = np.stack([group[list(coordinates)].to_numpy(float) for group in groups])
     try:
-        return Trajectories(stacked[..., 0], stacked[..., 1:].contiguous(), tuple(coordinates))
+        return Trajectories(times, states, tuple(coordinates))  # type: ignore[arg-type] - arrays become tensors
     except DataError as failure:
-        back = member is None and bool((stacked[0, :, 0].diff() <= 0).any())
+        back = member is None and bool((np.diff(times[0]) <= 0).any())
         hint = " If there are several trajectories, name the column that tells them apart, as member=." if back else ""
         raise DataError(f"{path}: {failure}{hint}") from failure
 

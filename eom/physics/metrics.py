@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import law_of, numbers
-from eom.errors import DataError, StepError
+from eom.dynamics.energy import numbers
+from eom.dynamics.energy_law import energy_law
+from eom.errors import DataError, SettingError, StepError
 from eom.physics.data_sets import rates
 from eom.physics.doors import accepted
 from eom.physics.models import LearnedSystem
@@ -50,8 +51,15 @@ def evaluate(
 
     Without a ``system``, as for measured data, there are ``state``, ``drift`` and ``horizon`` only. A prediction that
     stops, or runs away, has infinite errors. ``predicted`` spares the prediction where there is one already.
+
+    Raises:
+        DataError: data or predictions that are not of this model, system and test. SettingError: no system.
     """
     test = accepted(model, test)
+    if system is not None and not isinstance(system, System):
+        raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
+    if predicted is not None and not isinstance(predicted, Trajectories):
+        raise DataError(f"predicted is a {type(predicted).__name__}, expected Trajectories, as of model.predict")
     if system and test.size != system.size:
         raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
     u = test.states
@@ -62,7 +70,7 @@ def evaluate(
             "model.predict(test.states[:, 0], test.times)"
         )
     try:
-        v = (model.predict(u[:, 0], test.times, substeps) if predicted is None else predicted).states
+        v = (model.predict(u[:, 0], test.times, substeps) if predicted is None else predicted).states.to(u.dtype)
     except StepError:
         v = torch.full_like(u, torch.inf)
     with torch.no_grad():
@@ -98,7 +106,7 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     if not hasattr(field, "energy"):
         return NAN
     here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
-    falls = hasattr(field, "structure") and law_of(field.structure, u.shape[-1]) == "dissipates"
+    falls = hasattr(field, "structure") and energy_law(field.structure, u.shape[-1]) == "dissipates"
     if len(u) == 1 and not falls:
         return NAN
     change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()

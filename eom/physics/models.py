@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eom.dynamics.energy import DiscreteGradient, Structure, law_of
+from eom.dynamics.energy import DiscreteGradient, Structure
+from eom.dynamics.energy_law import energy_law
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.dynamics.symplectic import Leapfrog
@@ -24,7 +25,7 @@ from eom.physics.rules import (
 )
 from eom.physics.structures import Friction
 from eom.physics.systems import rotate
-from eom.physics.trajectories import Trajectories, Window, tensor_of
+from eom.physics.trajectories import Trajectories, Window, clock
 
 
 class LearnedSystem(nn.Module):
@@ -77,28 +78,26 @@ class LearnedSystem(nn.Module):
             raise DataError(f"u has shape {list(u.shape)}, expected [b, {self.size}]: a state for each trajectory")
         require_finite("u", u)
         u = u.to(self.dtype).detach()
-        states, clock = [u], tensor_of("times", times)
-        if clock.ndim not in (1, 2):
-            raise DataError(f"times have shape {list(clock.shape)}, expected [s] or [{len(u)}, s]")
-        clock = Trajectories(clock, u[:, None].expand(-1, clock.shape[-1], -1), entries).times
+        states, at = [u], clock(times, u, entries)
         with torch.no_grad():
             try:
-                for y in followed(self.field, self.stepper, u, clock, substeps):
+                for y in followed(self.field, self.stepper, u, at, substeps):
                     if not bool(y.isfinite().all()):
                         raise StepError("the motion has left the finite numbers")
                     states.append(y)
             except StepError as failure:
                 raise StepError(
-                    f"prediction stopped at step {len(states)} of {clock.shape[1] - 1}: {failure}. Take more substeps, "
+                    f"prediction stopped at step {len(states)} of {at.shape[1] - 1}: {failure}. Take more substeps, "
                     "or train longer"
                 ) from failure
-        return Trajectories(clock, torch.stack(states, 1), entries)
+        return Trajectories(at, torch.stack(states, 1), entries)
 
     def require(self, u: Tensor) -> None:
         """Raise where states [..., n] are not of this model, or its field gives no rates of them."""
-        if not isinstance(u, Tensor) or not (u.ndim and u.numel()):
-            came = f"of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
-            raise DataError(f"states are {came}, expected a tensor [..., {self.size}]")
+        real = isinstance(u, Tensor) and not u.is_complex() and u.dtype is not torch.bool
+        if not real or not (u.ndim and u.numel()):
+            came = f"{u.dtype} of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
+            raise DataError(f"states are {came}, expected a tensor [..., {self.size}] of real numbers")
         if u.shape[-1] != self.size:
             raise DataError(
                 f"states have {u.shape[-1]} entries, the model {self.size}: give it all coordinates of the motion "
@@ -170,7 +169,7 @@ def energy_model(size: int, energy: nn.Module | None = None, structure: Structur
     field = fields.EnergyField(energy or dense(size, 1), structure)
     model = LearnedSystem(size, field, match_discrete_gradient, DiscreteGradient())
     learned = any(True for _ in getattr(structure, "parameters", tuple)())
-    if not learned and law_of(structure, size) is None:
+    if not learned and energy_law(structure, size) is None:
         raise SettingError(
             "the structure G is neither skew nor negative semidefinite: energy may rise and fall. Take another sign, "
             "or LearnedSystem(size, EnergyField(energy, G), rule, stepper), which promises no law"

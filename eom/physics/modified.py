@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.func import jvp
 
 from eom.calculus.brackets import Energy, chains, derivative, motion, perturbed, slope
-from eom.dynamics.energy import EnergySystem, law_of, numbers
+from eom.dynamics.energy import EnergySystem, numbers
+from eom.dynamics.energy_law import energy_law
 from eom.dynamics.field import State
 from eom.dynamics.symplectic import Gauss, Leapfrog
 from eom.errors import SettingError
@@ -161,7 +162,7 @@ def _sum(energy: Energy, h: float, order: int, second: Energy, fourth: Energy) -
 
 def _midpoint(field: Split | EnergySystem, h: float, order: int, weights: Any) -> Energy:
     energy = partial(numbers, field.energy)
-    law, f = cache(partial(law_of, field.structure)), motion(energy, field.structure)
+    law, f = cache(partial(energy_law, field.structure)), motion(energy, field.structure)
     two, (star, chair, path) = weights
 
     def checked(u: State) -> Tensor:

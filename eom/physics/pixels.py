@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eom.errors import DataError, SettingError
 from eom.physics.data_sets import WIDE, motion
-from eom.physics.limits import is_number, require_seed
+from eom.physics.limits import is_number, require_finite, require_seed
 from eom.physics.systems import pendulum
 from eom.physics.trajectories import Trajectories
 
@@ -51,7 +51,17 @@ def film_angle(frames: Tensor) -> Tensor:
     A pendulum is its own mirror image in its rod, so that the centre of its light lies on it: exactly in the plane, and
     on pixels to what sums over them lack of integrals, exp(-2 pi^2 b^2) = 6e-5 for edges of width b = .7. A uniform
     background has its centre in the middle and changes nothing.
+
+    Raises:
+        DataError: no tensor, frames that are not finite, or of one brightness throughout, which show no angle.
     """
+    _require_frames(frames)
+    if frames.ndim < 2:
+        raise DataError(f"frames have shape {list(frames.shape)}, expected [..., h, w]")
+    require_finite("frames", frames)
+    even = int((frames.flatten(-2).amax(-1) == frames.flatten(-2).amin(-1)).sum())
+    if even:
+        raise DataError(f"{even} frames are of one brightness throughout, black or not, and show no pendulum")
     h, w = frames.shape[-2:]
     across = torch.arange(w, dtype=frames.dtype, device=frames.device) - (w - 1) / 2
     down = torch.arange(h, dtype=frames.dtype, device=frames.device) - (h - 1) / 2
@@ -64,14 +74,20 @@ def film_energy(frames: Tensor, dt: float) -> Tensor:
     p = q' / 2 with q' = (8 (q_1 - q_-1) - (q_2 - q_-2)) / 12 dt, off by (omega dt)^4 / 30 of its size.
 
     Raises:
-        DataError: fewer than five frames, or no time between them.
+        DataError: fewer than five frames, or no time between them; frames that have no ``film_angle``.
     """
     _require_time(dt)
+    _require_frames(frames)
     if frames.ndim < 3 or frames.shape[-3] < 5:
         raise DataError(f"frames have shape {list(frames.shape)}, expected [..., s, h, w] with s of five or more")
     q = film_angle(frames)
     rate = (8 * (q[..., 3:-1] - q[..., 1:-3]) - (q[..., 4:] - q[..., :-4])) / (12 * dt)
     return pendulum().energy(torch.stack([q[..., 2:-2], rate / 2], -1))
+
+
+def _require_frames(frames: Tensor) -> None:
+    if not isinstance(frames, Tensor):
+        raise DataError(f"frames are a {type(frames).__name__}, expected a tensor: torch.as_tensor of an array")
 
 
 def _require_time(dt: float) -> None:
@@ -99,6 +115,7 @@ def frame_pairs(frames: Tensor, dt: float) -> Trajectories:
     Raises:
         DataError: other shapes, no floats, fewer than three frames, numbers that are not finite, or nothing that moves.
     """
+    _require_frames(frames)
     if frames.ndim not in (3, 4) or not frames.is_floating_point():
         raise DataError(
             f"frames are {frames.dtype} of shape {list(frames.shape)}, expected floats [s, h, w] or [b, s, h, w]: one "

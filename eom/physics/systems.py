@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import DiscreteGradient, EnergySystem, law_of, numbers
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, numbers
+from eom.dynamics.energy_law import energy_law
 from eom.dynamics.field import State, require_function
 from eom.dynamics.stepper import Stepper, march, require_stepper
 from eom.errors import SettingError, StepError
@@ -56,7 +57,7 @@ class System:
         require_function(energy=self.energy, structure=self.structure)
         require_grid(self.grid, self.size)
         require_stepper(self.stepper)
-        law, promised = law_of(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
+        law, promised = energy_law(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
         if law != promised:
             is_so = {"conserves": "skew", "dissipates": "negative semidefinite"}
             came = "neither skew nor negative semidefinite" if law is None else is_so[law]

@@ -59,6 +59,11 @@ class Trajectories:
         b, s, n = self.states.shape
         if self.times.shape not in ((s,), (b, s)):
             raise DataError(f"times have shape {list(self.times.shape)}, expected [{s}] or [{b}, {s}] as of the states")
+        if self.times.dtype is torch.int64 and bool((self.times.double().long() != self.times).any()):
+            raise DataError(
+                f"times are whole numbers up to {int(self.times.max())}, of which floats lose digits: subtract the "
+                "first, as of nanoseconds since 1970"
+            )
         object.__setattr__(self, "times", self.times.to(torch.float64).expand(b, s))
         if not self.entries:
             object.__setattr__(self, "entries", tuple(f"u{i}" for i in range(n)))
@@ -204,6 +209,14 @@ def tensor_of(name: str, x: Any) -> Any:
 def _from_numpy(x: np.ndarray) -> Tensor:
     """In the machine's own order of bytes, the only one that torch has."""
     return torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False))
+
+
+def clock(times: Any, u: Tensor, entries: tuple[str, ...] = ()) -> Tensor:
+    """[b, s] times that increase, given as [s] or [b, s], of trajectories from states ``u`` [b, n]."""
+    found = tensor_of("times", times)
+    if found.ndim not in (1, 2):
+        raise DataError(f"times have shape {list(found.shape)}, expected [s] or [{len(u)}, s]")
+    return Trajectories(found, u[:, None].expand(-1, found.shape[-1], -1), entries).times
 
 
 def _require_finite(data: Trajectories) -> None:

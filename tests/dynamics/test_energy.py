@@ -9,7 +9,8 @@ from mechanics import CAHN_HILLIARD, HENON_HEILES, PENDULUM, SPLIT_PENDULUM, int
 from torch import nn
 
 from eom.calculus.discrete import discrete_gradient
-from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, gradient, itoh_abe, law_of
+from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, gradient, itoh_abe
+from eom.dynamics.energy_law import energy_law
 from eom.dynamics.implicit import solve
 from eom.dynamics.integrate import flow
 from eom.dynamics.runge_kutta import RK4
@@ -220,12 +221,36 @@ def test_an_energy_may_keep_its_last_axis(rule):
 )
 def test_structures_of_another_size_are_refused(size, structure, message):
     with pytest.raises(SettingError, match=message):
-        law_of(structure, size)
+        energy_law(structure, size)
 
 
 def test_the_law_of_a_matrix_in_float32_is_told():
     turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-    assert law_of(lambda g: g @ turn, 2) == "conserves"
+    assert energy_law(lambda g: g @ turn, 2) == "conserves"
+
+
+class Falling(nn.Module):
+    """-c (g + g_shifted / 2), in floats of its own."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.c = nn.Parameter(torch.full((), 0.1, dtype=dtype))
+
+    def forward(self, g: torch.Tensor) -> torch.Tensor:
+        return -self.c * (g + g.roll(1, -1) / 2)
+
+
+@pytest.mark.parametrize("size", [4, 700])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_law_of_a_module_is_told_in_any_floats(dtype, size):
+    assert energy_law(Falling(dtype), size) == "dissipates"
+
+
+def test_a_structure_without_derivatives_is_told_where_they_are_needed():
+    detached = lambda g: -g.detach()  # noqa: E731 - twice
+    assert energy_law(detached, 4) == "dissipates"
+    with pytest.raises(SettingError, match=r"G of 700 entries has no derivative, .* without detach\(\)"):
+        energy_law(detached, 700)
 
 
 @pytest.mark.parametrize("make", [yoshida, suzuki, lambda x: Composed(x, (1.0,), 2)], ids=["Yoshida", "Suzuki", "own"])
@@ -279,17 +304,24 @@ def test_weights_that_do_not_raise_the_order_are_refused(weights, order):
 def test_one_direction_of_many_in_which_energy_rises_is_found():
     """-1 in 1999 entries and 1 in one of them, in a hidden direction."""
     n = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert law_of(lambda g: -g + 2 * (g @ n)[:, None] * n / n.square().sum(), 2000) is None
-    assert law_of(lambda g: 4e6 * (g.roll(1, -1) - 2 * g + g.roll(-1, -1)) + 50 * g, 2000) is None  # a slow wave
-    assert law_of(lambda g: -g, 2000) == "dissipates"
-    assert law_of(lambda g: g.roll(1, -1) - g.roll(-1, -1), 2000) == "conserves"
+    assert energy_law(lambda g: -g + 2 * (g @ n)[:, None] * n / n.square().sum(), 2000) is None
+    assert energy_law(lambda g: 4e6 * (g.roll(1, -1) - 2 * g + g.roll(-1, -1)) + 50 * g, 2000) is None  # a slow wave
+    fall = -torch.linspace(1e-3, 1, 2000, dtype=torch.float64)
+    fall[7] = 1e-7
+    assert energy_law(lambda g: fall * g, 2000) is None  # by little
+    assert energy_law(lambda g: -g, 2000) == "dissipates"
+    assert energy_law(lambda g: g.roll(1, -1) - g.roll(-1, -1), 2000) == "conserves"
 
 
 @pytest.mark.parametrize("size", [3, 2000])
-@pytest.mark.parametrize("structure", [lambda g: -g.abs(), lambda g: -(g**3)], ids=["absolute", "cube"])
+@pytest.mark.parametrize(
+    "structure",
+    [lambda g: -g.abs(), lambda g: -(g**3), lambda g: -g.clamp(-6, 6), lambda g: -nn.functional.hardshrink(g, 1e-3)],
+    ids=["absolute", "cube", "clamped when large", "nothing when small"],
+)
 def test_a_structure_that_is_not_linear_is_told(structure, size):
     with pytest.raises(SettingError, match="not linear"):
-        law_of(structure, size)
+        energy_law(structure, size)
 
 
 def test_a_composition_does_not_step_back_in_time_where_energy_falls():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from known_laws import WIDE, Quadratic, newton, spring_data
-from torch import nn
+from torch import Tensor, nn
 
 import eom
 from eom import physics
@@ -80,11 +80,59 @@ def test_the_last_layer_is_found_exactly_whatever_the_others_are():
     assert float(gradient.norm()) < 1e-4 * float(away.norm())
 
 
-def test_parameters_in_which_residuals_are_not_affine_are_refused():
+class InUnits(nn.Module):
+    """A last layer of the squares of states in units of ``unit``."""
+
+    def __init__(self, unit: float):
+        super().__init__()
+        self.unit, self.last = unit, nn.Linear(2, 1)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.last((u / self.unit) ** 2)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e5, 1e9])
+def test_the_last_layer_has_its_digits_in_any_units(unit):
+    """Of H = q^2 + p^2, whose midpoint step turns by 2 atan(h) in place of 2 h."""
+    data, energy = spring_data(), InUnits(unit)
+    data = dataclasses.replace(data, states=unit * data.states, slopes=None)
+    physics.solve_linear(physics.energy_model(2, energy).double(), data, [energy.last.weight])
+    h = float(data.times[0, 1])
+    wanted = torch.full((1, 2), math.tan(h) / h, dtype=WIDE)
+    torch.testing.assert_close(energy.last.weight.detach() / unit**2, wanted, rtol=1e-12, atol=0)
+
+
+def test_a_wide_last_layer_is_found_in_float32_as_in_float64_without_what_its_floats_lose():
+    """Columns known to eps say of singular values beyond ``width`` eps what they are to a share 1 / width."""
+    width, left = 50, []
+    for dtype, rcond in ((torch.float32, 0.0), (WIDE, 50 * torch.finfo(torch.float32).eps)):
+        torch.manual_seed(0)
+        model = physics.energy_model(2, physics.dense(2, 1, width)).to(dtype)
+        last = [model.get_parameter("field.energy.4.weight")]
+        left.append(physics.solve_linear(model, spring_data(noise=0.1), last, rcond=rcond))
+    assert left[0] == pytest.approx(left[1], rel=1 / width)
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "message"),
+    [
+        (["0.weight"], {}, "not affine in these parameters: give those of the last layer"),
+        (["0.weight", "4.weight"], {}, "not affine"),
+        (["4.bias"], {}, "do not depend on these parameters, .*: give the weights too"),
+        (["4.weight"], {"rcond": math.nan}, "rcond is nan, expected a share .*: 0 or more, below 1"),
+        (["4.weight"], {"rcond": 2}, "rcond is 2"),
+    ],
+    ids=["first layer", "two layers", "constant", "NaN", "all"],
+)
+def test_what_is_no_linear_problem_is_refused_and_nothing_is_changed(names, settings, message):
     torch.manual_seed(0)
     model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
-    with pytest.raises(SettingError, match="not affine in these parameters: give those of the last layer"):
-        physics.solve_linear(model, spring_data(), [model.get_parameter("field.energy.0.weight")])
+    before = copied(model)
+    with pytest.raises(SettingError, match=message):
+        physics.solve_linear(
+            model, spring_data(), [model.get_parameter(f"field.energy.{name}") for name in names], **settings
+        )
+    torch.testing.assert_close(copied(model), before, rtol=0, atol=0)
 
 
 def test_friction_is_learned():
@@ -288,16 +336,12 @@ def test_a_last_step_that_destroys_the_model_is_undone():
     assert all(bool(x.isfinite().all()) and float(x.detach().abs().max()) < 10 for x in model.parameters())
 
 
-def test_the_last_layer_with_its_bias_and_parameters_kept_where_refused():
+def test_the_last_layer_is_found_with_its_bias_too():
     torch.manual_seed(0)
     model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
     last = [model.get_parameter(f"field.energy.4.{name}") for name in ("weight", "bias")]
-    assert math.isfinite(physics.solve_linear(model, spring_data(), last))
-    first = model.get_parameter("field.energy.0.weight")
-    before = first.detach().clone()
-    with pytest.raises(SettingError, match="not affine"):
-        physics.solve_linear(model, spring_data(), [first])
-    assert torch.equal(first, before)
+    both = physics.solve_linear(model, spring_data(), last)
+    assert both == physics.solve_linear(model, spring_data(), last[:1])
 
 
 def with_rule(model: LearnedSystem) -> LearnedSystem:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eom import physics
-from eom.errors import SettingError
+from eom.errors import DataError, SettingError
 from eom.physics.conserved import conserved_quantity
 from eom.physics.laws import compare_energies, read_kernel
 from eom.physics.models import neural_ode
@@ -149,6 +149,11 @@ def test_what_cannot_be_read_is_refused_at_the_door():
             conserved_quantity(spring(), u, angles=angles)  # type: ignore[arg-type] - as a user may
     with pytest.raises(SettingError, match=r"the kernel is \[65\], expected fewer points along an axis than the 64"):
         read_kernel(torch.ones(65))
+    for settings in ({"tolerance": math.inf}, {"tolerance": -0.1}, {"tolerance": "a"}, {"dx": "a"}):
+        with pytest.raises(SettingError, match=r"tolerance is .*: 0 or more, below 1|dx is 'a', expected a positive"):
+            read_kernel(torch.ones(3), **settings)  # type: ignore[arg-type] - as a user may
+    with pytest.raises(DataError, match=r"the kernel's entries are torch.complex.*, expected real ones"):
+        read_kernel(torch.ones(3) + 1j)
     for kernel in (torch.ones(4), torch.ones(3, 2), torch.zeros(3), torch.tensor([1.0, math.nan, 1.0])):
         with pytest.raises(SettingError):
             read_kernel(kernel)

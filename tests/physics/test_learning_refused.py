@@ -171,8 +171,16 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
             DataError,
             r"states are a list, expected a tensor \[\.\.\., 2\]",
         ),
+        (lambda m, d: m.predict(d.states[:, 0] > 0, d.times), DataError, r"are torch.bool of .* of real numbers"),
+        (lambda m, d: m.predict(d.states[:, 0] + 1j, d.times), DataError, r"are torch.complex128 of .* real numbers"),
+        (lambda m, d: physics.evaluate(m, "pendulum", d), SettingError, r"system is a str, .* such as pendulum\(\)"),  # type: ignore[arg-type]
+        (
+            lambda m, d: physics.evaluate(m, None, d, predicted=d.states),
+            DataError,
+            "predicted is a Tensor, expected Trajectories, as of model.predict",
+        ),
         (lambda m, d: m.predict(d.states[0, 0], d.times), DataError, r"u has shape \[2\], expected \[b, 2\]"),
-        (lambda m, d: m.predict(d.states[:0, 0], d.times), DataError, r"states are of shape \[0, 2\], expected"),
+        (lambda m, d: m.predict(d.states[:0, 0], d.times), DataError, r"float64 of shape \[0, 2\], expected"),
         (lambda m, d: m.predict(d.states[:, 0] / 0, d.times), DataError, "u holds NaN or infinity in 8 of its 8"),
         (lambda m, d: m.predict(d.states[:, 0], d.times[:3]), DataError, r"times have shape \[3, 30\], expected"),
         (lambda m, d: m.predict(d.states[:, 0], 1.0), DataError, r"times have shape \[\], expected \[s\] or \[4, s\]"),
@@ -187,7 +195,8 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
         ),
     ],
     ids=[
-        "array", "test", "validation", "field", "field, linear", "start", "flat start", "no start",
+        "array", "test", "validation", "field", "field, linear", "start", "truths", "complex", "no system",
+        "states for trajectories", "flat start", "no start",
         "start of no number", "times of others", "one time", "no times", "time of no number", "float", "vector",
         "detached",
     ],
@@ -268,7 +277,11 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     ("make", "message"),
     [
         (lambda: physics.data_sets.springs().draw(0, 0), "count is 0"),
-        (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise -1\.0"),
+        (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise is -1\.0"),
+        (lambda: physics.data_sets.springs().exact(1.5, 0), r"count is 1\.5"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.data_sets.springs().exact(1, "a"), "seed is 'a'"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.data_sets.springs().exact(1, 0, [0.0, math.nan]), "among the times are not finite"),
+        (lambda: physics.data_sets.springs().exact(1, 0, 1.0), r"times have shape \[\], expected \[s\] or \[1, s\]"),
         (lambda: spring_data().windows(1, 0), ", 0 points apart"),
         (lambda: spring_data().windows(1.5), r"windows of 1\.5 steps"),  # type: ignore[arg-type] - as a user may
         (lambda: spring_data().select([]), r"shape \[0, 30, 2\]"),
@@ -297,10 +310,11 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.MeanValue(0), "points is 0"),
         (lambda: physics.energy_model(2, 3), "energy is 3, expected a function of states"),  # type: ignore[arg-type]
         (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.law_of(lambda g: g**2, 2), "not linear"),
+        (lambda: physics.energy_law(lambda g: g**2, 2), "not linear"),
     ],
     ids=[
-        "no trajectory", "noise", "stride", "window", "none chosen", "chosen beyond", "chosen between",
+        "no trajectory", "noise", "half a trajectory", "no seed", "no time", "one time", "stride",
+        "window", "none chosen", "chosen beyond", "chosen between",
         "stepper not made", "stepper's class", "fixed steps", "no method", "rtol", "atol", "no steps",
         "composed", "driving", "odd", "matrix", "width below 0",
         "width as float", "wider than a grid", "no width", "stencil", "three axes", "grid as a number",

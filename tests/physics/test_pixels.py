@@ -119,6 +119,11 @@ def test_a_film_that_shows_no_motion_or_is_none_is_refused(film, dt, complaint):
         (lambda: pendulum_film(0, 0), SettingError, "count, frames, dt are 0"),
         (lambda: pendulum_film(1, 0, dt=-1.0), SettingError, "a positive time"),
         (lambda: film_energy(FILM[:, :4], 0.1), DataError, "five or more"),
+        (lambda: film_energy(torch.cat([FILM, 0 * FILM[:, :1]], 1), 0.1), DataError, "2 frames are of one brightness"),
+        (lambda: film_energy(broken(math.nan), 0.1), DataError, "frames holds NaN or infinity in 1 of its"),
+        (lambda: film_energy(FILM.numpy(), 0.1), DataError, "frames are a ndarray, expected a tensor"),  # type: ignore[arg-type]
+        (lambda: frame_pairs(FILM.numpy(), 0.1), DataError, "frames are a ndarray, expected a tensor"),  # type: ignore[arg-type]
+        (lambda: film_angle(FILM[0, 0, 0]), DataError, r"frames have shape \[28\], expected \[\.\.\., h, w\]"),
         (lambda: film_energy(FILM, 0), DataError, "dt is 0, expected the positive time"),
         (lambda: frame_pairs(FILM, None), DataError, "dt is None, expected"),  # type: ignore[arg-type] - as a user may
         (lambda: pendulum_film(1, 1.5), SettingError, r"seed is 1\.5"),  # type: ignore[arg-type] - as a user may

@@ -30,7 +30,7 @@ def test_structures_keep_the_laws_they_promise():
         for structure in structures:
             structure = structure.double() if isinstance(structure, nn.Module) else structure
             size = math.prod(getattr(structure, "grid", (4,)))
-            assert physics.law_of(structure, size) == law
+            assert physics.energy_law(structure, size) == law
 
 
 @pytest.mark.parametrize("grid", [(16,), (8, 8)], ids=["one dimension", "two dimensions"])

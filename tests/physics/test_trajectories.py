@@ -116,7 +116,7 @@ def test_a_csv_file_becomes_a_trajectory(tmp_path, mark):
 
 def test_a_column_tells_trajectories_apart(tmp_path):
     path = tmp_path / "two.csv"
-    path.write_text("run,t,x\na,0,1\nb,0,5\na,1,2\nb,2,6\n")
+    path.write_text("run,t,x\na,0,1\nb ,0,5\na ,1,2\nb,2,6\n")  # blanks are no part of a name
     data = read_csv(path, time="t", coordinates=["x"], member="run")
     assert data.states[..., 0].tolist() == [[1.0, 2.0], [5.0, 6.0]]
     assert data.times.tolist() == [[0.0, 1.0], [0.0, 2.0]]
@@ -134,6 +134,10 @@ def test_a_column_tells_trajectories_apart(tmp_path):
         ('t,x\n0,"1,5"\n1,"2,5"\n', r"line 2: x holds '1,5', which is no number .* Write decimal points"),
         ("t,x\n0,True\n1,False\n", r"line 2: x holds 'True', which is no number \(2 such lines\)"),
         ("t,x\n0,1\n", "1 points in time"),
+        (
+            "t,x\n1700000000000000001,1\n1700000000000000021,2\n",
+            r"whole numbers up to 17\d*21, .* lose digits: subtract",
+        ),
         ("", "could not be read as a CSV file"),
         ("t,x\n0,1\n1,inf\n", "1 numbers among the states are not finite, the first of x"),
     ],
@@ -147,6 +151,7 @@ def test_a_column_tells_trajectories_apart(tmp_path):
         "decimal commas",
         "booleans",
         "one line",
+        "nanoseconds",
         "nothing",
         "infinite",
     ],
@@ -285,6 +290,22 @@ def test_times_keep_their_digits_beside_states_in_float32():
     times = 1.7e9 + 0.1 * torch.arange(5, dtype=WIDE)
     data = Trajectories(times, torch.zeros(1, 5, 2)).to(torch.float32)
     assert torch.equal(data.times[0], times)
+
+
+def test_whole_times_that_floats_hold_are_taken_as_they_are():
+    times = 2**53 + 256 * torch.arange(3)
+    assert Trajectories(times, torch.zeros(1, 3, 2)).times.long().tolist() == [times.tolist()]
+
+
+def test_exact_trajectories_are_at_times_of_ones_own():
+    drawn = data_sets.springs()
+    solution = drawn.system.solution
+    assert solution is not None
+    for times in ([0.0, 0.5, 2.0], [[0.0, 0.5, 2.0], [0.0, 1.0, 2.0]]):
+        data = drawn.exact(2, 0, times)  # type: ignore[arg-type] - lists become tensors
+        assert data.times.tolist() == torch.tensor(times).expand(2, 3).tolist()
+        for one, at in zip(data.states, data.times, strict=True):
+            torch.testing.assert_close(one, torch.stack([solution(t, one[0]) for t in at.tolist()]))
 
 
 def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_refused(tmp_path):
