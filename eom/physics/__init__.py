@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, Separable, suzuki, yoshida
     from eom.physics.conserved import conserved_quantity
     from eom.physics.data_sets import DataSet
-    from eom.physics.fitting import Fitted, fit, solve_linear
+    from eom.physics.fitting import Fitted, fit
     from eom.physics.latents import LatentField, LatentRule, LatentStepper, latent_model, principal_coding
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
     from eom.physics.laws import compare_energies, read_kernel
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SeparableField,
         dense,
     )
+    from eom.physics.least_squares import solve_linear
     from eom.physics.measured_files import read_csv, read_frames
     from eom.physics.metrics import Scores, evaluate
     from eom.physics.models import (
@@ -88,7 +89,8 @@ _NAMES = {
     ),
     "eom.physics.pixels": "Film pendulum_film render frame_pairs film_of film_angle film_energy",
     "eom.physics.latents": "latent_model principal_coding LatentField LatentRule LatentStepper",
-    "eom.physics.fitting": "fit solve_linear Fitted",
+    "eom.physics.fitting": "fit Fitted",
+    "eom.physics.least_squares": "solve_linear",
     "eom.physics.metrics": "evaluate Scores",
     "eom.physics.modified": "Split modified_energy learned_energy mixing",
     "eom.physics.laws": "compare_energies read_kernel",
