@@ -1,5 +1,6 @@
 """Fields with parameters: what a network learns of an equation of motion. States are [b, n]."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,12 +9,15 @@ from torch import Tensor, nn
 from eom.dynamics.energy import Structure, gradient, numbers
 from eom.dynamics.field import require_function
 from eom.errors import SettingError
-from eom.physics.limits import require_grid
+from eom.physics.limits import require_grid, require_whole
 from eom.physics.systems import rotate
 
 
 def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
-    """Two hidden layers, orthogonal at the start as those of Hamiltonian neural networks."""
+    """Two hidden layers, orthogonal and without biases at the start, as those of Hamiltonian neural networks.
+
+    With an odd activation it is odd until it is trained: no basis of an energy for ``solve_linear``.
+    """
     if not all(type(x) is int and x > 0 for x in (inputs, outputs, width)):
         raise SettingError(
             f"inputs, outputs, width are {inputs!r}, {outputs!r}, {width!r}; expected whole numbers of 1 or more, "
@@ -29,9 +33,10 @@ def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], 
 class GridEnergy(nn.Module):
     """H(u) = cell * sum over a periodic grid of f(u, D u), D the differences to the next point along each axis.
 
-    f is a network with two hidden layers of ``width``, the same everywhere. ``cell`` is the length or area of a cell,
-    as in an integral; ``unit`` and ``step`` are typical sizes of u and D u, which spare the optimizer large and small
-    numbers. ``last`` is its last layer, in which H is linear.
+    f is a network with two hidden layers of ``width``, the same everywhere. u has so many ``fields``, one after the
+    other, as displacement and momentum of a wave. ``cell`` is the length or area of a cell, as in an integral; ``unit``
+    and ``step`` are typical sizes of u and D u, which spare the optimizer large and small numbers. ``last`` is its last
+    layer, in which H is linear.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class GridEnergy(nn.Module):
         grid: tuple[int, ...],
         width: int = 32,
         *,
+        fields: int = 1,
         cell: float = 1.0,
         unit: float = 1.0,
         step: float = 1.0,
@@ -46,17 +52,18 @@ class GridEnergy(nn.Module):
     ):
         super().__init__()
         require_grid(grid)
+        require_whole(fields=fields)
         self.grid, self.cell, self.unit, self.step = grid, cell, unit, step
-        inputs = 1 + len(grid)
+        self.fields, self.size, inputs = fields, fields * math.prod(grid), fields * (1 + len(grid))
         self.last = nn.Linear(width, 1)
         self.density = nn.Sequential(
             nn.Linear(inputs, width), activation(), nn.Linear(width, width), activation(), self.last
         )
 
     def forward(self, u: Tensor) -> Tensor:
-        at = u.unflatten(-1, self.grid)
-        steps = [(at.roll(-1, axis) - at) / self.step for axis in range(-len(self.grid), 0)]
-        return self.cell * self.density(torch.stack([at / self.unit, *steps], -1)).flatten(1).sum(-1)
+        at = u.unflatten(-1, (self.fields, *self.grid)).movedim(-1 - len(self.grid), -1)  # [b, *grid, fields]
+        steps = [(at.roll(-1, axis) - at) / self.step for axis in range(-1 - len(self.grid), -1)]
+        return self.cell * self.density(torch.cat([at / self.unit, *steps], -1)).flatten(1).sum(-1)
 
 
 class PlainField(nn.Module):

@@ -18,8 +18,9 @@ def solve_linear(
     """Set ``parameters``, in which residuals are affine, to the least squares of one step; returns the mean square.
 
     Of a model u' = G grad H with G given, the last layer of H is such: residuals are linear in H. What other layers
-    compute, even untrained ones, serves as a basis: the solution is the global one, to rounding. Singular values below
-    ``rcond`` of the largest, or lost in the model's floats, are left out.
+    compute, even untrained ones, serves as a basis, if they have biases (``dense`` has none at the start, and is odd):
+    the solution is the global one, to rounding. Singular values below ``rcond`` of the largest, or lost in the model's
+    floats, are left out.
 
     Raises:
         DataError: data that are not of this model. SettingError: residuals that are not affine in the parameters, or

@@ -12,7 +12,7 @@ from eom.dynamics.energy_law import energy_law
 from eom.errors import DataError, SettingError, StepError
 from eom.physics.data_sets import rates
 from eom.physics.doors import accepted
-from eom.physics.models import LearnedSystem
+from eom.physics.models import LearnedSystem, as_predicting
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
 
@@ -73,7 +73,7 @@ def evaluate(
         v = (model.predict(u[:, 0], test.times, substeps) if predicted is None else predicted).states.to(u.dtype)
     except StepError:
         v = torch.full_like(u, torch.inf)
-    with torch.no_grad():
+    with torch.no_grad(), as_predicting(model):
         of_law = (NAN, NAN, NAN, NAN) if system is None else _against(system, model, u, v)
         slope, energy, invariants, rising = of_law
         state, horizon = _or_infinite(float((v - u).square().mean())), float(_horizon(u, v, test.times).mean())

@@ -1,6 +1,7 @@
 """Models of motion: a field to learn, the rule it is learned by, and the stepper it predicts with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,9 @@ class LearnedSystem(nn.Module):
             require_halves(size)
         self.grid: tuple[int, ...] = getattr(field, "grid", ())
         require_grid(self.grid, size)
+        own = getattr(getattr(field, "energy", None), "size", size)
+        if own != size:
+            raise SettingError(f"size is {size}, and the energy is one of states of {own} entries, fields x grid")
         require_stepper(stepper)
         if isinstance(rule, type) or not callable(rule):
             raise SettingError(
@@ -79,7 +83,7 @@ class LearnedSystem(nn.Module):
         require_finite("u", u)
         u = u.to(self.dtype).detach()
         states, at = [u], clock(times, u, entries)
-        with torch.no_grad():
+        with torch.no_grad(), as_predicting(self):
             try:
                 for y in followed(self.field, self.stepper, u, at, substeps):
                     if not bool(y.isfinite().all()):
@@ -121,6 +125,18 @@ class LearnedSystem(nn.Module):
                 "give its network as many outputs"
             )
         require_periodic(u, self.grid)
+
+
+@contextmanager
+def as_predicting(model: nn.Module) -> Iterator[None]:
+    """Its modules in the mode of ``eval()``, as for Dropout, and as they were afterwards."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes.items():
+            m.training = training
 
 
 def mean_square(model: Any, window: Window) -> Tensor:

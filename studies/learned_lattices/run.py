@@ -19,18 +19,19 @@ from eom.physics import DataSet, LearnedSystem, Trajectories, data_sets
 
 
 class Setting(NamedTuple):
-    """A data set, the length of a cell, and typical sizes of values, of steps between neighbours, and of rates."""
+    """A data set, the length of a cell, units of values, of steps between neighbours and of rates; rcond."""
 
     drawn: DataSet
     cell: float
     unit: float
     step: float
     rate: float
+    rcond: float
 
 
 SETTINGS = {
-    "KdV": Setting(data_sets.solitons(), 0.2, 4.0, 1.0, 30.0),
-    "Cahn-Hilliard": Setting(data_sets.separations(), 0.02, 1.0, 0.2, 50.0),
+    "KdV": Setting(data_sets.solitons(), 0.2, 64.0, 16.0, 30.0, 1e-8),
+    "Cahn-Hilliard": Setting(data_sets.separations(), 0.02, 1.0, 0.2, 50.0, 1e-9),
 }
 TRAINED, TESTED, PAIRS, WIDTH, SMALL_WIDTH = 60, 3, 120, 200, 60
 SCHEME = "energy-keeping scheme"
@@ -104,7 +105,7 @@ def rows(
         torch.set_rng_state(random)
         model, last = MODELS[kind](setting, width)
         model = model.double()
-        physics.solve_linear(model, pairs, [last.weight], rcond=1e-9)
+        physics.solve_linear(model, pairs, [last.weight], rcond=setting.rcond)
         substeps = 1 if kind == "discrete gradient" else SUBSTEPS
         scores = physics.evaluate(model, setting.drawn.system, test, substeps=substeps)
         data_by = SCHEME if by_scheme else "accurate solver"

@@ -80,6 +80,23 @@ def test_the_last_layer_is_found_exactly_whatever_the_others_are():
     assert float(gradient.norm()) < 1e-4 * float(away.norm())
 
 
+class WaveDensity(nn.Module):
+    """(p^2 + (D u / dx)^2) / 2 of u, p, D u / dx, D p / dx."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[..., 1:3] ** 2).sum(-1, keepdim=True) / 2
+
+
+def test_the_energy_of_two_fields_on_a_grid_is_that_of_a_wave():
+    system, dx = physics.wave(12, 4.0), 1 / 3
+    energy = physics.GridEnergy((12,), fields=2, cell=dx, step=dx)
+    energy.density = WaveDensity()  # type: ignore[assignment] - in place of a network
+    u = torch.randn(6, 24, generator=torch.Generator().manual_seed(0), dtype=WIDE)
+    torch.testing.assert_close(energy(u), system.energy(u), rtol=1e-14, atol=0)
+    slope = physics.discrete_gradient(energy, u[1:], u[:-1])
+    torch.testing.assert_close(slope, physics.discrete_gradient(system.energy, u[1:], u[:-1]), rtol=0, atol=1e-13)
+
+
 class InUnits(nn.Module):
     """A last layer of the squares of states in units of ``unit``."""
 

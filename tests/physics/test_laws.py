@@ -7,6 +7,7 @@ import torch
 
 from eom import physics
 from eom.errors import DataError, SettingError
+from eom.physics import data_sets
 from eom.physics.conserved import conserved_quantity
 from eom.physics.laws import compare_energies, read_kernel
 from eom.physics.models import neural_ode
@@ -90,6 +91,21 @@ def test_what_is_found_is_written_in_the_entries_and_of_a_model_too():
     net = torch.nn.Linear(2, 2, bias=False).double()
     net.weight.data = torch.tensor([[0.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
     assert str(conserved_quantity(neural_ode(2, net), sample(60, 2)).found[0]) == "0.5 u0^2 + 1 u1^2"
+
+
+@pytest.mark.slow
+def test_a_network_that_has_learned_rates_only_shows_what_it_keeps():
+    """The energy of a pendulum's neural ODE, of rates known to some 3e-3."""
+    torch.manual_seed(0)
+    data = data_sets.pendulums(noise=0.0).draw(50, seed=0)
+    net = physics.dense(2, 2, 50)
+    model = physics.LearnedSystem(2, physics.PlainField(net), physics.match_slopes, physics.RK4()).double()
+    lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=3000, line_search_fn="strong_wolfe")
+    physics.fit(model, data, optimizer=lbfgs, steps=1)
+    u = data.states.flatten(0, 1)[::5]
+    laws = conserved_quantity(model, u, angles=[0], tolerance=0.01)
+    assert len(laws.found) == 1
+    assert compare_energies(laws.found[0], pendulum().energy, u).residual < 1e-3
 
 
 def test_a_model_in_single_precision_is_read_on_states_in_double():

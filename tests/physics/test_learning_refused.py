@@ -147,9 +147,8 @@ class Columns(nn.Module):
         (lambda: physics.symplectic_network(2, lambda a, b: Columns(3)), r"energy of states \[2, 1\] is \[2, 3\]"),
         (lambda: physics.lagrangian_network(2, Columns(2)), r"energy of states \[2, 2\] is \[2, 2\]"),
         (lambda: physics.neural_ode(2, nn.Linear(3, 2)), r"does not take states \[2, 2\]: .*cannot be multiplied"),
-        (lambda: physics.energy_model(2, physics.GridEnergy((1,))), "maps|does not take|energy of states"),
     ],
-    ids=["one rate", "two forces", "kinetic energies", "Lagrangians", "wider states", "another grid"],
+    ids=["one rate", "two forces", "kinetic energies", "Lagrangians", "wider states"],
 )
 def test_networks_of_another_width_are_refused_in_training_and_prediction(make, message):
     model, data = make().double(), spring_data()
@@ -228,13 +227,26 @@ def test_what_discrete_gradients_are_not_taken_of_is_told_what_to_take(field):
         (lambda: physics.second_order_ode(1), "are 1, 0, 100; .* two entries or more"),
         (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
         (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of the points of the grid \(50,\)"),
+        (lambda: physics.energy_model(100, physics.GridEnergy((50,))), "size is 100, .* of states of 50 entries"),
         (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
         (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[32, 2\] to \[32, 1\]"),
         (lambda: physics.energy_model(2, None, lambda g: None), r"maps \[32, 2\] to a NoneType"),  # type: ignore[arg-type]
         (lambda: learned(physics.Shooting), "the rule is 'Shooting', expected a function of field and window"),
         (lambda: learned(physics.midpoint, physics.RK4), r"the stepper is 'RK4', expected one, such as RK4\(\)"),
     ],
-    ids=["one entry", "half of one", "no force", "nothing", "grid", "rising", "narrow", "none", "rule", "stepper"],
+    ids=[
+        "one entry",
+        "half of one",
+        "no force",
+        "nothing",
+        "grid",
+        "fields",
+        "rising",
+        "narrow",
+        "none",
+        "rule",
+        "stepper",
+    ],
 )
 def test_models_that_make_no_sense_are_not_built(make, message):
     with pytest.raises(SettingError, match=message):

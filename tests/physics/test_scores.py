@@ -104,6 +104,16 @@ def test_a_prediction_that_runs_away_has_no_error_that_is_small():
     assert scores[1:6] == (math.inf,) * 3 + (math.inf, 1.0)
 
 
+def test_predictions_and_scores_draw_nothing_and_leave_modules_as_they_were():
+    net = nn.Sequential(nn.Linear(2, 30), nn.Dropout(0.5), nn.Linear(30, 2))
+    model, data = physics.LearnedSystem(2, physics.PlainField(net), physics.midpoint, physics.RK4()), spring_data()
+    net[0].eval()
+    modes = [m.training for m in model.modules()]
+    first, again = (physics.evaluate(model.double(), physics.spring(), data) for _ in range(2))
+    assert first[:3] == again[:3]
+    assert [m.training for m in model.modules()] == modes
+
+
 class _Explosive(nn.Module):
     def __init__(self):
         super().__init__()
