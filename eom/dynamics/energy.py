@@ -170,7 +170,7 @@ class DiscreteGradient:
             return rows + h * field.structure(self.rule(field.energy, u, rows))
 
         try:
-            solved: Solved = solve(g, predicted(field, h, rows), rtol=self.rtol, grid=grid)
+            solved: Solved = solve(g, predicted(field, h, rows), rtol=self.rtol, near=rows, grid=grid)
         except StepError as failure:
             raise StepError(f"{place(t, h)}, {failure}") from failure
         return differentiable(g, solved.u, grid).view(y.shape), None

@@ -9,6 +9,7 @@ Source: Walker & Ni, SIAM J. Numer. Anal. 49(4), 2011 (Anderson's mixing as a le
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from eom.dynamics.periodic import loosened
 from eom.errors import SettingError, StepError
 
 Map = Callable[[Tensor], Tensor]  # [b, n] -> [b, n], row by row
+Sizes = Callable[[Tensor], Tensor]  # u -> |u_0| + |u| of each entry, on a grid the largest of each channel
 Advance = Callable[[Tensor, Tensor], Tensor]  # (u, g(u)) -> the next u
 MANY = 60  # iterations at most
 FAR = 100.0  # times the best residual, from where there is no way back
@@ -43,11 +45,14 @@ class Solved(NamedTuple):
     method: str
 
 
-def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, ...] = ()) -> Solved:
+def solve(
+    g: Map, start: Tensor, *, rtol: float | None = None, near: Tensor | None = None, grid: tuple[int, ...] = ()
+) -> Solved:
     """u = g(u) for every row of ``start`` [b, n], near it; u carries no gradient.
 
     Args:
         g: row by row: what it gives for one depends on that one alone. rtol: wanted residual, by default near rounding.
+        near: [b, n] u_0, whose entries say how large those of u are; ``start`` by default.
         grid: points along each axis, where a state is n = channels x points of a periodic grid.
 
     Raises:
@@ -61,11 +66,12 @@ def solve(g: Map, start: Tensor, *, rtol: float | None = None, grid: tuple[int, 
         raise SettingError(f"a state has {n} entries, expected a multiple of those of the grid {list(grid)}")
     with torch.no_grad():
         g = loosened(g, start, grid) if grid else g
-        best, size = Solved(start, math.inf, 0, ""), largest(start)
+        best = Solved(start, math.inf, 0, "")
+        sizes = partial(sizes_of, start if near is None else near, math.prod(grid))
         said = []
         last = ("newton", newton) if n <= LARGEST else ("newton-krylov", newton_krylov)
         for name, method in (("anderson", anderson), last):
-            found = method(g, best.u, wanted, size)
+            found = method(g, best.u, wanted, sizes)
             calls = best.calls + found.calls
             if found.residual <= (wanted if rtol else ROUNDING * wanted) or (not rtol and is_rounding(g, found)):
                 return found._replace(calls=calls)
@@ -115,16 +121,25 @@ def place(t: float, h: float | Tensor) -> str:
     )
 
 
-def largest(u: Tensor) -> Tensor:
-    """[b] |u|, which neither under- nor overflows."""
-    return u.abs().amax(-1)
+def sizes_of(near: Tensor, points: int, u: Tensor) -> Tensor:
+    """[b, n] |u_0| + |u|, of each ``points`` entries the largest."""
+    found = (near.abs() + u.abs()).unflatten(-1, (-1, points))
+    return found.amax(-1, keepdim=True).expand_as(found).flatten(-2)
 
 
-def residual_of(u: Tensor, new: Tensor, size: Tensor) -> float:
-    """The largest |u - g(u)| / (|u_0| + |u|) over rows, ``size`` [b] being |u_0|; from zero, where u = 0, it is 1."""
-    scale, off = size + largest(u), largest(new - u)
-    scale = torch.where(scale > 0, scale, off)
-    return float((off / torch.where(scale > 0, scale, 1.0)).max())
+def residual_of(off: Tensor, sizes: Tensor) -> float:
+    """The largest |u - g(u)| / (|u_0| + |u|); from zero, where u = 0, it is 1."""
+    return float((off / _positive(torch.where(sizes > 0, sizes, off))).max())
+
+
+def units(sizes: Tensor) -> Tensor:
+    """[b, n] powers of 1024 near ``sizes`` over the largest: other units, and not an entry that passes zero."""
+    share = sizes / _positive(sizes.amax(-1, keepdim=True))
+    return torch.exp2(10 * (_positive(share).log2() / 10).round())
+
+
+def _positive(sizes: Tensor) -> Tensor:
+    return torch.where(sizes > 0, sizes, 1.0)
 
 
 def is_rounding(g: Map, found: Solved) -> bool:
@@ -145,26 +160,32 @@ def is_rounding(g: Map, found: Solved) -> bool:
     return bool((left <= NOISE * torch.minimum(*noise)).all())
 
 
-def iterated(g: Map, u: Tensor, wanted: float, size: Tensor, name: str, most: int, advance: Advance) -> Solved:
-    """u <- advance(u, g(u)) until the residual is as wanted, runs away, or falls no more."""
-    best = Solved(u, math.inf, 0, name)
+def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: int, advance: Advance) -> Solved:
+    """u <- advance(u, g(u)) until the residual is as wanted, runs away, or falls no more.
+
+    That of small entries beside large ones is to be small too, unless it falls no more from one but the last.
+    """
+    best, fines = Solved(u, math.inf, 0, name), [math.inf, math.inf]
     for k in range(1, most + 1):
         value = g(u)
-        residual = residual_of(u, value, size)
+        off, each = (value - u).abs(), sizes(u)
+        residual, fine = residual_of(off.amax(-1), each.amax(-1)), residual_of(off, each)
         if k == 1:  # a small first step may be one of a part that only then moves another
-            residual = max(residual, 2 * ROUNDING * wanted)
+            residual = max(residual, fine, 2 * ROUNDING * wanted)
         if residual < best.residual:
             best = Solved(u, residual, k, name)
         still = NEAR if best.residual <= ROUNDING * wanted else STILL
-        if residual <= wanted:  # the next one, which is at hand, is nearer by another power of the step
+        if residual <= wanted and (fine <= ROUNDING * wanted or fine > fines[-2] / 2):
+            # the next one, which is at hand, is nearer by another power of the step
             return Solved(advance(u, value), residual, k, name)
-        if not residual < FAR * best.residual or k - best.calls >= still:
+        if residual > wanted and (not residual < FAR * best.residual or k - best.calls >= still):
             return best._replace(calls=k)
+        fines.append(fine)
         u = advance(u, value)
     return best._replace(calls=most)
 
 
-def anderson(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
+def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own."""
     points: list[Tensor] = []
     values: list[Tensor] = []
@@ -173,34 +194,34 @@ def anderson(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
         points.append(u)
         values.append(value)
         last = torch.stack(values[-MEMORY - 1 :], -1)
-        off = last - torch.stack(points[-MEMORY - 1 :], -1)  # [b, n, m]
+        off = (last - torch.stack(points[-MEMORY - 1 :], -1)) / units(sizes(value))[..., None]  # [b, n, m]
         if off.shape[-1] == 1:
             return value
         share = torch.linalg.pinv(off.diff(dim=-1)) @ off[..., -1:]
         return value - (last.diff(dim=-1) @ share)[..., 0]
 
-    return iterated(g, u, wanted, size, "anderson", MANY, advance)
+    return iterated(g, u, wanted, sizes, "anderson", MANY, advance)
 
 
-def newton(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
+def newton(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     """(1 - g'(u)) du = g(u) - u, with matrices [b, n, n] that are kept as long as they serve."""
     kept: list[tuple[Tensor, Tensor]] = []  # factors
     last = math.inf
 
     def advance(u: Tensor, value: Tensor) -> Tensor:
         nonlocal last
-        residual = residual_of(u, value, size)
+        residual = residual_of((value - u).abs(), sizes(u))
         if not kept or residual > CHORD * last:
             kept[:] = [torch.linalg.lu_factor_ex(_matrices(g, u))[:2]]
         last = residual
         return u + torch.linalg.lu_solve(*kept[0], (value - u)[..., None])[..., 0]
 
-    return iterated(g, u, wanted, size, "newton", MANY // 3, advance)
+    return iterated(g, u, wanted, sizes, "newton", MANY // 3, advance)
 
 
-def newton_krylov(g: Map, u: Tensor, wanted: float, size: Tensor) -> Solved:
+def newton_krylov(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     """The same without matrices; ``calls`` leaves out those that the directions take."""
-    return iterated(g, u, wanted, size, "newton-krylov", MANY // 3, lambda u, value: u + direction(g, u, value))
+    return iterated(g, u, wanted, sizes, "newton-krylov", MANY // 3, lambda u, value: u + direction(g, u, value))
 
 
 def _matrices(g: Map, u: Tensor) -> Tensor:
