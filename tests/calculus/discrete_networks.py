@@ -134,7 +134,8 @@ def spread(x: Tensor) -> Tensor:
 
 def unruled(x: Tensor) -> Tensor:
     """Of functions that have no rule of their own."""
-    return torch.atan2(x[:, 0], x[:, 1]) + x.prod(1) + torch.lgamma(x + 3).sum(1) + torch.cumprod(x, 1)[:, 2]
+    products = x.prod(1) + torch.cumprod(x, 1)[:, 2] + torch.einsum("bi,bi,bi->b", x, x, x.sin())
+    return torch.atan2(x[:, 0], x[:, 1]) + torch.lgamma(x + 3).sum(1) + products
 
 
 def distances(x: Tensor, layer: nn.Linear) -> Tensor:
