@@ -115,9 +115,10 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         tape = Tape(len(u), train)
         out = energy(Pair.of(start, tape))
         if not isinstance(out, Pair):
-            raise DiscreteError(
-                f"the energy is a {type(out).__name__}, expected a tensor, by torch functions of its argument"
-            )
+            came = f"a {type(out).__name__}"
+            if isinstance(out, Tensor):
+                came = "a constant, or made by a transform that is not followed, such as torch.vmap"
+            raise DiscreteError(f"the energy is {came}, expected a tensor, by torch functions of its batch of states")
         end = out.two
         if end.u.numel() != len(u) or not end.u.is_floating_point():
             raise DiscreteError(

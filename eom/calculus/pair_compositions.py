@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eom.calculus import divided, norms
+from eom.calculus import compositions, divided, norms
 from eom.calculus.discrete import Pair, Step, Two, elementwise
 from eom.calculus.pair_recurrences import RECURRENT
 from eom.errors import DiscreteError
@@ -306,7 +306,7 @@ COMPOSED: dict[str, Callable] = {
     "linalg_norm": linalg_norm, "linalg_vector_norm": vector_norm, "frobenius_norm": norm, "log_sigmoid": logsigmoid,
     "layer_norm": norms.layer_norm, "instance_norm": norms.instance_norm, "feature_dropout": dropout,
     "alpha_dropout": dropout, "dropout1d": dropout, "dropout2d": dropout, "dropout3d": dropout,
-    "clip": clamp,
+    "clip": clamp, "cdist": compositions.cdist, "pdist": compositions.pdist,
 } | {
     f.__name__: f
     for f in (

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import DisableTorchFunctionSubclass
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from eom.calculus import divided
 from eom.calculus.discrete import Pair, Step, Two, elementwise
 from eom.calculus.pair_compositions import COMPOSED, opened
+from eom.calculus.wide import Wide
 from eom.errors import DiscreteError
 
 Function = Callable[..., Tensor]
@@ -138,6 +139,9 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
         return elementwise(pairs[0], *ELEMENTWISE[name])
     moving = [x for x in came if x.u.requires_grad]
     affine = name in AFFINE or (name in PRODUCTS - QUADRATIC and len(pairs) == 1)
+    ranked = not affine and name not in CHOICES and (name not in PRODUCTS or len(pairs) > 2)
+    if ranked and {x.u.dtype for x in moving} == {torch.float32}:
+        return doubled(pairs, name, func, args, kwargs)
 
     def at(side: str) -> tuple[list[Tensor], Any]:
         """The result, of aliases of what moves: each may have been made of another."""
@@ -157,7 +161,7 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
             return vjp([x.u for x in ends], in_u, ws, tape.train)
         both = vjp([x.u for x in ends] + [x.v for x in ends], in_u + in_v, ws + ws, tape.train)
         mean = [(a + b) / 2 for a, b in zip(both[: len(in_u)], both[len(in_u) :], strict=True)]
-        return mean if name in PRODUCTS and len(pairs) < 3 else corrected(mean, moving, ends, ws, tape.samples)
+        return corrected(mean, moving, ends, ws, tape.samples) if ranked else mean
 
     if ends:
         tape.steps.append(Step(moving, ends, pull))
@@ -166,6 +170,15 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
         x.shared = True
     wrapped = [Pair.of(went[i], tape, shared=shared) if i in went else x for i, x in enumerate(flat_u)]
     return tree_unflatten(wrapped, form)
+
+
+def doubled(pairs: list[Pair], name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """The same in double precision: the rank-one rule divides a difference by d."""
+    wide = {x.two: x.double() for x in pairs if x.dtype is torch.float32}
+    args, kwargs = within((args, kwargs), lambda x: wide.get(x.two, x))
+    with Wide(torch.float32, torch.float64):
+        found = stepped(name, func, args, kwargs)
+    return tree_map(lambda x: x.float() if isinstance(x, Pair) and x.dtype is torch.float64 else x, found)
 
 
 def within(x: Any, change: Callable[[Pair], Any]) -> Any:
@@ -207,7 +220,7 @@ def vjp(outs: list[Tensor], ins: list[Tensor], ws: list[Tensor], train: bool) ->
 
 
 def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Tensor], samples: int) -> list[Tensor]:
-    """The rank-one rule, J_m^T w + d (dg . w - d . J_m^T w) / |d|^2, where |d| is above rounding."""
+    """The rank-one rule, J_m^T w + d (dg . w - d . J_m^T w) / |d|^2, where |d| and the bracket are above rounding."""
     every = all(x.u.ndim and len(x.u) == samples for x in (*came, *went))
 
     shape = (samples if every else 1, -1)
@@ -219,7 +232,9 @@ def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Ten
     d = [x.u - x.v for x in came]
     size = dot([x.u for x in came], [x.u for x in came]) + dot([x.v for x in came], [x.v for x in came])
     square, off = dot(d, d), dot([x.u - x.v for x in went], ws) - dot(d, mean)
-    far = square > size * (100 * torch.finfo(square.dtype).eps) ** 2
+    eps = torch.finfo(square.dtype).eps
+    rounding = 4 * eps * dot([x.u.abs() + x.v.abs() for x in went], [w.abs() for w in ws])  # of g(u), g(v), both terms
+    far = (square > size * (100 * eps) ** 2) & (off.abs() >= rounding)
     share = torch.where(far, off, 0.0) / torch.where(far, square, 1.0)
     return [g + (x.reshape(shape) * share[:, None]).view_as(x) for g, x in zip(mean, d, strict=True)]
 

@@ -40,7 +40,8 @@ def numbers(energy: Energy, u: State) -> Tensor:
     if shape != (*wanted, 1):
         came = type(found).__name__ if shape is None else list(shape)
         raise DataError(
-            f"the energy of states {list(u.shape)} is {came}, expected {list(wanted)}: a number for each state"
+            f"the energy of states {list(u.shape)} is {came}, expected {list(wanted)}: a number for each state, by "
+            "torch functions"
         )
     return found[..., 0]
 

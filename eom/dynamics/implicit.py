@@ -95,7 +95,9 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
     if not value.requires_grad:
         return solved
 
-    def pulled(weight: Tensor) -> Tensor:
+    def pulled(weight: Tensor | None) -> Tensor | None:
+        if weight is None:  # no gradient comes
+            return None
         if torch.is_grad_enabled():
             raise StepError(
                 "there are first derivatives through an implicit step, and no second ones: take an explicit step"

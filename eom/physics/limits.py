@@ -68,7 +68,7 @@ def require_apart(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
     if not _close(beside, one):
         raise DataError(
             f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
-            "see each other, as in BatchNorm: call model.eval(), or take LayerNorm"
+            "see each other, as in BatchNorm: call model.eval(), or take LayerNorm. Entries are u[..., 0], not u[0]"
         )
 
 
@@ -77,11 +77,13 @@ def require_energy(energy: Any, u: Tensor) -> None:
     of = partial(numbers, energy)
     try:
         require_apart("the energy", of, u)
+        of(u[:1])  # alone, where one written for a single state takes rows for entries
         gradient(energy, u)
-    except RuntimeError as failure:
+    except (RuntimeError, TypeError, IndexError) as failure:
         raise DataError(
             f"the energy has no gradient at states {u.dtype} {list(u.shape)}: {failure}. It is to be made of torch "
-            "functions, in the floats of the states: of a network in float32, call .double() for float64"
+            "functions of a batch, with entries as u[..., 0], in the floats of the states: of a network in float32, "
+            "call .double() for float64"
         ) from failure
     one, again = (float(_first(of, u, seed)) for seed in (0, 1))
     if not _close(again, one):

@@ -132,6 +132,17 @@ def spread(x: Tensor) -> Tensor:
     return widths + norms + F.normalize(x, dim=1)[:, 0]
 
 
+def unruled(x: Tensor) -> Tensor:
+    """Of functions that have no rule of their own."""
+    products = x.prod(1) + torch.cumprod(x, 1)[:, 2] + torch.einsum("bi,bi,bi->b", x, x, x.sin())
+    return torch.atan2(x[:, 0], x[:, 1]) + torch.lgamma(x + 3).sum(1) + products
+
+
+def distances(x: Tensor, layer: nn.Linear) -> Tensor:
+    centres = layer.weight.expand(len(x), -1, -1)
+    return total(torch.cdist(x.view(-1, 2, 3), centres)) + torch.stack([torch.pdist(y.view(3, 2)).sum() for y in x])
+
+
 def activations() -> nn.Module:
     kinds = (
         nn.ReLU(inplace=True), nn.LeakyReLU(), nn.PReLU(3), nn.ELU(), nn.CELU(0.7), nn.SELU(), nn.GELU(), nn.SiLU(),
@@ -188,4 +199,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "exponentials": lambda: Of(exponentials),
     "powers": lambda: Of(powers),
     "spread": lambda: Of(spread),
+    "without rules": lambda: nn.Sequential(nn.Linear(6, 4), nn.Softplus(), Of(unruled)),
+    "distances": lambda: Of(distances, nn.Linear(3, 4)),
 }  # fmt: skip

@@ -73,6 +73,8 @@ def test_it_differs_from_the_gradient_at_the_midpoint_by_the_square_of_the_step(
         "exponentials",
         "masked attention",
         "recurrent LSTM",
+        "without rules",
+        "distances",
     ],
 )
 def test_derivatives_of_it_are_those_of_differences(name):
@@ -103,10 +105,28 @@ def test_derivatives_of_it_are_those_of_differences(name):
     )
 
 
+@pytest.mark.parametrize("gap", [1e-6, 1e-8, 1e-10, 1e-13])
+def test_without_a_rule_it_has_the_digits_of_the_gradient_however_close_the_states_are(gap):
+    """It is off by d^2, or by a rounding over d where that is less."""
+    h, (u, v) = energy("without rules"), states(gap)
+    middle = ((u + v) / 2).requires_grad_()
+    (wanted,) = torch.autograd.grad(h(middle).sum(), middle)
+    off = discrete_gradient(h, u, v) - wanted
+    assert float((off.norm() / wanted.norm()).detach()) <= torch.finfo(u.dtype).eps ** (2 / 3)
+
+
+def test_a_scale_that_begins_at_zero_is_trained_as_any_other():
+    (u, v), scale = states(1.0), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    found = discrete_gradient(lambda x: scale * x.prod(1), u, v)
+    wanted = discrete_gradient(lambda x: x.prod(1), u, v)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), scale)[0], wanted.sum(), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "without rules", "distances"])
 @pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-4, 0.0])
-def test_gradients_for_training_in_single_precision_are_those_of_double(gap):
+def test_gradients_for_training_in_single_precision_are_those_of_double(name, gap):
     """Of the loss of an energy-based model; quotients of differences would lose them as the step shrinks."""
-    h, (u, v) = energy("perceptron"), states(gap)
+    h, (u, v) = energy(name), states(gap)
 
     def gradient(net: nn.Module, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         loss = (discrete_gradient(net, u, v) - 1).square().mean()
@@ -156,7 +176,8 @@ PACKED, DROPPING = nn.RNN(3, 4).double(), nn.RNN(3, 4, 2, dropout=0.5).double()
         (lambda x: x, r"the energy is torch.float64 \[5, 6\], expected"),
         (lambda x: x.argmax(1), r"the energy is torch.int64 \[5\], expected floats"),
         (lambda x: torch.complex(x, x).sum(1), r"the energy is torch.complex128 \[5\], expected floats"),
-        (lambda x: torch.ones(5), "is a Tensor, expected a tensor, by torch functions of its argument"),
+        (lambda x: torch.ones(5), "is a constant, or .* expected a tensor, by torch functions of its batch"),
+        (torch.vmap(torch.sum), "made by a transform that is not followed, such as torch.vmap"),
         (lambda x: [x.sum(1)], "is a list, expected a tensor"),
         (lambda x: x.half().exp().sum(1), "outside of torch's functions or in fewer digits"),
         (lambda x: (x - x.mean(0)).exp().sum(1), "samples see each other"),

@@ -286,21 +286,6 @@ def test_what_is_symmetric_is_composed_and_undone_by_the_step_back(rule):
     torch.testing.assert_close(end(PENDULUM, stepper, there, h=-0.1, steps=1), start(), rtol=0, atol=1e-12)
 
 
-YOSHIDA, LOPSIDED = yoshida(Leapfrog()).weights, (1.0, 0.5, -1.1039125638299665, 0.6039125638299666)
-
-
-@pytest.mark.parametrize(
-    ("weights", "order"),
-    [
-        ((0.5, 0.6), 2), ((1.0,), 4), ((0.25, 0.5, 0.25), 4), (YOSHIDA, 6), (LOPSIDED, 4),
-        (("a",), 2), (None, 2), ((), 2), ((math.inf, -math.inf, math.inf), 2), ((1.0,), "2"), ((1.0,), 2.0),
-    ],
-)  # fmt: skip
-def test_weights_that_do_not_raise_the_order_are_refused(weights, order):
-    with pytest.raises(SettingError, match="do not give order"):
-        Composed(Leapfrog(), weights, order)
-
-
 def test_one_direction_of_many_in_which_energy_rises_is_found():
     """-1 in 1999 entries and 1 in one of them, in a hidden direction."""
     n = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from mechanics import PENDULUM, start
 from torch import Tensor
 
 from eom.dynamics.energy import DiscreteGradient, EnergySystem
@@ -99,6 +100,13 @@ def test_gradients_flow_through_a_step_too_large_for_a_matrix():
         ends = [float(value(y + s * e * along_y, at[1] + s * e)) for s in (1, -1)]
     found = float((grads[0] * along_y).sum() + grads[1])
     assert found == pytest.approx((ends[0] - ends[1]) / (2 * e), rel=1e-6)
+
+
+@pytest.mark.parametrize("stepper", [DiscreteGradient(), Gauss(2)], ids=["discrete gradient", "Gauss"])
+def test_torchs_own_check_of_gradients_finds_them_right(stepper):
+    """It also pulls back where no gradient comes."""
+    u = start(2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda u: end(PENDULUM, stepper, u, h=0.1, steps=2), u)
 
 
 def test_a_grid_of_another_size_is_named():

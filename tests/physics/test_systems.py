@@ -250,14 +250,17 @@ OF_TWO: dict[str, Any] = {
         ({"energy": 3}, SettingError, "energy is 3, expected a function of states"),
         ({"structure": nn.Linear}, SettingError, "structure is <class .*Linear'>, expected a function"),
         ({"energy": nn.Linear(2, 1)}, DataError, r"torch\.float64 \[2, 2\]: .* dtype.* call \.double\(\) for"),
+        ({"energy": lambda u: u[0] ** 2 + u[1] ** 2}, DataError, r"index 1 is out .* with entries as u\[\.\.\., 0\]"),
+        ({"energy": lambda u: (lambda q, p: q + p)(*u)}, DataError, "no gradient at .* missing 1 .* of a batch"),
         ({"energy": lambda u: u.detach().square().sum(-1)}, DataError, "no gradient at .* made of torch functions"),
         ({"energy": lambda u: torch.rand(len(u)) * u.sum(-1)}, DataError, "at first and .* it draws random numbers"),
         ({"stepper": DiscreteGradient}, SettingError, "the stepper is 'DiscreteGradient', expected one"),
         ({"energy": lambda u: 1.0}, DataError, r"energy of states \[2, 2\] is float, expected \[2\]"),
+        ({"energy": lambda u: u.detach().numpy().sum(-1)}, DataError, "is ndarray, expected .*, by torch functions"),
     ],
     ids=[
         "grid", "grid as a number", "no entries", "None", "G of a number", "G of nothing", "H of none", "class of G",
-        "float32", "detached", "drawn", "stepper", "H of a float",
+        "float32", "of one state", "of two numbers", "detached", "drawn", "stepper", "H of a float", "numpy",
     ],
 )  # fmt: skip
 def test_what_makes_no_system_is_named(changed, kind, message):
