@@ -16,6 +16,7 @@ from torch import Tensor
 from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
+from eom.physics.limits import require_grid
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -127,29 +128,47 @@ def energy_rows(panel: str, unit: str, text: str, test: Trajectories, values: Te
 
 
 def space_time(
-    models: Models, test: Trajectories, *, width: float = 1.0, predicted: Motions | None = None, member: int = 0,
-    labels: tuple[str, str, str] = ("place x", "time", "u"), name: str = "space-time",
+    models: Models, test: Trajectories, grid: tuple[int, ...] = (), *, width: float = 1.0,
+    predicted: Motions | None = None, member: int = 0, labels: Sequence[str] = ("place x", "time", "u", "v"),
+    name: str = "space-time",
 ) -> Picture:  # fmt: skip
-    """One trajectory of fields u(x, t) on a periodic grid of this ``width``: true, predicted, and what differs.
+    """One trajectory of fields u(x, t) on a periodic ``grid`` of this ``width``: true, predicted, and what differs.
 
     Args:
-        member: which trajectory. labels: of places, times and values, with units. name: that ids begin with.
+        grid: (points,), as ``system.grid``; by default that of a model. States of several times as many entries are as
+            many fields, one after another. member: which trajectory. labels: of places, times and the values of each
+            field, with units. name: that ids begin with.
+
+    Raises:
+        SettingError: no grid, another one or of two dimensions; fewer labels than fields.
     """
-    motions = {text: numpy(motion.states[member]) for text, motion in predictions(models, test, predicted).items()}
-    x = np.arange(test.size) * (width / test.size)
-    svg = fields.space_time(name, numpy(test.states[member]), motions, numpy(test.times[member]), x, labels)
-    return Picture(svg)
+    grid = grid or next((model.grid for model in models.values() if model.grid), ())
+    require_grid(grid, test.size)
+    if len(grid) != 1:
+        raise SettingError(
+            f"the grid is {grid}, expected the points of a line, as grid=system.grid; in two dimensions take snapshots"
+        )
+    count = test.size // grid[0]
+    if len(labels) < 2 + count:
+        raise SettingError(f"labels are {labels!r}, expected those of places, times and {count} fields")
+    x = np.arange(grid[0]) * (width / grid[0])
+    motions = {
+        text: numpy(motion.states[member].unflatten(-1, (count, -1)).transpose(0, 1))
+        for text, motion in all_of(models, test, predicted).items()
+    }
+    true = motions.pop("true")
+    return Picture(fields.space_time(name, true, motions, numpy(test.times[member]), x, labels[: 2 + count]))
 
 
 def snapshots(
     models: Models, test: Trajectories, grid: tuple[int, int], *, count: int = 5,
     size: tuple[float, float] = (1.0, 1.0), predicted: Motions | None = None, member: int = 0,
-    labels: tuple[str, str] = ("place", "u"), name: str = "snapshots",
+    labels: tuple[str, str, str] = ("place x", "place y", "u"), name: str = "snapshots",
 ) -> Picture:  # fmt: skip
     """One trajectory of fields on a two-dimensional ``grid`` at ``count`` times: true, then of each model."""
     at = np.unique(np.linspace(0, test.states.shape[1] - 1, count).round().astype(int))
     rows = {text: rolled(motion, grid, member)[at] for text, motion in all_of(models, test, predicted).items()}
-    return Picture(fields.snapshots(name, rows, numpy(test.times[member])[at], *labels, size))
+    return Picture(fields.snapshots(name, rows, numpy(test.times[member])[at], labels, size))
 
 
 def animate(
