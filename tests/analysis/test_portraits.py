@@ -64,7 +64,8 @@ def test_without_energies_a_portrait_promises_no_level_lines(kept):
 
 def test_a_learned_energy_that_is_right_but_for_a_constant_has_the_level_lines_of_the_true_one(kept):
     portraits.phase_portrait("p", RING, [portraits.Portrait("m", RING, lambda u: bowl(u) - 3)], ("q", "p"), bowl)
-    learned, true = kept[0].axes[0].collections
+    true, learned = kept[0].axes[0].collections
+    assert true.get_linewidths()[0] > 2 * learned.get_linewidths()[0]  # and below it: both are seen
     np.testing.assert_allclose(learned.levels, true.levels)
     for one, other in zip(learned.get_paths(), true.get_paths(), strict=True):
         np.testing.assert_allclose(one.vertices, other.vertices, atol=1e-12)
