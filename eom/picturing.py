@@ -17,6 +17,7 @@ from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
 from eom.physics.limits import require_grid
+from eom.physics.metrics import falls
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -88,7 +89,8 @@ def energy_over_time(
 ) -> Picture:  # fmt: skip
     """Medians and quartiles over trajectories: change of the true energy, its error, change of a model's own energy.
 
-    Without a ``system``, as of measured motion, it is the last of these.
+    An own energy that is to fall has its sign, and a panel apart from those that are to stay. Without a ``system``, as
+    of measured motion, own energies are all there is.
 
     Args:
         clock: the label of times, with their unit. name: that ids in the <svg> begin with.
@@ -111,8 +113,11 @@ def energy_over_time(
     for text, motion in motions.items():
         learned = getattr(models[text].field, "energy", None)
         if learned is not None:
-            kept = changes(per_state(learned), motion.states).abs()
-            own += energy_rows("change of the model's own energy", "|E(t) − E(0)|", text, test, kept)
+            change = changes(per_state(learned), motion.states)
+            if falls(models[text].field, test.size):
+                own += energy_rows("change of a damped model's own energy", "E(t) − E(0)", text, test, change)
+            else:
+                own += energy_rows("change of the model's own energy", "|E(t) − E(0)|", text, test, change.abs())
     if not (rows or own):
         raise DataError("no model has an energy, and no system is given whose energy could be drawn")
     return Picture(portraits.energy_courses(name, pd.DataFrame([*rows, *sizes, *own]), clock))

@@ -196,6 +196,17 @@ def test_models_and_trajectories_become_pictures_in_one_call(tmp_path):
         assert film.n_frames == 6  # type: ignore[attr-defined]
 
 
+def test_an_own_energy_that_is_to_fall_is_drawn_with_its_sign_and_apart(kept):
+    test = physics.Trajectories(torch.arange(3.0), torch.rand(2, 3, 2).double())
+    models = {"damped": physics.damped_energy_model(2).double(), "kept": physics.energy_model(2).double()}
+    picturing.energy_over_time(models, None, test, predicted=dict.fromkeys(models, test))
+    panels = {ax.get_title(): ax.get_ylabel() for ax in kept[0].axes}
+    assert panels == {
+        "change of a damped model's own energy": "E(t) − E(0)",
+        "change of the model's own energy": "|E(t) − E(0)|",
+    }
+
+
 def test_what_was_predicted_already_is_not_predicted_again():
     system = physics.spring()
     test = physics.Trajectories(torch.linspace(0, 1, 3), torch.rand(1, 3, 2, dtype=torch.float64), system.entries)
