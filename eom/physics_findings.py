@@ -152,8 +152,8 @@ def on_the_grid(part: Learned) -> list[str]:
     one, other = (part.score(name, "state") for name in (energy, plain))
     told = (
         f"On KdV the {energy}, which is told the operator d/dx and learns what it acts on from "
-        f"{len(part.data)} solutions over {part.span:g} units of time, predicts {part.long:g} of an unseen one with "
-        f"an error of {percent(one / part.size())} of its size; it keeps its own energy to "
+        f"{len(part.data)} solutions over {part.span:g} units of time, predicts {part.long:g} of {len(part.test)} "
+        f"unseen ones with an error of {percent(one / part.size())} of its size; it keeps its own energy to "
         f"{number(part.score(energy, 'drift'))} of its spread and mass to {number(part.score(energy, 'invariants'))}."
     )
     if plain not in part.predicted:

@@ -21,13 +21,17 @@ SHORT = {  # in the terminal, where the note under the table says what each is
 
 def note(part: Learned) -> str:
     """What the columns are, and what is good."""
-    mass = "; mass drift: the largest change of mass" if "invariants" in part.columns() else ""
+    drifts = {
+        "drift": "Own drift: the largest change of the model's own energy, over the spread of that energy on the test "
+        "states; none for models without one. ",
+        "invariants": "Mass drift: the largest change of mass. ",
+    }
+    told = "".join(text for column, text in drifts.items() if column in part.columns())
     return (
         f"On {count(len(part.test), 'unseen motion')} over {part.long:g} units of time. Good: small errors and drifts, "
         "late times. Errors are roots of mean squares: of rates u' on true states, of the true energy and the state "
-        "along the prediction. Own drift: the largest change of the model's own energy, over the spread of that energy "
-        f"on the test states; none for models without one{mass}. Half off: the mean time when the state is off by half "
-        f"of its size, {part.long:g} where it never was."
+        f"along the prediction. {told}Half off: the mean time when the state is off by half of its size, {part.long:g} "
+        "where it never was."
     )
 
 
@@ -73,7 +77,7 @@ def write(pendulum: Learned, waves: Learned, width: float, said: list[str], out:
         Figure(
             "Phase portraits", portrait.svg,
             f"Top left: the noisy states that all models learned from. Then {len(few)} unseen motions over "
-            f"{float(few.times[0, -1]):g} units of time. Good: a predicted path that stays within the true one, and "
+            f"{float(few.times[0, -1]):g} units of time. Good: a predicted path that stays on the true one, and "
             "learned level lines on the true ones where there were data. A learned energy is shifted by a constant, as "
             "it has no zero of its own. p is dimensionless. A path shows no timing: a state may be far along a right "
             "path. A prediction may leave the view.",
@@ -86,7 +90,7 @@ def write(pendulum: Learned, waves: Learned, width: float, said: list[str], out:
         ),
         Figure(
             "Waves in space and time", course.svg,
-            "Above: the true solution and what each model predicts from its first row. Below: predicted less true, "
+            "Above: one true solution and what each model predicts from its first row. Below: predicted less true, "
             "in the same colours. Good: a white difference. "
             f"The models have seen other waves, over {waves.span:g} units of time.",
         ),

@@ -16,6 +16,8 @@ from torch import Tensor
 from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
+from eom.physics.limits import require_grid
+from eom.physics.metrics import falls
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -87,7 +89,8 @@ def energy_over_time(
 ) -> Picture:  # fmt: skip
     """Medians and quartiles over trajectories: change of the true energy, its error, change of a model's own energy.
 
-    Without a ``system``, as of measured motion, it is the last of these.
+    An own energy that is to fall has its sign, and a panel apart from those that are to stay. Without a ``system``, as
+    of measured motion, own energies are all there is.
 
     Args:
         clock: the label of times, with their unit. name: that ids in the <svg> begin with.
@@ -110,8 +113,11 @@ def energy_over_time(
     for text, motion in motions.items():
         learned = getattr(models[text].field, "energy", None)
         if learned is not None:
-            kept = changes(per_state(learned), motion.states).abs()
-            own += energy_rows("change of the model's own energy", "|E(t) − E(0)|", text, test, kept)
+            change = changes(per_state(learned), motion.states)
+            if falls(models[text].field, test.size):
+                own += energy_rows("change of a damped model's own energy", "E(t) − E(0)", text, test, change)
+            else:
+                own += energy_rows("change of the model's own energy", "|E(t) − E(0)|", text, test, change.abs())
     if not (rows or own):
         raise DataError("no model has an energy, and no system is given whose energy could be drawn")
     return Picture(portraits.energy_courses(name, pd.DataFrame([*rows, *sizes, *own]), clock))
@@ -127,29 +133,47 @@ def energy_rows(panel: str, unit: str, text: str, test: Trajectories, values: Te
 
 
 def space_time(
-    models: Models, test: Trajectories, *, width: float = 1.0, predicted: Motions | None = None, member: int = 0,
-    labels: tuple[str, str, str] = ("place x", "time", "u"), name: str = "space-time",
+    models: Models, test: Trajectories, grid: tuple[int, ...] = (), *, width: float = 1.0,
+    predicted: Motions | None = None, member: int = 0, labels: Sequence[str] = ("place x", "time", "u", "v"),
+    name: str = "space-time",
 ) -> Picture:  # fmt: skip
-    """One trajectory of fields u(x, t) on a periodic grid of this ``width``: true, predicted, and what differs.
+    """One trajectory of fields u(x, t) on a periodic ``grid`` of this ``width``: true, predicted, and what differs.
 
     Args:
-        member: which trajectory. labels: of places, times and values, with units. name: that ids begin with.
+        grid: (points,), as ``system.grid``; by default that of a model. States of several times as many entries are as
+            many fields, one after another. member: which trajectory. labels: of places, times and the values of each
+            field, with units. name: that ids begin with.
+
+    Raises:
+        SettingError: no grid, another one or of two dimensions; fewer labels than fields.
     """
-    motions = {text: numpy(motion.states[member]) for text, motion in predictions(models, test, predicted).items()}
-    x = np.arange(test.size) * (width / test.size)
-    svg = fields.space_time(name, numpy(test.states[member]), motions, numpy(test.times[member]), x, labels)
-    return Picture(svg)
+    grid = grid or next((model.grid for model in models.values() if model.grid), ())
+    require_grid(grid, test.size)
+    if len(grid) != 1:
+        raise SettingError(
+            f"the grid is {grid}, expected the points of a line, as grid=system.grid; in two dimensions take snapshots"
+        )
+    count = test.size // grid[0]
+    if len(labels) < 2 + count:
+        raise SettingError(f"labels are {labels!r}, expected those of places, times and {count} fields")
+    x = np.arange(grid[0]) * (width / grid[0])
+    motions = {
+        text: numpy(motion.states[member].unflatten(-1, (count, -1)).transpose(0, 1))
+        for text, motion in all_of(models, test, predicted).items()
+    }
+    true = motions.pop("true")
+    return Picture(fields.space_time(name, true, motions, numpy(test.times[member]), x, labels[: 2 + count]))
 
 
 def snapshots(
     models: Models, test: Trajectories, grid: tuple[int, int], *, count: int = 5,
     size: tuple[float, float] = (1.0, 1.0), predicted: Motions | None = None, member: int = 0,
-    labels: tuple[str, str] = ("place", "u"), name: str = "snapshots",
+    labels: tuple[str, str, str] = ("place x", "place y", "u"), name: str = "snapshots",
 ) -> Picture:  # fmt: skip
     """One trajectory of fields on a two-dimensional ``grid`` at ``count`` times: true, then of each model."""
     at = np.unique(np.linspace(0, test.states.shape[1] - 1, count).round().astype(int))
     rows = {text: rolled(motion, grid, member)[at] for text, motion in all_of(models, test, predicted).items()}
-    return Picture(fields.snapshots(name, rows, numpy(test.times[member])[at], *labels, size))
+    return Picture(fields.snapshots(name, rows, numpy(test.times[member])[at], labels, size))
 
 
 def animate(

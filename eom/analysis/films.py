@@ -47,7 +47,7 @@ def film_pendulums(
 
 def film_fields(
     path: Path, fields: Mapping[str, np.ndarray], times: np.ndarray, rate: float = 10.0, clock: str = "time",
-    place: str = "place", value: str = "u", size: tuple[float, float] = (1.0, 1.0),
+    labels: tuple[str, str, str] = ("place x", "place y", "u"), size: tuple[float, float] = (1.0, 1.0),
 ) -> Path:  # fmt: skip
     """Fields [s, m, m'], a panel for each name, all with the scale of the first; ``rate`` pictures in a second."""
     largest, beyond = scale(next(iter(fields.values())), fields.values())
@@ -59,8 +59,8 @@ def film_fields(
             y, x = (length * np.arange(m) / m for length, m in zip(size, field.shape[1:], strict=True))
             images.append((coloured(ax, x, y, field[0], largest), field))
             ax.set_aspect("equal")
-            titled(ax, text, place, place if ax is axes[0, 0] else "")
-        key(figure, images[0][0], list(axes[0]), value, beyond=beyond)
+            titled(ax, text, labels[0], labels[1] if ax is axes[0, 0] else "")
+        key(figure, images[0][0], list(axes[0]), labels[2], beyond=beyond)
         clock_face = figure.text(0.01, 0.93, "")
 
         def draw(k: int) -> None:

@@ -13,7 +13,7 @@ Energy = Callable[[np.ndarray], np.ndarray]  # states [m, 2] -> [m]
 TRUE: dict[str, Any] = {"color": INK, "linewidth": 3.0, "alpha": 0.3}  # broad below predictions, which do not hide it
 PREDICTED: dict[str, Any] = {"color": "#d55e00", "linewidth": 0.9}
 LEARNED: dict[str, Any] = {"color": "#2b83c6", "linewidth": 0.8}
-KNOWN: dict[str, Any] = {"color": INK, "linewidth": 0.6, "linestyle": ":"}
+KNOWN: dict[str, Any] = {"color": "#2b83c6", "linewidth": 2.4, "alpha": 0.3}  # broad below the learned ones, too
 LEVELS, FINE, ROOM = 7, 80, 1.15  # lines, points of the grid they are drawn on, view over what was visited
 WIDE = 30.0  # largest over smallest value, from where an axis is logarithmic
 
@@ -52,6 +52,9 @@ def phase_portrait(
     with styled():
         figure, axes = grid(count, across=3, width=2.45, height=2.45, head=0.8)
         learned = False
+        if known is not None:
+            for ax in axes:
+                contours(ax, x, y, known, levels, KNOWN)
         if observed is not None:
             dots = observed.reshape(-1, 2)
             axes[0].plot(dots[:, 0], dots[:, 1], ".", color="#009e73", markersize=2, rasterized=True)
@@ -67,8 +70,6 @@ def phase_portrait(
                 learned = True
             titled(ax, panel.title, *entries)
         for ax in axes:
-            if known is not None:
-                contours(ax, x, y, known, levels, KNOWN)
             ax.set(xlim=x[[0, -1]], ylim=y[[0, -1]], aspect="equal")
         handles = [line(text="true motion", **TRUE), line(text="predicted motion", **PREDICTED)]
         handles += [line(text="level lines of the true energy", **KNOWN)] if known is not None else []
@@ -89,8 +90,8 @@ def contours(ax: Axes, x: np.ndarray, y: np.ndarray, values: np.ndarray, levels:
     levels = np.unique(levels[(levels > values.min()) & (levels < values.max())])
     if len(levels):
         ax.contour(
-            x, y, values, levels=levels, colors=look["color"], linewidths=look["linewidth"],
-            linestyles=look.get("linestyle", "-"),
+            x, y, values, levels=levels, colors=look["color"], linewidths=look["linewidth"], linestyles="-",
+            alpha=look.get("alpha"),
         )  # fmt: skip
 
 

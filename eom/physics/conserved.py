@@ -13,7 +13,7 @@ Source: Kaiser, Kutz & Brunton, Discovering conservation laws from data for cont
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement, pairwise
 from operator import index
 from typing import Any
@@ -103,8 +103,9 @@ class Conserved:
         closest = f"{best.rate:.2g} ± {best.bar:.1g}"
         if not self.found:
             return (
-                f"None of these features is conserved to {self.tolerance:g}: the best relative rate is {closest}. More "
-                "may be found at a higher degree, with angles=, or to a larger tolerance."
+                f"None of these features is conserved to {self.tolerance:g}: the best relative rate is {closest}, and "
+                "the error bar is added to it. More may be found at a higher degree, with angles=, or to a larger "
+                "tolerance."
             )
         return (
             f"{len(self.found)} conserved to {self.tolerance:g}, {self.independent} of them independent; the best "
@@ -169,9 +170,9 @@ def conserved_quantity(
     weights = _least(rates[~held], sizes[~held].flatten(0, 1))
     found = [Candidate(features, w, *_rate(rates[held] @ w, (sizes[held] @ w).square().sum(-1))) for w in weights.T]
     found.sort(key=lambda c: c.rate)
-    good = [c.weights for c in found if c.rate + c.bar <= tolerance]
-    independent = _rank(slopes[held], torch.stack(good, -1), tolerance) if good else 0
-    return Conserved(tuple(found), tolerance, independent)
+    laws = Conserved(tuple(found), tolerance, 0)
+    ranks = (_rank(slopes[held], laws.found[: k + 1]) for k in range(len(laws.found)))  # a worse one takes none away
+    return replace(laws, independent=max(ranks, default=0))
 
 
 def _least(rates: Tensor, sizes: Tensor) -> Tensor:
@@ -191,8 +192,13 @@ def _rate(off: Tensor, size: Tensor) -> tuple[float, float]:
     return math.sqrt(ratio), error / (2 * math.sqrt(ratio)) if ratio else 0.0
 
 
-def _rank(slopes: Tensor, weights: Tensor, tolerance: float) -> int:
-    """The usual rank of the gradients [n, m] of some functions at a state: the median over states."""
+def _rank(slopes: Tensor, found: Sequence[Candidate]) -> int:
+    """The usual rank of the gradients [n, m] of some functions at a state: the median over states.
+
+    A gradient is off by about the rate e: what counts is ten times that, 10 e / (1 + 10 e) to stay below the whole.
+    """
+    off = 10 * max(c.rate + c.bar for c in found)
+    weights = torch.stack([c.weights for c in found], -1)
     gradients = torch.einsum("bkn,km->bnm", slopes, weights / (slopes.mT @ weights).square().mean((0, 1)).sqrt())
     s = torch.linalg.svdvals(gradients)
-    return int((s > max(10 * tolerance, SAME) * s[:, :1]).sum(-1).median())
+    return int((s > max(off / (1 + off), SAME) * s[:, :1]).sum(-1).median())

@@ -39,6 +39,8 @@ class Agreement:
 def compare_energies(learned: Energy, true: Energy, states: Tensor, unseen: Sequence[Energy] = ()) -> Agreement:
     """How well ``learned`` is ``true`` on ``states`` [b, n], up to an offset and a scale, by least squares.
 
+    Of a learned Lagrangian that is too little in one dimension: there any function of H may be its energy.
+
     ``unseen`` are what the structure cannot see, G grad C = 0, such as the mass of a field whose G is a derivative: any
     multiple of them may stand in a learned energy, and is left out of both.
 
@@ -109,17 +111,18 @@ class Kernel:
         low, high = self.symbol
         exact, nearly = ROUNDING * self.size, f"nearly (to {self.tolerance:g} of its entries) "
         mass = ("" if abs(self.rate) <= exact else nearly) + "conserved" if self.conserves_mass else "not conserved"
-        energy = ("" if high <= exact else nearly) + "dissipative" if self.dissipative else "not dissipative"
+        energy = "is " + (("" if high <= exact else nearly) + "dissipative" if self.dissipative else "not dissipative")
         if not self.dissipative and max(-low, high) <= self.tolerance * self.size:
             energy = "neither damps nor drives: all waves keep their size"
         alike = "isotropic" if self.isotropic else "not isotropic"
-        return "\n".join([
+        said = [
             f"Mass is {mass}: the kernel's sum is {self.rate:.3g}, {abs(self.rate) / self.size:.1e} of its entries.",
-            f"It is {energy}; the symbol's real part is in [{low:.4g}, {high:.4g}], its imaginary within "
+            f"It {energy}; the symbol's real part is in [{low:.4g}, {high:.4g}], its imaginary within "
             f"{self.imaginary:.2g}.",
-            f"It is {alike}: diffusion differs by {self.anisotropy:.2g} between directions, the fourth order by "
-            f"{self.anisotropy_of_fourth:.2g}.",
-        ])  # fmt: skip
+            f"To second order it is {alike}: diffusion differs by {self.anisotropy:.2g} between directions. The fourth "
+            f"order differs by {self.anisotropy_of_fourth:.2g}.",
+        ]
+        return "\n".join(said if len(self.drift) > 1 else said[:2])  # a line has one direction
 
 
 def read_kernel(kernel: Tensor, dx: float = 1.0, *, tolerance: float = 1e-3) -> Kernel:

@@ -33,10 +33,12 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     read = partial(pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no name
     try:
         names = [str(name).strip() for name in read(header=None, nrows=1, dtype=str).iloc[0]]  # twice the same too
-        if len(names) == 1 and ";" in names[0]:
+        if names[0].startswith("#") and names[0] != "#":
+            raise DataError(f"{path} begins with {names[0]!r}, expected the names of columns: delete comments")
+        if len(names) == 1:
             raise DataError(
-                f"{path} has semicolons between columns, as beside decimal commas: save it with commas between columns "
-                "and points in numbers"
+                f"{path} has one column, {names[0]!r}, expected two or more: save it with commas between columns, in "
+                "place of tabs or semicolons, and points in numbers"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
@@ -72,6 +74,8 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             entry = table[name].iloc[wrong[0]]
             said = "is empty" if pd.isna(entry) else f"holds {entry!r}, which is no number"
             todo = "Write decimal points" if "," in str(entry) else "Delete them; times need not be even"
+            if re.search(r"\d[-/:]\d", str(entry)):
+                todo = "Convert dates to the time since the first"
             line = _line(path, wrong[0])
             raise DataError(f"{path}, line {line}: {name} {said} ({len(wrong)} such lines). {todo}.")
     groups = (

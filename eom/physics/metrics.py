@@ -106,12 +106,17 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     if not hasattr(field, "energy"):
         return NAN
     here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
-    falls = hasattr(field, "structure") and energy_law(field.structure, u.shape[-1]) == "dissipates"
-    if len(u) == 1 and not falls:
+    falling = falls(field, u.shape[-1])
+    if len(u) == 1 and not falling:
         return NAN
-    change = here.diff(dim=1).clamp(min=0) if falls else (here - here[:, :1]).abs()
+    change = here.diff(dim=1).clamp(min=0) if falling else (here - here[:, :1]).abs()
     largest = change.max()
     return _or_infinite(float(largest / spread.std())) if float(largest) else 0.0  # at rest there is no spread
+
+
+def falls(field: Any, size: int) -> bool:
+    """Whether the energy of a field on states of this ``size`` is let fall by its structure."""
+    return hasattr(field, "structure") and energy_law(field.structure, size) == "dissipates"
 
 
 def _horizon(u: Tensor, v: Tensor, times: Tensor) -> Tensor:

@@ -199,7 +199,10 @@ def damped_energy_model(size: int, energy: nn.Module | None = None) -> LearnedSy
 
 
 def lagrangian_network(size: int, net: nn.Module | None = None) -> LearnedSystem:
-    """Euler-Lagrange equations of a learned L(q, v), for states of positions and velocities (Cranmer et al. 2020)."""
+    """Euler-Lagrange equations of a learned L(q, v), for states of positions and velocities (Cranmer et al. 2020).
+
+    Motion of one dimension is that of many L: the energy that is learned may be any function of the true one.
+    """
     softplus: Any = nn.Softplus
     field = fields.LagrangianField(net or dense(size, 1, activation=softplus))
     return LearnedSystem(size, field, Shooting(RK4()), RK4())

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eom import physics, picturing
 from eom.analysis import drawing, fields, films, portraits
-from eom.errors import DataError
+from eom.errors import DataError, SettingError
 from eom.physics.learned_fields import GridEnergy, dense
 
 T = np.linspace(0, 1, 6)
@@ -64,7 +64,8 @@ def test_without_energies_a_portrait_promises_no_level_lines(kept):
 
 def test_a_learned_energy_that_is_right_but_for_a_constant_has_the_level_lines_of_the_true_one(kept):
     portraits.phase_portrait("p", RING, [portraits.Portrait("m", RING, lambda u: bowl(u) - 3)], ("q", "p"), bowl)
-    learned, true = kept[0].axes[0].collections
+    true, learned = kept[0].axes[0].collections
+    assert true.get_linewidths()[0] > 2 * learned.get_linewidths()[0]  # and below it: both are seen
     np.testing.assert_allclose(learned.levels, true.levels)
     for one, other in zip(learned.get_paths(), true.get_paths(), strict=True):
         np.testing.assert_allclose(one.vertices, other.vertices, atol=1e-12)
@@ -99,7 +100,7 @@ def meshes(figure):
 def test_true_predicted_and_difference_have_the_colours_of_the_true_fields_scale(kept):
     x = np.arange(8) / 8
     true = np.sin(2 * np.pi * (x[None] - T[:, None]))
-    svg = fields.space_time("s", true, {"model": 3 * true}, T, x, ("x / m", "t / s", "u / m"))
+    svg = fields.space_time("s", true[None], {"model": 3 * true[None]}, T, x, ("x / m", "t / s", "u / m"))
     panels = {ax.get_title(): ax for ax in kept[0].axes if ax.get_title()}
     assert list(panels) == ["true", "model", "model − true"]
     largest = np.abs(true).max()
@@ -117,21 +118,42 @@ def test_true_predicted_and_difference_have_the_colours_of_the_true_fields_scale
     assert len(svg) < 60_000
 
 
+def test_two_fields_on_a_line_have_panels_and_a_scale_each_and_a_line_of_unknown_points_none(kept):
+    system = physics.wave(8)
+    states = torch.cat([torch.ones(1, 3, 8), torch.full((1, 3, 8), 5.0)], -1).double()
+    test = physics.Trajectories(torch.arange(3.0), states, system.entries)
+    plain = physics.neural_ode(16).double()
+    picturing.space_time({"m": plain}, test, system.grid, predicted={"m": test})
+    on_grid = physics.energy_model(16, dense(16, 1, 4), system.structure).double()
+    on_grid.grid = (8,)
+    picturing.space_time({"m": on_grid}, test, predicted={"m": test})
+    for figure in kept:
+        assert [ax.get_title() for ax in figure.axes if ax.get_title()] == ["true", "m", "m − true"] * 2
+        assert [mesh.norm.vmax for mesh in meshes(figure)] == [1, 1, 1, 5, 5, 5]
+        assert {mesh.get_array().shape for mesh in meshes(figure)} == {(3, 8)}
+        assert [bar.get_ylabel() for bar in figure.axes[-2:]] == ["u", "v"]
+    for wrong, message in {(): r"the grid is \(\), .* grid=system.grid", (4, 4): "snapshots", (5,): "multiple"}.items():
+        with pytest.raises(SettingError, match=message):
+            picturing.space_time({"m": plain}, test, wrong, predicted={"m": test})
+    with pytest.raises(SettingError, match="expected those of places, times and 2 fields"):
+        picturing.space_time({"m": plain}, test, (8,), predicted={"m": test}, labels=("x", "t", "u"))
+
+
 def test_a_true_field_alone_is_a_picture_too(kept):
-    fields.space_time("s", np.ones((6, 8)), {}, T, np.arange(8))
+    fields.space_time("s", np.ones((1, 6, 8)), {}, T, np.arange(8))
     assert [ax.get_title() for ax in kept[0].axes] == ["true", ""]
 
 
 def test_snapshots_are_rows_of_times_on_one_scale(kept):
     true = np.random.default_rng(0).normal(size=(6, 4, 5))
-    fields.snapshots("s", {"true": true, "model": 0.5 * true}, T, "x / m", "u / K")
+    fields.snapshots("s", {"true": true, "model": 0.5 * true}, T, ("x / m", "y / m", "u / K"))
     axes, bar = kept[0].axes[:-1], kept[0].axes[-1]
     assert len(axes) == 12
     assert [ax.get_title() for ax in axes[:6]] == [f"t = {t:g}" for t in T]
     assert {(ax.collections[0].norm.vmin, ax.collections[0].norm.vmax) for ax in axes} == {
         (-np.abs(true).max(), np.abs(true).max())
     }
-    assert (axes[6].get_ylabel(), axes[6].get_xlabel(), bar.get_ylabel()) == ("model: x / m", "x / m", "u / K")
+    assert (axes[6].get_ylabel(), axes[6].get_xlabel(), bar.get_ylabel()) == ("model: y / m", "x / m", "u / K")
     assert bar._colorbar.extend == "neither"
 
 
@@ -172,6 +194,17 @@ def test_models_and_trajectories_become_pictures_in_one_call(tmp_path):
         picturing.energy_over_time({"plain": models["plain"]}, None, test)
     with Image.open(picturing.animate(models, test, tmp_path / "swing.gif")) as film:
         assert film.n_frames == 6  # type: ignore[attr-defined]
+
+
+def test_an_own_energy_that_is_to_fall_is_drawn_with_its_sign_and_apart(kept):
+    test = physics.Trajectories(torch.arange(3.0), torch.rand(2, 3, 2).double())
+    models = {"damped": physics.damped_energy_model(2).double(), "kept": physics.energy_model(2).double()}
+    picturing.energy_over_time(models, None, test, predicted=dict.fromkeys(models, test))
+    panels = {ax.get_title(): ax.get_ylabel() for ax in kept[0].axes}
+    assert panels == {
+        "change of a damped model's own energy": "E(t) − E(0)",
+        "change of the model's own energy": "|E(t) − E(0)|",
+    }
 
 
 def test_what_was_predicted_already_is_not_predicted_again():

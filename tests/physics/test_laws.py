@@ -41,6 +41,7 @@ def test_a_published_kernel_conserves_mass_to_a_thousandth_damps_all_waves_and_i
     assert k.dissipative
     assert k.isotropic
     assert "Mass is nearly (to 0.001 of its entries) conserved" in str(k)
+    assert "To second order it is isotropic: diffusion differs by 0.0022 between directions. The fourth order" in str(k)
 
 
 def test_a_laplacian_and_a_central_difference_are_what_they_are():
@@ -60,7 +61,8 @@ def test_a_laplacian_and_a_central_difference_are_what_they_are():
     assert not d.dissipative
     assert not d.symmetric
     assert not d.isotropic
-    assert "keep their size" in str(d)
+    assert "It neither damps nor drives: all waves keep their size" in str(d)
+    assert "isotropic" not in str(d)  # in one dimension
     growing = read_kernel(torch.tensor([-1.0, 2.5, -1.0]))
     assert not growing.dissipative
     assert not growing.conserves_mass
@@ -125,6 +127,24 @@ def test_two_bodies_keep_momenta_angular_momentum_and_the_turning_of_their_centr
     turning = system.conserved["angular momentum"](sample(300, 8))
     span = torch.stack([torch.ones(300, dtype=torch.float64), *(c(sample(300, 8)) for c in laws.found)], 1)
     assert float((span @ torch.linalg.lstsq(span, turning[:, None]).solution - turning[:, None]).norm()) < 1e-8
+
+
+@pytest.mark.parametrize("tolerance", [0.05, 0.1, 0.5])
+def test_what_is_found_to_a_larger_tolerance_takes_no_independent_one_away(tolerance):
+    assert conserved_quantity(spring(), sample(60, 2), tolerance=tolerance).independent == 1
+    assert conserved_quantity(bodies(2), sample(300, 8), tolerance=tolerance).independent >= 4
+
+
+def test_a_field_that_is_nearly_right_has_the_powers_of_its_energy_for_one():
+    laws = conserved_quantity(spring(0.02), sample(400, 2), degree=4, tolerance=0.1)
+    assert (len(laws.found), laws.independent) == (2, 1)
+
+
+def test_a_rate_that_is_too_large_by_its_bar_is_said_to_be():
+    best = conserved_quantity(spring(2e-3), sample(60, 2)).candidates[0]
+    laws = conserved_quantity(spring(2e-3), sample(60, 2), tolerance=best.rate + best.bar / 2)
+    assert not laws.found
+    assert "the error bar is added to it" in str(laws)
 
 
 @pytest.mark.parametrize("degree", [2, 4, 6])
