@@ -120,7 +120,10 @@ def logsumexp(u: Tensor, v: Tensor, dim: Any) -> Tensor:
 
 
 def log(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return 2 / (u + v) * cardinal(torch.atanh, (u - v) / (u + v))
+    """2 artanh(d) / (d (u + v)) with d = (u - v) / (u + v), or the quotient beyond a ratio of 3."""
+    near = (u - v).abs() < NEAR * (u + v)
+    d, whole = torch.where(near, u - v, 0.0), torch.where(near, u + v, 2.0)
+    return torch.where(near, 2 / whole * cardinal(torch.atanh, d / whole), (a - b) / torch.where(near, 1.0, u - v))
 
 
 def log1p(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -134,8 +137,13 @@ def softplus(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     shift = torch.maximum(u_near, v_near).clamp(min=0)  # e^-shift + e^(x - shift) is between 1/e and 2
     e_u, e_v = ((x - shift).exp() for x in (u_near, v_near))
     one, other = (-shift).exp() + e_u, (-shift).exp() + e_v
-    product = log(one, other, one, other) * exp(u_near - shift, v_near - shift, e_u, e_v)
+    product = log(one, other, one.log(), other.log()) * exp(u_near - shift, v_near - shift, e_u, e_v)
     return torch.where(near, product, (a - b) / torch.where(near, 1.0, u - v))
+
+
+def absolute(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(u + v) / (|u| + |v|), 0 at 0 as torch's."""
+    return (u + v) / torch.where(a + b > 0, a + b, 1.0)
 
 
 def relu(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -88,15 +88,15 @@ def hypot(a: Any, b: Any) -> Tensor:
 def absolute(x: Tensor) -> Tensor:
     if x.is_complex():
         return hypot(x.real, x.imag)
-    return 2 * torch.relu(x) - x
+    return elementwise(x, torch.abs, divided.absolute)
 
 
 def maximum(a: Any, b: Any) -> Tensor:
-    return a + torch.relu(b - a)
+    return torch.where(a >= b, a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
-    return a - torch.relu(a - b)
+    return torch.where(a <= b, a, b)
 
 
 def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -149,8 +149,9 @@ def selu(x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """log(1 + e^(beta x)) / beta, without torch's jump at the threshold."""
-    return elementwise(beta * x, lambda y: torch.logaddexp(y, y.new_zeros(())), divided.softplus) / beta
+    """log(1 + e^(beta x)) / beta, without torch's jump at the threshold of 20 or more."""
+    soft = elementwise(beta * x, lambda y: torch.logaddexp(y, y.new_zeros(())), divided.softplus) / beta
+    return soft if threshold >= 20 else torch.where(beta * x > threshold, x, soft)
 
 
 def logsigmoid(x: Tensor) -> Tensor:

@@ -96,13 +96,15 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     if raw == "__setitem__" or (raw.endswith("_") and not raw.endswith("__")):
         return written(raw, func, args, kwargs)
     if kwargs.get("inplace"):
+        require_own(args[0])
         args[0].two = apply(func, args, kwargs | {"inplace": False}).two
         return args[0]
     name = raw.strip("_").removeprefix("special_")
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor):
         name += "imum"
     if name in ("where", "masked_fill") and len(args) == 3:
-        return where(*args) if name == "where" else where(args[1], args[2], args[0])
+        x, y, z = args
+        return where(y, x, z) if func is torch.Tensor.where else where(x, y, z) if name == "where" else where(y, z, x)
     if name in COMPOSED:
         with suppress(TypeError):  # other arguments than the usual ones
             return COMPOSED[name](*args, **kwargs)
@@ -197,8 +199,12 @@ def is_tensor(x: Any) -> bool:
 def where(mask: Any, a: Any, b: Any) -> Pair:
     """a or b; where the choice changes between v and u, t a + (1 - t) b on the way, with the t that is exact."""
     tape = next(x for x in (mask, a, b) if isinstance(x, Pair)).tape
+    floats = next((x.dtype for x in (a, b) if isinstance(x, Tensor) and x.is_floating_point()), None)
     (choose_u, choose_v), (a_u, a_v), (b_u, b_v) = (
-        (x.two.u, x.two.v) if isinstance(x, Pair) else (torch.as_tensor(x),) * 2 for x in (mask, a, b)
+        (x.two.u, x.two.v)
+        if isinstance(x, Pair)
+        else (torch.as_tensor(x, dtype=floats if isinstance(x, float) else None),) * 2
+        for x in (mask, a, b)
     )
     went = Two(torch.where(choose_u, a_u, b_u), torch.where(choose_v, a_v, b_v))
     d_a, d_b = a_u - a_v, b_u - b_v
@@ -239,6 +245,13 @@ def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Ten
     return [g + (x.reshape(shape) * share[:, None]).view_as(x) for g, x in zip(mean, d, strict=True)]
 
 
+def require_own(target: Pair) -> None:
+    if target.shared:
+        raise DiscreteError(
+            "the energy writes in place to a tensor that has views, or is one: make a new tensor instead"
+        )
+
+
 def written(raw: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     """A value that is written in place, made anew."""
     target = args[0]
@@ -247,10 +260,7 @@ def written(raw: str, func: Callable, args: tuple, kwargs: dict) -> Any:
             "the energy writes what depends on its argument into a tensor that does not: make that with torch.stack, "
             "torch.cat or torch.where"
         )
-    if target.shared:
-        raise DiscreteError(
-            "the energy writes in place to a tensor that has views, or is one: make a new tensor instead"
-        )
+    require_own(target)
     if raw == "__setitem__":
         _, place, value = args
         made = stepped("index_put", replaced, (target, place, value), {})

@@ -1,0 +1,71 @@
+"""A discrete gradient is of the energy as torch evaluates it: of every part, or none."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eom.calculus.discrete import discrete_gradient
+from eom.errors import DiscreteError
+
+WIDE = torch.float64
+
+ENERGIES = {
+    "softplus of a threshold": lambda x: F.softplus(x, 1.0, 1.0).sum(-1),
+    "clamped root": lambda x: x.clamp(min=1e-12).sqrt().sum(-1),
+    "clamped logarithm": lambda x: x.clamp(min=1e-18).log().sum(-1),
+    "largest": lambda x: torch.maximum(1e6 * x[:, :1], x[:, 1:]).sum(-1),
+    "choice, as a method": lambda x: x.where(x > 0.1, x**2).sum(-1),
+    "choice of a number": lambda x: torch.where(x > 0.1, x, 0.1).sum(-1),
+    "size": lambda x: x.abs().sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_it_is_of_what_torch_evaluates(name):
+    h, v = ENERGIES[name], torch.tensor([[-2.0, 0.3], [3.0, -1.0], [1e-11, 2.0]], dtype=WIDE)
+    u = torch.tensor([[1e-11, -0.7], [-1.0, 3.0], [-2.0, 0.05]], dtype=WIDE)
+    terms = discrete_gradient(h, u, v).detach() * (u - v)
+    size = h(u).abs() + h(v).abs() + terms.abs().sum(1)
+    assert float(((h(u) - h(v) - terms.sum(1)).abs() / size).max()) <= 1e-14
+
+
+@pytest.mark.parametrize("ratio", [3.0, 1e2, 1e4, 1e8, 1e18])
+def test_logarithms_have_their_digits_at_any_ratio(ratio):
+    u = torch.tensor([[2.0], [2 / ratio]], dtype=WIDE)
+    for h in (lambda x: (x * x.log()).sum(-1), lambda x: x.log().sum(-1)):
+        terms = (discrete_gradient(h, u, u.flip(0)) * (u - u.flip(0)))[:, 0]
+        rise = h(u) - h(u.flip(0))
+        assert float((terms - rise).abs().max()) <= 1e-14 * float(h(u).abs().max() + rise.abs().max())
+
+
+def test_the_slope_of_a_size_at_zero_is_torchs():
+    zero = torch.zeros(1, 2, dtype=WIDE)
+    assert torch.equal(discrete_gradient(lambda x: x.abs().sum(-1), zero, zero), zero)
+
+
+@torch.jit.script
+def scripted(x: torch.Tensor) -> torch.Tensor:
+    return (x**4).sum(-1)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [torch.vmap(lambda x: (x**4).sum()), scripted, lambda x: torch.tensor(x)[:, 0] * x[:, 0]],
+    ids=["vmap", "script", "constant"],
+)
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_parts_that_go_around_torch_functions_are_refused(part):
+    u = torch.tensor([[1.0, 0.5], [0.2, 0.1]], dtype=WIDE)
+    with pytest.raises(DiscreteError, match=r"torch\.vmap"):
+        discrete_gradient(lambda x: x[:, 1] ** 2 / 2 + part(x), u, u.flip(0))
+
+
+def test_a_view_that_is_written_in_place_is_refused():
+    def written(x: torch.Tensor) -> torch.Tensor:
+        y = 2 * x
+        F.relu(y[:, :1], inplace=True)
+        return (y**2).sum(-1)
+
+    u = torch.tensor([[1.0, 0.5], [-0.2, 0.1]], dtype=WIDE)
+    with pytest.raises(DiscreteError, match="writes in place to a tensor that has views"):
+        discrete_gradient(written, u, u.flip(0))
