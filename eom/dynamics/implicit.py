@@ -21,7 +21,7 @@ from eom.errors import SettingError, StepError
 
 Map = Callable[[Tensor], Tensor]  # [b, n] -> [b, n], row by row
 Sizes = Callable[[Tensor], Tensor]  # u -> |u_0| + |u| of each entry, on a grid the largest of each channel
-Advance = Callable[[Tensor, Tensor], Tensor]  # (u, g(u)) -> the next u
+Advance = Callable[[Tensor, Tensor, Tensor], Tensor]  # (u, g(u), the sizes of u) -> the next u
 MANY = 60  # iterations at most
 FAR = 100.0  # times the best residual, from where there is no way back
 CHORD = 0.1  # by which a residual has to fall with kept matrices
@@ -125,7 +125,10 @@ def place(t: float, h: float | Tensor) -> str:
 
 def sizes_of(near: Tensor, points: int, u: Tensor) -> Tensor:
     """[b, n] |u_0| + |u|, of each ``points`` entries the largest."""
-    found = (near.abs() + u.abs()).unflatten(-1, (-1, points))
+    found = near.abs() + u.abs()
+    if points == 1:
+        return found
+    found = found.unflatten(-1, (-1, points))
     return found.amax(-1, keepdim=True).expand_as(found).flatten(-2)
 
 
@@ -171,7 +174,8 @@ def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: in
     for k in range(1, most + 1):
         value = g(u)
         off, each = (value - u).abs(), sizes(u)
-        residual, fine = residual_of(off.amax(-1), each.amax(-1)), residual_of(off, each)
+        residual = residual_of(off.amax(-1), each.amax(-1))
+        fine = residual_of(off, each) if k == 1 or residual <= wanted else math.inf
         if k == 1:  # a small first step may be one of a part that only then moves another
             residual = max(residual, fine, 2 * ROUNDING * wanted)
         if residual < best.residual:
@@ -179,11 +183,11 @@ def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: in
         still = NEAR if best.residual <= ROUNDING * wanted else STILL
         if residual <= wanted and (fine <= ROUNDING * wanted or fine > fines[-2] / 2):
             # the next one, which is at hand, is nearer by another power of the step
-            return Solved(advance(u, value), residual, k, name)
+            return Solved(advance(u, value, each), residual, k, name)
         if residual > wanted and (not residual < FAR * best.residual or k - best.calls >= still):
             return best._replace(calls=k)
         fines.append(fine)
-        u = advance(u, value)
+        u = advance(u, value, each)
     return best._replace(calls=most)
 
 
@@ -192,13 +196,13 @@ def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     points: list[Tensor] = []
     values: list[Tensor] = []
 
-    def advance(u: Tensor, value: Tensor) -> Tensor:
+    def advance(u: Tensor, value: Tensor, each: Tensor) -> Tensor:
         points.append(u)
         values.append(value)
         last = torch.stack(values[-MEMORY - 1 :], -1)
-        off = (last - torch.stack(points[-MEMORY - 1 :], -1)) / units(sizes(value))[..., None]  # [b, n, m]
-        if off.shape[-1] == 1:
+        if last.shape[-1] == 1:
             return value
+        off = (last - torch.stack(points[-MEMORY - 1 :], -1)) / units(each)[..., None]  # [b, n, m]
         share = torch.linalg.pinv(off.diff(dim=-1)) @ off[..., -1:]
         return value - (last.diff(dim=-1) @ share)[..., 0]
 
@@ -210,9 +214,9 @@ def newton(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     kept: list[tuple[Tensor, Tensor]] = []  # factors
     last = math.inf
 
-    def advance(u: Tensor, value: Tensor) -> Tensor:
+    def advance(u: Tensor, value: Tensor, each: Tensor) -> Tensor:
         nonlocal last
-        residual = residual_of((value - u).abs(), sizes(u))
+        residual = residual_of((value - u).abs(), each)
         if not kept or residual > CHORD * last:
             kept[:] = [torch.linalg.lu_factor_ex(_matrices(g, u))[:2]]
         last = residual
@@ -223,7 +227,7 @@ def newton(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
 
 def newton_krylov(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     """The same without matrices; ``calls`` leaves out those that the directions take."""
-    return iterated(g, u, wanted, sizes, "newton-krylov", MANY // 3, lambda u, value: u + direction(g, u, value))
+    return iterated(g, u, wanted, sizes, "newton-krylov", MANY // 3, lambda u, value, _: u + direction(g, u, value))
 
 
 def _matrices(g: Map, u: Tensor) -> Tensor:

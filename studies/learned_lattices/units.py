@@ -21,12 +21,12 @@ UNITS = (4.0, 16.0, 64.0, 256.0)
 
 def left(pairs: Trajectories, unit: float) -> float:
     """The mean square residual of the highest third of ``pairs``, which were not learned from."""
-    low, high = pairs.states.amax((1, 2)).argsort().tensor_split([2 * len(pairs.states) // 3])
+    order, lower = pairs.states.amax((1, 2)).argsort().tolist(), 2 * len(pairs.states) // 3
     model, last = discrete_gradient(SETTINGS["KdV"]._replace(unit=unit, step=unit / 4), WIDTH)
     model = model.double()
-    physics.solve_linear(model, pairs.select(low), [last.weight], rcond=SETTINGS["KdV"].rcond)
+    physics.solve_linear(model, pairs.select(order[:lower]), [last.weight], rcond=SETTINGS["KdV"].rcond)
     with torch.no_grad():
-        return float(physics.mean_square(model, pairs.select(high).windows()))
+        return float(physics.mean_square(model, pairs.select(order[lower:]).windows()))
 
 
 def main() -> None:
