@@ -69,7 +69,7 @@ def read(
 
 def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     """Medians over seeds of what each learned law says; all rows are written to ``out`` if given."""
-    points, width, rounds, seeds = (16, 16, 1, 1) if small else (32, 60, 12, 3)
+    points, width, rounds, seeds = (16, 16, 1, 1) if small else (32, 60, 12, 5)
     rows = []
     for seed in range(seeds):
         drawn = data_sets.separations(points, dt=1e-5, steps=20 if small else 40, dimensions=2)

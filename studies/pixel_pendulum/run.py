@@ -85,7 +85,7 @@ def main(*, small: bool = False, out: Path | None = None) -> dict[str, float]:
     before, parts = torch.get_default_dtype(), []
     torch.set_default_dtype(torch.float32)  # of the networks: another would draw them anew
     try:
-        for seed in range(1 if small else 3):
+        for seed in range(1 if small else 5):
             seen = pendulum_film(8 if small else 20, seed)
             film = pendulum_film(10, 1000 + seed, frames=(3 if small else 10) * SPAN)
             parts += [errors(name, seen, film, seed, small=small) for name in MODELS]
