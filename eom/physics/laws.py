@@ -74,7 +74,7 @@ class Kernel:
     ``rate`` is sum K; ``symbol`` the least and largest real part of sum_j K_j exp(i k j), ``imaginary`` its largest
     imaginary part, over all waves of the grid; ``anisotropy`` the spread of the eigenvalues of ``diffusion`` over
     their mean (axes against diagonals and each other), ``anisotropy_of_fourth`` that of the term of fourth order,
-    |M_1111 - 3 M_1122| over their sum. ``tolerance`` is relative to sum |K|.
+    |M_iiii - 3 M_1122| over their sum, the larger of the axes. ``tolerance`` is relative to sum |K|.
     """
 
     rate: float
@@ -155,8 +155,8 @@ def read_kernel(kernel: Tensor, dx: float = 1.0, *, tolerance: float = 1e-3) -> 
     anisotropy = _share(float(spread[-1] - spread[0]), float(spread.mean()), size)
     fourth = 0.0
     if at.shape[1] == 2:
-        ends, middle = float(k @ at**4 @ torch.full((2,), 0.5, dtype=k.dtype)), float(k @ at.square().prod(1))
-        fourth = _share(ends - 3 * middle, abs(ends) + 3 * abs(middle), size)
+        ends, middle = (k @ at**4).tolist(), 3 * float(k @ at.square().prod(1))
+        fourth = max(_share(end - middle, abs(end) + abs(middle), size) for end in ends)
     return Kernel(
         float(k.sum()), tuple((dx * (k @ at)).tolist()), second * dx**2 / 2, (float(real.min()), float(real.max())),
         float(imaginary.abs().max()), anisotropy, fourth, size, tolerance,

@@ -32,7 +32,8 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     path = Path(path)
     read = partial(pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no name
     try:
-        names = [str(name).strip() for name in read(header=None, nrows=1, dtype=str).iloc[0]]  # twice the same too
+        header = [str(name) for name in read(header=None, nrows=1, dtype=str).iloc[0]]
+        names = [name.strip() for name in header]  # twice the same too
         if names[0].startswith("#") and names[0] != "#":
             raise DataError(f"{path} begins with {names[0]!r}, expected the names of columns: delete comments")
         if len(names) == 1:
@@ -42,7 +43,8 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            table = read(index_col=False)
+            told = {name: str for name in header if name.strip() == member}  # 1.1 and 1.10 are two
+            table = read(index_col=False, dtype=told)
     except (
         OSError,
         UnicodeDecodeError,

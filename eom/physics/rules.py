@@ -123,7 +123,7 @@ class Adaptive:
     """Steps of torchdiffeq's adaptive ``method``, for any field; gradients through it, or by the ``adjoint`` equation.
 
     ``max_steps`` is of the steps within one from a time to the next; ``atol`` is by default a hundredth of ``rtol``
-    times the root mean square of the states.
+    times the root mean square of the states. Errors are root mean squares over all members of a batch.
 
     Source: Chen, Rubanova, Bettencourt & Duvenaud, Neural ordinary differential equations, NeurIPS 2018.
     """

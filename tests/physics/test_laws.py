@@ -54,6 +54,11 @@ def test_a_laplacian_and_a_central_difference_are_what_they_are():
     assert k.isotropic
     assert k.symmetric
     assert k.anisotropy_of_fourth == pytest.approx(1)  # no mixed fourth derivative
+    one = torch.tensor([1.0, -4, 6, -4, 1], dtype=torch.float64)  # along one axis only
+    across = torch.tensor([0.0, 1, -2, 1, 0], dtype=torch.float64)
+    both = -torch.outer(across, across)
+    both[:, 2] -= one
+    assert read_kernel(both).anisotropy_of_fourth == pytest.approx(1)
     d = read_kernel(torch.tensor([-1.0, 0, 1], dtype=torch.float64) / (2 * dx), dx)
     assert d.drift[0] == pytest.approx(1)
     assert d.symbol == (pytest.approx(0, abs=1e-14), pytest.approx(0, abs=1e-14))

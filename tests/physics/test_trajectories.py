@@ -114,9 +114,10 @@ def test_a_csv_file_becomes_a_trajectory(tmp_path, mark):
     assert data.states.tolist() == [[[0.5, 0.0], [0.49, -0.1], [0.4, -0.2]]]
 
 
-def test_a_column_tells_trajectories_apart(tmp_path):
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("1.1", "1.10"), ("1", "01")])
+def test_a_column_tells_trajectories_apart(tmp_path, one, other):
     path = tmp_path / "two.csv"
-    path.write_text("run,t,x\na,0,1\nb ,0,5\na ,1,2\nb,2,6\n")  # blanks are no part of a name
+    path.write_text(f"run ,t,x\n{one},0,1\n{other} ,0,5\n{one} ,1,2\n{other},2,6\n")  # blanks are no part of a name
     data = read_csv(path, time="t", coordinates=["x"], member="run")
     assert data.states[..., 0].tolist() == [[1.0, 2.0], [5.0, 6.0]]
     assert data.times.tolist() == [[0.0, 1.0], [0.0, 2.0]]
