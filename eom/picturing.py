@@ -16,6 +16,7 @@ from torch import Tensor
 from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
+from eom.physics.doors import require_predicted
 from eom.physics.limits import require_grid
 from eom.physics.metrics import falls
 from eom.physics.models import LearnedSystem
@@ -50,9 +51,14 @@ def predictions(models: Models, test: Trajectories, predicted: Motions | None = 
     """What each model predicts from the first states, at the same times.
 
     Raises:
-        StepError: a prediction stops.
+        StepError: a prediction stops. SettingError, DataError: ``predicted`` of no such model, or not as ``test``.
     """
     given = predicted or {}
+    unknown = [name for name in given if name not in models]
+    if unknown:
+        raise SettingError(f"predicted holds {unknown[0]!r}, expected names of the models: {', '.join(models)}")
+    for motion in given.values():
+        require_predicted(motion, test)
     return {
         name: given[name] if name in given else model.predict(test.states[:, 0].to(kind(model)), test.times, substeps)
         for name, model in models.items()

@@ -32,7 +32,14 @@ def compare(study: Path, size: str) -> None:
     assert not outside
 
 
-@pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.name)
+LONG = {"learned_mechanics", "learned_lattices", "pixel_pendulum", "modified_energy"}  # 7 seconds or more each
+
+
+@pytest.mark.parametrize(
+    "study",
+    [pytest.param(s, marks=[pytest.mark.slow] if s.name in LONG else []) for s in STUDIES],
+    ids=lambda p: p.name,
+)
 def test_small_study_finds_what_it_claims(study):
     compare(study, "small")
 

@@ -106,7 +106,7 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
         x, y, z = args
         return where(y, x, z) if func is torch.Tensor.where else where(x, y, z) if name == "where" else where(y, z, x)
     if name in COMPOSED:
-        with suppress(TypeError):  # other arguments than the usual ones
+        with suppress(TypeError):  # arguments that it has not; then as any function, by torch's own
             return COMPOSED[name](*args, **kwargs)
     if name in KNOWN or not (inside := opened(func)):
         return stepped(name, func, args, kwargs)
@@ -246,6 +246,7 @@ def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Ten
 
 
 def require_own(target: Pair) -> None:
+    """Raise where what is written in place is seen by another value."""
     if target.shared:
         raise DiscreteError(
             "the energy writes in place to a tensor that has views, or is one: make a new tensor instead"

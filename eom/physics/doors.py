@@ -25,6 +25,18 @@ def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
     return data
 
 
+def require_predicted(predicted: Any, test: Trajectories) -> None:
+    """Raise where it is no motion at the times of ``test``."""
+    if not isinstance(predicted, Trajectories):
+        raise DataError(f"predicted is a {type(predicted).__name__}, expected Trajectories, as of model.predict")
+    if not (predicted.states.shape == test.states.shape and torch.equal(predicted.times, test.times)):
+        raise DataError(
+            f"predicted are states {list(predicted.states.shape)} to time {float(predicted.times.max()):g}, and test "
+            f"are {list(test.states.shape)} to {float(test.times.max()):g}: predict at all times of test, as by "
+            "model.predict(test.states[:, 0], test.times)"
+        )
+
+
 def require_fit(
     model: LearnedSystem,
     data: Trajectories,

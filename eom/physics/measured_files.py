@@ -44,7 +44,7 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             told = {name: str for name in header if name.strip() == member}  # 1.1 and 1.10 are two
-            table = read(index_col=False, dtype=told)
+            table = read(index_col=False, dtype=told)  # type: ignore[call-overload, arg-type] - a partial of overloads
     except (
         OSError,
         UnicodeDecodeError,

@@ -11,7 +11,7 @@ from eom.dynamics.energy import numbers
 from eom.dynamics.energy_law import energy_law
 from eom.errors import DataError, SettingError, StepError
 from eom.physics.data_sets import rates
-from eom.physics.doors import accepted
+from eom.physics.doors import accepted, require_predicted
 from eom.physics.models import LearnedSystem, as_predicting
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -58,17 +58,11 @@ def evaluate(
     test = accepted(model, test)
     if system is not None and not isinstance(system, System):
         raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
-    if predicted is not None and not isinstance(predicted, Trajectories):
-        raise DataError(f"predicted is a {type(predicted).__name__}, expected Trajectories, as of model.predict")
+    if predicted is not None:
+        require_predicted(predicted, test)
     if system and test.size != system.size:
         raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
     u = test.states
-    if predicted is not None and not (predicted.states.shape == u.shape and torch.equal(predicted.times, test.times)):
-        raise DataError(
-            f"predicted are states {list(predicted.states.shape)} to time {float(predicted.times.max()):g}, and test "
-            f"are {list(u.shape)} to {float(test.times.max()):g}: predict at all times of test, as by "
-            "model.predict(test.states[:, 0], test.times)"
-        )
     try:
         v = (model.predict(u[:, 0], test.times, substeps) if predicted is None else predicted).states.to(u.dtype)
     except StepError:

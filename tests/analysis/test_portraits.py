@@ -234,3 +234,20 @@ def test_fields_in_two_dimensions_are_rolled_up_and_a_wrong_grid_is_named(tmp_pa
         picturing.animate({"m": model}, test, tmp_path / "f.gif", predicted={"m": test})
     with pytest.raises(DataError, match=r"grid is \(6, 5\), and states have 36"):
         picturing.snapshots({"m": model}, test, (6, 5), predicted={"m": test})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda test: {"modle": test}, "predicted holds 'modle', expected names of the models: model"),
+        (lambda test: {"model": test.select([0])}, "predict at all times of test"),
+        (lambda test: {"model": physics.Trajectories(7 * test.times, test.states)}, "predict at all times of test"),
+        (lambda test: {"model": test.states}, "predicted is a Tensor, expected Trajectories"),
+    ],
+    ids=["name", "fewer", "times", "states"],
+)
+@pytest.mark.parametrize("picture", [picturing.energy_over_time, picturing.phase_portrait], ids=["energy", "portrait"])
+def test_predictions_of_something_else_are_not_drawn(picture, make, message):
+    test = physics.data_sets.springs().exact(2, 0)
+    with pytest.raises((DataError, SettingError), match=message):
+        picture({"model": physics.energy_model(2).double()}, physics.spring(), test, predicted=make(test))

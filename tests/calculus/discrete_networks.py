@@ -34,7 +34,7 @@ class Product(torch.autograd.Function):
         return weight * (x.sin() + x * x.cos())
 
 
-@torch.library.custom_op("user::cube", mutates_args=())
+@torch.library.custom_op("tests::cube", mutates_args=())
 def cube(x: Tensor) -> Tensor:
     return x**3
 
@@ -191,7 +191,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "bilinear layer": lambda: nn.Sequential(Of(lambda x, layer: layer(x, x).exp(), nn.Bilinear(6, 6, 1))),
     "Fourier": lambda: Of(lambda x: total(torch.fft.rfft(x).abs() ** 2)),
     "a function of its own backward": lambda: Of(lambda x: total(Product.apply(x))),
-    "an operator of the user's": lambda: Of(lambda x: total(torch.ops.user.cube(x))),
+    "an operator of the user's": lambda: Of(lambda x: total(torch.ops.tests.cube(x))),
     "double pendulum": lambda: Of(double_pendulum),
     "two bodies": lambda: Of(lambda x: two_bodies(torch.cat([x, x[:, :2]], 1))),
     "pieces": lambda: Of(pieces),

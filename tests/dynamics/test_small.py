@@ -32,7 +32,7 @@ def test_a_spring_turns_alike_at_every_amplitude(stepper, wide):
 
 
 def test_a_small_state_is_followed_as_well_beside_a_large_one():
-    both = torch.tensor([[1.0, 0.0], [1e-6, 0.0]])
+    both = torch.tensor([[1.0, 0.0], [1e-6, 0.0]], dtype=torch.float32)
     together = end(SPRING, ImplicitMidpoint(), both, h=0.1, steps=20)
     alone = end(SPRING, ImplicitMidpoint(), both[1:], h=0.1, steps=20)
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=0)
@@ -41,12 +41,12 @@ def test_a_small_state_is_followed_as_well_beside_a_large_one():
 @pytest.mark.parametrize("size", [1.0, 1e-8])
 def test_gradients_of_small_losses_are_as_exact_as_of_large_ones(size):
     """u = 1 + u a / 2 has du/da = 1 / (2 (1 - a/2)^2)."""
-    a = torch.tensor(1.0, requires_grad=True)
+    a = torch.tensor(1.0, dtype=torch.float32, requires_grad=True)
 
     def g(u: Tensor) -> Tensor:
         return 1 + u * a / 2
 
-    u = differentiable(g, solve(g, torch.ones(3, 1)).u)
+    u = differentiable(g, solve(g, torch.ones(3, 1, dtype=torch.float32)).u)
     (found,) = torch.autograd.grad(size * u.mean(), a)
     assert float(found) == pytest.approx(2 * size, rel=1e-5)
 
@@ -75,10 +75,11 @@ def test_energy_in_float32_is_kept_to_the_rounding_of_an_angle_after_any_number_
 
     Stopping at a residual of 20 eps (|q_0| + |q|) adds up instead, as the residuals have one sign.
     """
-    steps, u = 200, torch.tensor([[1 + 2 * math.pi * turns, 0.0]])
-    last = end(PENDULUM, DiscreteGradient(), u, h=0.1, steps=steps).detach()
+    steps, u = 60, torch.tensor([[1 + 2 * math.pi * turns, 0.0]], dtype=torch.float32)
+    with torch.no_grad():  # else the end of a step is evaluated once more, to be differentiated
+        last = end(PENDULUM, DiscreteGradient(), u, h=0.1, steps=steps)
     off = float((PENDULUM.energy(last) - PENDULUM.energy(u)).abs())
-    assert off < 4 * torch.finfo(torch.float32).eps * float(u.abs().max()) * math.sqrt(steps)
+    assert off < 4 * torch.finfo(torch.float32).eps * float(u.abs().max()) * math.sqrt(steps)  # four times at most
 
 
 @pytest.mark.parametrize("stepper", [DiscreteGradient(), ImplicitMidpoint()], ids=["automatic", "midpoint"])
@@ -101,13 +102,16 @@ def test_energy_is_kept_to_rounding_in_any_units_of_momenta_and_positions(rule, 
         lambda u: u[:, 1] ** 2 / 2 / mass + stiffness * u[:, 0] ** 2 * (1 + (u[:, 0] / size) ** 2 / 5) / 2, rotate
     )
     u = torch.tensor([[size, 0.0]], dtype=torch.float64)
-    ends = atom.energy(torch.cat([u, end(atom, DiscreteGradient(rule), u, h=h, steps=50).detach()]))
-    assert abs(float(ends[1] / ends[0]) - 1) < 50 * 4 * torch.finfo(torch.float64).eps
+    ends = atom.energy(torch.cat([u, end(atom, DiscreteGradient(rule), u, h=h, steps=15).detach()]))
+    assert abs(float(ends[1] / ends[0]) - 1) < 15 * 4 * torch.finfo(torch.float64).eps
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e-20, 1e15])
 def test_squares_of_states_may_under_and_overflow(size):
-    steps = [end(SPRING, ImplicitMidpoint(), s * torch.ones(1, 2), h=0.3, steps=20) / s for s in (1.0, size)]
+    steps = [
+        end(SPRING, ImplicitMidpoint(), s * torch.ones(1, 2, dtype=torch.float32), h=0.3, steps=20) / s
+        for s in (1.0, size)
+    ]
     torch.testing.assert_close(*steps, rtol=0, atol=1e-4)
 
 

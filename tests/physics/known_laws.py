@@ -1,13 +1,17 @@
 """A spring whose law is known, as data and as a model that has learned it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from eom import physics
+from eom import Euler, physics
 from eom.physics import LearnedSystem, Trajectories, data_sets
 from eom.physics.rules import Rule
+from eom.physics.systems import rotate
 
 WIDE = torch.float64
+EULER = Euler()
 
 
 class Quadratic(nn.Module):
@@ -34,3 +38,11 @@ def newton(model: nn.Module) -> torch.optim.LBFGS:
     return torch.optim.LBFGS(
         model.parameters(), line_search_fn="strong_wolfe", tolerance_grad=1e-13, tolerance_change=1e-16
     )
+
+
+def shot(activation: Any = nn.Tanh, *, sign=1.0, stepper=EULER, substeps=1) -> LearnedSystem:
+    """Of the same parameters, whatever else is said of it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), activation(), nn.Linear(8, 1))
+    field = physics.EnergyField(net, lambda g: sign * rotate(g))
+    return LearnedSystem(2, field, physics.Shooting(stepper, substeps), physics.RK4()).double()

@@ -102,7 +102,7 @@ def test_what_is_found_is_written_in_the_entries_and_of_a_model_too():
 
 @pytest.mark.slow
 def test_a_network_that_has_learned_rates_only_shows_what_it_keeps():
-    """The energy of a pendulum's neural ODE, of rates known to some 3e-3."""
+    """The energy of a pendulum's neural ODE."""
     torch.manual_seed(0)
     data = data_sets.pendulums(noise=0.0).draw(50, seed=0)
     net = physics.dense(2, 2, 50)

@@ -203,6 +203,7 @@ def test_the_loss_of_a_record_with_many_rows_is_seen_while_a_run_is_at_work(tmp_
     assert latest(tmp_path) == (70, 0.5)
 
 
+@pytest.mark.slow
 def test_a_loader_with_processes_of_its_own_is_read_in_a_process_of_the_sweep(tmp_path):
     found = swept(tmp_path / "sweep", setups.loader_with_workers, [0.1, 0.05], jobs=2)
     assert [run.manifest["steps"] for run in found] == [12, 12]
