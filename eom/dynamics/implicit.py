@@ -8,6 +8,7 @@ Source: Walker & Ni, SIAM J. Numer. Anal. 49(4), 2011 (Anderson's mixing as a le
 """
 
 import math
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.newton_krylov import direction
+from eom.dynamics.newton_krylov import direction, shortest
 from eom.dynamics.periodic import loosened
 from eom.errors import SettingError, StepError
 
@@ -193,18 +194,18 @@ def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: in
 
 def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own."""
-    points: list[Tensor] = []
-    values: list[Tensor] = []
+    values: deque[Tensor] = deque(maxlen=MEMORY + 1)
+    offs: deque[Tensor] = deque(maxlen=MEMORY + 1)
 
     def advance(u: Tensor, value: Tensor, each: Tensor) -> Tensor:
-        points.append(u)
         values.append(value)
-        last = torch.stack(values[-MEMORY - 1 :], -1)
-        if last.shape[-1] == 1:
+        offs.append(value - u)
+        if len(values) == 1:
             return value
-        off = (last - torch.stack(points[-MEMORY - 1 :], -1)) / units(each)[..., None]  # [b, n, m]
-        share = torch.linalg.pinv(off.diff(dim=-1)) @ off[..., -1:]
-        return value - (last.diff(dim=-1) @ share)[..., 0]
+        unit, steps = units(each), torch.stack([*values], -1).diff(dim=-1)  # [b, n, m]
+        turns = torch.stack([*offs], -1).diff(dim=-1)
+        share = shortest(turns / unit[..., None], (offs[-1] / unit)[..., None])
+        return value - (steps @ share)[..., 0]
 
     return iterated(g, u, wanted, sizes, "anderson", MANY, advance)
 

@@ -47,10 +47,15 @@ def gmres(product: Map, right: Tensor, tolerance: float, most: int) -> Tensor:
         left = new.norm(dim=-1)
         hessenberg[:, k + 1, k], space[k + 1] = left, unit(new, left)
         head, end = hessenberg[:, : k + 2, : k + 1], goal[:, : k + 2]
-        y = torch.linalg.pinv(head) @ end
+        y = shortest(head, end)
         if bool(((end - head @ y).norm(dim=(-2, -1)) <= tolerance * size).all()):
             break
     return torch.einsum("kbn,bk->bn", space[: k + 1], y[..., 0])
+
+
+def shortest(a: Tensor, b: Tensor) -> Tensor:
+    """[b, m, 1] the shortest x of the least |a x - b|; on a GPU torch's solver knows matrices of full rank alone."""
+    return torch.linalg.lstsq(a, b).solution if a.is_cpu else torch.linalg.pinv(a) @ b
 
 
 def unit(v: Tensor, size: Tensor) -> Tensor:
