@@ -28,7 +28,7 @@ FAR = 100.0  # times the best residual, from where there is no way back
 CHORD = 0.1  # by which a residual has to fall with kept matrices
 MEMORY = 5  # of Anderson's mixing
 ROUNDING = 50.0  # times what is wanted that g's own rounding may leave
-PROBES, NOISE = 4, 4.0  # of g's rounding, and times what they show of it that a residual may be
+PROBES, NOISE = 16, 4.0  # of g's rounding, and times what they show of it that a residual may be
 STILL, NEAR = 12, 3  # iterations without a better residual after which a method ends, and where only rounding is left
 LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
 
@@ -151,7 +151,8 @@ def _positive(sizes: Tensor) -> Tensor:
 def is_rounding(g: Map, found: Solved) -> bool:
     """Is r = |u - g(u)| only the rounding of a g that cancels large numbers?
 
-    Then g(u + d) - 2 g(u) + g(u - d) is as large, and does not grow as |d|^2, from |d| = r to 4 r.
+    Then g(u + d) - 2 g(u) + g(u - d) is as large for some d of |d| = r or 4 r, as g may move by steps of rounding, and
+    at 16 r it is not 16 times that, as |d|^2 would be.
     """
     u = found.u
     if not found.residual <= torch.finfo(u.dtype).eps ** 0.5:
@@ -159,11 +160,12 @@ def is_rounding(g: Map, found: Solved) -> bool:
     value = g(u)
     left = (value - u).norm(dim=-1)
     draws, noise = torch.Generator().manual_seed(0), []
-    for size in (left, 4 * left):
+    for size in (left, 4 * left, 16 * left):
         steps = [torch.randn(u.shape, generator=draws, dtype=u.dtype).to(u.device) for _ in range(PROBES)]
         steps = [d * (size / d.norm(dim=-1))[:, None] for d in steps]
         noise.append(torch.stack([(g(u + d) - 2 * value + g(u - d)).norm(dim=-1) for d in steps]).amax(0))
-    return bool((left <= NOISE * torch.minimum(*noise)).all())
+    near, far = torch.maximum(*noise[:2]), noise[2]
+    return bool(((left <= NOISE * near) & (far <= NOISE * near)).all())
 
 
 def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: int, advance: Advance) -> Solved:

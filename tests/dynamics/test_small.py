@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
-from eom.dynamics.implicit import differentiable, solve
+from eom.dynamics.implicit import Solved, differentiable, is_rounding, solve
 from eom.dynamics.stepper import end
 from eom.dynamics.symplectic import Gauss, ImplicitMidpoint
 from eom.errors import SettingError, StepError
@@ -59,6 +59,25 @@ def test_rules_that_subtract_energies_keep_them_to_their_rounding_or_say_that_th
     torch.testing.assert_close(found, end(PENDULUM, DiscreteGradient(), small, h=0.1, steps=50), rtol=1e-4, atol=0)
     with pytest.raises(StepError, match="smaller step, or a looser rtol"):
         end(PENDULUM, DiscreteGradient(rule), 1e-4 * small, h=0.1, steps=50)
+
+
+def test_a_rule_that_subtracts_energies_is_solved_from_every_start():
+    """Near rest its values move by steps of rounding, that most probes do not cross."""
+    for turn in torch.linspace(0, 6.2, 12, dtype=torch.float64):
+        u = 1e-2 * torch.stack([turn.cos(), turn.sin()])[None]
+        with torch.no_grad():
+            v = end(PENDULUM, DiscreteGradient(gonzalez), u, h=0.1, steps=12)
+        before, after = (2 * torch.sin(x[0, 0] / 2) ** 2 + x[0, 1] ** 2 / 2 for x in (u, v))
+        assert float((after / before - 1).abs()) < 1e-10
+
+
+@pytest.mark.parametrize("curved", [0.0, 1e9])
+def test_what_does_not_converge_is_no_rounding(curved):
+    """A constant that stays, and a curve as steep as the residual is small."""
+    off, at = 1e-9, torch.ones(1, 2, dtype=torch.float64)
+    found = Solved(at, off, 1, "")
+    assert not is_rounding(lambda u: u + off + curved * (u - at).square(), found)
+    assert is_rounding(lambda u: (u / off).round() * off + torch.where(u == at, off, 0.0), found)
 
 
 def test_the_automatic_rule_keeps_energies_that_cancel():
