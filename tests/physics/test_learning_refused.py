@@ -205,6 +205,22 @@ def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
         act(true_spring(physics.midpoint), spring_data())
 
 
+@pytest.mark.parametrize("make", [physics.energy_model, physics.lagrangian_network, physics.neural_ode])
+def test_inference_mode_is_named_where_derivatives_are_needed_and_only_there(make):
+    model, data = make(2).double(), spring_data()
+    acts = [
+        lambda: physics.fit(model, data, steps=1),
+        lambda: physics.spring().simulate(data.states[0, 0], h=0.1, steps=1),
+    ]
+    if make is not physics.neural_ode:
+        acts.append(lambda: model.predict(data.states[:, 0], data.times))
+    with torch.inference_mode():
+        for act in acts:
+            with pytest.raises(SettingError, match=r"torch\.inference_mode\(\) is on, and derivatives are needed"):
+                act()
+        physics.neural_ode(2).double().predict(data.states[:, 0], data.times)
+
+
 @pytest.mark.parametrize(
     "field",
     [physics.PlainField(physics.dense(2, 2, 4)), physics.LagrangianField(physics.dense(2, 1, 4))],
