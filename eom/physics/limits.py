@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import isclose, isfinite, prod
+from math import isfinite, prod
 from numbers import Integral
 from typing import Any
 
@@ -61,14 +61,23 @@ def require_finite(name: str, x: Tensor) -> None:
 
 def require_apart(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
     """Raise where ``of`` the first of states [b, n] is not finite, or another beside the others than beside itself."""
-    found = torch.stack([_first(of, u, 0), _first(of, u[:1].expand_as(u), 0)])
-    beside, one = found[:, found.diff(dim=0).abs().argmax()].tolist()
+    beside, one, close = _compared(_first(of, u, 0), _first(of, u[:1].expand_as(u), 0))
     if not isfinite(one):
         raise DataError(f"{what} of a state is {one}, expected a finite number")
-    if not _close(beside, one):
+    if not close:
         raise DataError(
             f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
             "see each other, as in BatchNorm: call model.eval(), or take LayerNorm. Entries are u[..., 0], not u[0]"
+        )
+
+
+def require_fixed(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
+    """Raise where ``of`` the first of states [b, n] is drawn anew each time."""
+    one, again, close = _compared(_first(of, u, 0), _first(of, u, 1))
+    if not close:
+        raise DataError(
+            f"{what} of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in "
+            "Dropout: call model.eval(), or leave that out"
         )
 
 
@@ -85,12 +94,7 @@ def require_energy(energy: Any, u: Tensor) -> None:
             "functions of a batch, with entries as u[..., 0], in the floats of the states: of a network in float32, "
             "call .double() for float64"
         ) from failure
-    one, again = (float(_first(of, u, seed)) for seed in (0, 1))
-    if not _close(again, one):
-        raise DataError(
-            f"the energy of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in "
-            "Dropout: call model.eval(), or leave that out"
-        )
+    require_fixed("the energy", of, u)
 
 
 def _first(of: Callable[[Tensor], Tensor], u: Tensor, seed: int) -> Tensor:
@@ -100,8 +104,10 @@ def _first(of: Callable[[Tensor], Tensor], u: Tensor, seed: int) -> Tensor:
         return of(u)[0].flatten()
 
 
-def _close(x: float, y: float) -> bool:
-    return isclose(x, y, rel_tol=1e-3, abs_tol=1e-5)
+def _compared(x: Tensor, y: Tensor) -> tuple[float, float, bool]:
+    """Their entries that differ most, and whether by little: batches of one shape are summed up in one order."""
+    k = (x - y).abs().argmax()
+    return float(x[k]), float(y[k]), torch.allclose(x[k], y[k], rtol=1e-3, atol=torch.finfo(x.dtype).eps)
 
 
 def is_number(x: Any) -> bool:

@@ -42,13 +42,17 @@ def learned(rule: Any, stepper: Any = None, field: nn.Module | None = None) -> L
             r"energy of states \[2, 2\] is \[2, 3\], expected \[2\]: a number for each state",
         ),
         (lambda: physics.energy_model(2, Paired()), "the energy of .* must not see each other, as in BatchNorm"),
+        (
+            lambda: physics.neural_ode(2, Paired(2, nn.Dropout())),
+            "the rate .* at first and .* random numbers, as in Drop",
+        ),
         (lambda: learned(physics.midpoint, field=physics.PlainField(Paired(2))), "a rate .* as in BatchNorm"),
         (
             lambda: physics.energy_model(2, Paired(1, nn.Dropout())),
             r"is .* at first and .* then: .* random numbers, as in Dropout",
         ),
     ],
-    ids=["q without p", "not scalar", "batch norm", "batch norm of rates", "dropout"],
+    ids=["q without p", "not scalar", "batch norm", "dropout of rates", "batch norm of rates", "dropout"],
 )
 def test_models_of_something_else_are_refused(make, message):
     with pytest.raises(DataError, match=message):
