@@ -52,6 +52,29 @@ def require_grid(grid: Any, size: int | None = None) -> None:
         raise SettingError(f"size is {size}, expected a multiple of the points of the grid {grid}")
 
 
+def require_names(entries: Any) -> None:
+    """Raise where they are not different names."""
+    if not (isinstance(entries, tuple | list) and entries and all(isinstance(name, str) for name in entries)):
+        raise SettingError(f"entries are {entries!r}, expected their names as a tuple, such as ('q', 'p')")
+    if len(set(entries)) < len(entries):
+        twice = next(name for name in entries if entries.count(name) > 1)
+        raise SettingError(f"{twice!r} is the name of {entries.count(twice)} entries, expected different ones")
+
+
+def is_dense(x: Any) -> bool:
+    """Whether it is a tensor whose numbers all stand in memory."""
+    return isinstance(x, Tensor) and x.layout is torch.strided and not (x.is_nested or x.is_meta)
+
+
+def said(x: Any) -> str:
+    """What came, where a dense tensor of another kind was wanted."""
+    if not isinstance(x, Tensor):
+        return f"a {type(x).__name__}"
+    if not is_dense(x):
+        return f"a {'nested ' * x.is_nested}{x.layout} on {x.device}"
+    return f"{x.dtype} of shape {list(x.shape)}"
+
+
 def require_finite(name: str, x: Tensor) -> None:
     """Raise where states hold NaN or infinity."""
     lost = int((~x.isfinite()).sum())

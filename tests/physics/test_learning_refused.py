@@ -172,7 +172,7 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
         (
             lambda m, d: m.predict([[1.0, 0.0]], d.times),
             DataError,
-            r"states are a list, expected a tensor \[\.\.\., 2\]",
+            r"states are a list, expected a dense tensor \[\.\.\., 2\]",
         ),
         (lambda m, d: m.predict(d.states[:, 0] > 0, d.times), DataError, r"are torch.bool of .* of real numbers"),
         (lambda m, d: m.predict(d.states[:, 0] + 1j, d.times), DataError, r"are torch.complex128 of .* real numbers"),
@@ -310,6 +310,11 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     [
         (lambda: physics.data_sets.springs().draw(0, 0), "count is 0"),
         (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise is -1\.0"),
+        (lambda: physics.data_sets.springs("a"), "span is 'a', expected positive"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.data_sets.pendulums(points=2.5), r"points is 2\.5"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.data_sets.solitons(steps=-1), "steps is -1"),
+        (lambda: physics.data_sets.solitons(dt=0.0), r"dt is 0\.0"),
+        (lambda: physics.data_sets.chains(0), "masses is 0"),
         (lambda: physics.data_sets.springs().exact(1.5, 0), r"count is 1\.5"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.data_sets.springs().exact(1, "a"), "seed is 'a'"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.data_sets.springs().exact(1, 0, [0.0, math.nan]), "among the times are not finite"),
@@ -345,7 +350,8 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.energy_law(lambda g: g**2, 2), "not linear"),
     ],
     ids=[
-        "no trajectory", "noise", "half a trajectory", "no seed", "no time", "one time", "stride",
+        "no trajectory", "noise", "span", "points", "steps", "time step", "masses",
+        "half a trajectory", "no seed", "no time", "one time", "stride",
         "window", "none chosen", "chosen beyond", "chosen between",
         "stepper not made", "stepper's class", "fixed steps", "no method", "rtol", "atol", "no steps",
         "composed", "driving", "odd", "matrix", "width below 0",
