@@ -53,6 +53,8 @@ def require_fit(
 ) -> Window:
     """The windows of accepted data, and settings in their range."""
     require_derivatives()
+    if not any(True for _ in model.parameters()):
+        raise SettingError("the model has no parameters, and there is nothing to learn: predict with it as it is")
     named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
     wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and (type(x) is not int or x < 1)]
     if wrong:

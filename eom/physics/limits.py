@@ -37,6 +37,14 @@ def require_seed(seed: Any) -> None:
         raise SettingError(f"seed is {seed!r}, expected a whole number of at most 64 bits")
 
 
+def require_among(count: int, **chosen: Any) -> None:
+    """Raise where one of them is none of so many, counted from 0 on or from -1 back."""
+    there = range(-count, count)
+    wrong = [f"{name} is {k!r}" for name, k in chosen.items() if not (isinstance(k, Integral) and k in there)]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}, expected a number of 0 to {count - 1}")
+
+
 def require_halves(size: int) -> None:
     """Raise where states are no positions with as many momenta."""
     if size % 2:

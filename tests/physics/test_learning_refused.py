@@ -273,6 +273,12 @@ def test_models_that_make_no_sense_are_not_built(make, message):
         make()
 
 
+def test_a_model_without_parameters_is_not_fitted():
+    model = physics.neural_ode(2, nn.Identity())
+    with pytest.raises(SettingError, match="has no parameters, and there is nothing to learn"):
+        physics.fit(model, spring_data(), steps=1)
+
+
 def test_a_structure_that_is_learned_freely_is_no_promise():
     assert physics.energy_model(4, None, physics.FreeMatrix(4)).size == 4
 
