@@ -17,7 +17,7 @@ from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
 from eom.physics.doors import require_predicted
-from eom.physics.limits import require_grid
+from eom.physics.limits import require_among, require_grid
 from eom.physics.metrics import falls
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
@@ -60,7 +60,7 @@ def predictions(models: Models, test: Trajectories, predicted: Motions | None = 
     for motion in given.values():
         require_predicted(motion, test)
     return {
-        name: given[name] if name in given else model.predict(test.states[:, 0].to(kind(model)), test.times, substeps)
+        name: given[name] if name in given else model.predict(test.states[:, 0].to(model.dtype), test.times, substeps)
         for name, model in models.items()
     }
 
@@ -76,6 +76,7 @@ def phase_portrait(
         name: that ids in the <svg> begin with, for pages with several pictures.
     """
     i, j = pair or (0, test.size // 2)
+    require_among(test.size, **{"pair[0]": i, "pair[1]": j})
     flat = (test.size, i, j) == (2, 0, 1)  # where the picture is the state space
     panels = [
         portraits.Portrait(text, numpy(motion.states[..., [i, j]]), energy_of(models[text]) if flat else None)
@@ -165,7 +166,7 @@ def space_time(
     x = np.arange(grid[0]) * (width / grid[0])
     motions = {
         text: numpy(motion.states[member].unflatten(-1, (count, -1)).transpose(0, 1))
-        for text, motion in all_of(models, test, predicted).items()
+        for text, motion in all_of(models, test, predicted, member).items()
     }
     true = motions.pop("true")
     return Picture(fields.space_time(name, true, motions, numpy(test.times[member]), x, labels[: 2 + count]))
@@ -178,7 +179,7 @@ def snapshots(
 ) -> Picture:  # fmt: skip
     """One trajectory of fields on a two-dimensional ``grid`` at ``count`` times: true, then of each model."""
     at = np.unique(np.linspace(0, test.states.shape[1] - 1, count).round().astype(int))
-    rows = {text: rolled(motion, grid, member)[at] for text, motion in all_of(models, test, predicted).items()}
+    rows = {text: rolled(motion, grid, member)[at] for text, motion in all_of(models, test, predicted, member).items()}
     return Picture(fields.snapshots(name, rows, numpy(test.times[member])[at], labels, size))
 
 
@@ -199,7 +200,7 @@ def animate(
             f"the first entry is {test.entries[0]!r}, no angle of a pendulum: name it in Trajectories(..., entries=("
             '"angle / rad", ...)), give a grid=, or draw a phase_portrait'
         )
-    motions, times = all_of(models, test, predicted), numpy(test.times[member])
+    motions, times = all_of(models, test, predicted, member), numpy(test.times[member])
     if grid is None:
         angles = {text: numpy(motion.states[member, :, 0]) for text, motion in motions.items()}
         return films.film_pendulums(Path(path), angles, times, rate, clock)
@@ -207,7 +208,9 @@ def animate(
     return films.film_fields(Path(path), frames, times, rate, clock, size=size)
 
 
-def all_of(models: Models, test: Trajectories, predicted: Motions | None) -> Motions:
+def all_of(models: Models, test: Trajectories, predicted: Motions | None, member: int) -> Motions:
+    """The true motion and what is predicted, of which one trajectory is to be drawn."""
+    require_among(len(test), member=member)
     return {"true": test, **predictions(models, test, predicted)}
 
 
@@ -221,7 +224,7 @@ def rolled(motion: Trajectories, grid: Sequence[int], member: int) -> np.ndarray
 def energy_of(model: LearnedSystem) -> Callable[[np.ndarray], np.ndarray] | None:
     """The energy a model has learned, of numpy's states; None where it has none."""
     energy = getattr(model.field, "energy", None)
-    return None if energy is None else of_numpy(energy, kind(model))
+    return None if energy is None else of_numpy(energy, model.dtype)
 
 
 def of_numpy(energy: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray]:
@@ -238,10 +241,6 @@ def changes(energy: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
     """[b, s] H(u_k) - H(u_0)."""
     values = energy(states)
     return values - values[:, :1]
-
-
-def kind(model: LearnedSystem) -> torch.dtype:
-    return next(model.parameters()).dtype
 
 
 def numpy(x: Tensor) -> np.ndarray:

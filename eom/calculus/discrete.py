@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from eom.calculus.modes import require_derivatives
 from eom.errors import DiscreteError
 
 Energy = Callable[[Tensor], Tensor]  # [b, ...] -> [b]
@@ -100,7 +101,8 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
 
     Raises:
         DiscreteError: u and v are not of one kind; the energy is no number for each sample, not finite, or part of it
-            is computed outside of torch's functions, so that the identity above does not hold.
+            is computed outside of torch's functions, so that the identity above does not hold. SettingError: inside of
+            torch.inference_mode().
     """
     kinds: list[Any] = [
         (x.dtype if x.layout is torch.strided else x.layout) if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -112,6 +114,9 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         )
     if u.shape != v.shape or u.ndim < 1:
         raise DiscreteError(f"u and v have shapes {list(u.shape)} and {list(v.shape)}, expected [b, ...] for both")
+    if not callable(energy):
+        raise DiscreteError(f"the energy is {energy!r}, expected a function of states, such as lambda u: u[:, 0] ** 2")
+    require_derivatives()
     train = torch.is_grad_enabled()
     with torch.enable_grad():
         start = Two(*(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u, v)))

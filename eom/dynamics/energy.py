@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
+from eom.calculus.modes import require_derivatives
 from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import Solved, differentiable, place, solve
 from eom.dynamics.stepper import require_tolerance
@@ -48,6 +49,7 @@ def numbers(energy: Energy, u: State) -> Tensor:
 
 def gradient(energy: Energy, u: State) -> State:
     """[b, n] grad H(u), that can be differentiated where gradients are recorded."""
+    require_derivatives()
     train = torch.is_grad_enabled()
     with torch.enable_grad():
         at = u if train and u.requires_grad else u.detach().requires_grad_()

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -52,9 +53,11 @@ def march(
     """Yield (t, y [n]) at the start and after each of ``steps`` steps of size ``h``, or [b, 1] of each row's own.
 
     Raises:
-        SettingError: a step of another shape, or that is not finite.
+        SettingError: a step of another shape, or that is not finite; no number of steps.
     """
     require_step(h, y)
+    if not isinstance(steps, Integral) or steps < 0:
+        raise SettingError(f"steps is {steps!r}, expected 0 or more, as a whole number")
     carry = stepper.init(y)
     yield t, y
     for k in range(steps):

@@ -15,7 +15,7 @@ from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.errors import DataError, SettingError
 from eom.physics import lattices, systems
-from eom.physics.limits import is_number, require_seed, require_whole
+from eom.physics.limits import is_number, require_positive, require_seed, require_whole
 from eom.physics.rules import followed
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, clock, tensor_of
@@ -42,6 +42,10 @@ class DataSet:
         if times.ndim != 1:
             raise DataError(f"times have shape {list(times.shape)}, expected [s], which all trajectories share")
         object.__setattr__(self, "times", clock(times, torch.zeros(1, 1))[0])
+
+    def __repr__(self) -> str:
+        span = f"times {float(self.times[0]):.4g} to {float(self.times[-1]):.4g}"
+        return f"DataSet({self.system.name}, {len(self.times)} points, {span}, noise {self.noise})"
 
     def draw(self, count: int, seed: int, *, irregular: bool = False, by_scheme: bool = False) -> Trajectories:
         """``count`` observed trajectories, float64, with noise on states and rates free of it.
@@ -147,6 +151,7 @@ def three_bodies(span: float = 5.0, points: int = 20) -> DataSet:
 
 def chains(masses: int = 20, span: float = 3.0, points: int = 30, noise: float = 0.0) -> DataSet:
     """Stiffness and masses U(.5, 1.5), drawn once; displacements N(0, .5), from rest."""
+    require_whole(masses=masses)
     random = torch.Generator().manual_seed(0)
     stiffness, weights = (0.5 + torch.rand(n, generator=random, dtype=WIDE) for n in (masses + 1, masses))
 
@@ -225,8 +230,12 @@ def _orbits(bodies: int, noise: float) -> Starts:
 
 
 def _clock(span: float, points: int) -> Tensor:
+    require_positive(span=span)
+    require_whole(points=points)
     return torch.linspace(0, span, points, dtype=WIDE)
 
 
 def _grid_clock(dt: float, steps: int) -> Tensor:
+    require_positive(dt=dt)
+    require_whole(steps=steps)
     return torch.arange(steps + 1, dtype=WIDE) * dt

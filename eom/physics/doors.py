@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eom.calculus.modes import require_derivatives
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
 from eom.physics.limits import require_apart, require_energy, require_seed
 from eom.physics.models import LearnedSystem
@@ -51,6 +52,9 @@ def require_fit(
     seed: int = 0,
 ) -> Window:
     """The windows of accepted data, and settings in their range."""
+    require_derivatives()
+    if not any(True for _ in model.parameters()):
+        raise SettingError("the model has no parameters, and there is nothing to learn: predict with it as it is")
     named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
     wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and (type(x) is not int or x < 1)]
     if wrong:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from eom.calculus.modes import require_derivatives
 from eom.dynamics.energy import Structure, gradient, numbers
 from eom.dynamics.field import require_function
 from eom.errors import SettingError
@@ -149,6 +150,7 @@ class LagrangianField(nn.Module):
         return (v * gradient(self.lagrangian, u).chunk(2, -1)[1]).sum(-1) - self.lagrangian(u)
 
     def forward(self, t: float, u: Tensor) -> Tensor:
+        require_derivatives()
         half = u.shape[-1] // 2
         v = u[:, half:]
         train = torch.is_grad_enabled()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import isclose, isfinite, prod
+from math import isfinite, prod
 from numbers import Integral
 from typing import Any
 
@@ -37,6 +37,14 @@ def require_seed(seed: Any) -> None:
         raise SettingError(f"seed is {seed!r}, expected a whole number of at most 64 bits")
 
 
+def require_among(count: int, **chosen: Any) -> None:
+    """Raise where one of them is none of so many, counted from 0 on or from -1 back."""
+    there = range(-count, count)
+    wrong = [f"{name} is {k!r}" for name, k in chosen.items() if not (isinstance(k, Integral) and k in there)]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}, expected a number of 0 to {count - 1}")
+
+
 def require_halves(size: int) -> None:
     """Raise where states are no positions with as many momenta."""
     if size % 2:
@@ -52,6 +60,29 @@ def require_grid(grid: Any, size: int | None = None) -> None:
         raise SettingError(f"size is {size}, expected a multiple of the points of the grid {grid}")
 
 
+def require_names(entries: Any) -> None:
+    """Raise where they are not different names."""
+    if not (isinstance(entries, tuple | list) and entries and all(isinstance(name, str) for name in entries)):
+        raise SettingError(f"entries are {entries!r}, expected their names as a tuple, such as ('q', 'p')")
+    if len(set(entries)) < len(entries):
+        twice = next(name for name in entries if entries.count(name) > 1)
+        raise SettingError(f"{twice!r} is the name of {entries.count(twice)} entries, expected different ones")
+
+
+def is_dense(x: Any) -> bool:
+    """Whether it is a tensor whose numbers all stand in memory."""
+    return isinstance(x, Tensor) and x.layout is torch.strided and not (x.is_nested or x.is_meta)
+
+
+def said(x: Any) -> str:
+    """What came, where a dense tensor of another kind was wanted."""
+    if not isinstance(x, Tensor):
+        return f"a {type(x).__name__}"
+    if not is_dense(x):
+        return f"a {'nested ' * x.is_nested}{x.layout} on {x.device}"
+    return f"{x.dtype} of shape {list(x.shape)}"
+
+
 def require_finite(name: str, x: Tensor) -> None:
     """Raise where states hold NaN or infinity."""
     lost = int((~x.isfinite()).sum())
@@ -61,14 +92,23 @@ def require_finite(name: str, x: Tensor) -> None:
 
 def require_apart(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
     """Raise where ``of`` the first of states [b, n] is not finite, or another beside the others than beside itself."""
-    found = torch.stack([_first(of, u, 0), _first(of, u[:1].expand_as(u), 0)])
-    beside, one = found[:, found.diff(dim=0).abs().argmax()].tolist()
+    beside, one, close = _compared(_first(of, u, 0), _first(of, u[:1].expand_as(u), 0))
     if not isfinite(one):
         raise DataError(f"{what} of a state is {one}, expected a finite number")
-    if not _close(beside, one):
+    if not close:
         raise DataError(
             f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
             "see each other, as in BatchNorm: call model.eval(), or take LayerNorm. Entries are u[..., 0], not u[0]"
+        )
+
+
+def require_fixed(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
+    """Raise where ``of`` the first of states [b, n] is drawn anew each time."""
+    one, again, close = _compared(_first(of, u, 0), _first(of, u, 1))
+    if not close:
+        raise DataError(
+            f"{what} of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in "
+            "Dropout: call model.eval(), or leave that out"
         )
 
 
@@ -85,12 +125,7 @@ def require_energy(energy: Any, u: Tensor) -> None:
             "functions of a batch, with entries as u[..., 0], in the floats of the states: of a network in float32, "
             "call .double() for float64"
         ) from failure
-    one, again = (float(_first(of, u, seed)) for seed in (0, 1))
-    if not _close(again, one):
-        raise DataError(
-            f"the energy of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in "
-            "Dropout: call model.eval(), or leave that out"
-        )
+    require_fixed("the energy", of, u)
 
 
 def _first(of: Callable[[Tensor], Tensor], u: Tensor, seed: int) -> Tensor:
@@ -100,8 +135,10 @@ def _first(of: Callable[[Tensor], Tensor], u: Tensor, seed: int) -> Tensor:
         return of(u)[0].flatten()
 
 
-def _close(x: float, y: float) -> bool:
-    return isclose(x, y, rel_tol=1e-3, abs_tol=1e-5)
+def _compared(x: Tensor, y: Tensor) -> tuple[float, float, bool]:
+    """Their entries that differ most, and whether by little: batches of one shape are summed up in one order."""
+    k = (x - y).abs().argmax()
+    return float(x[k]), float(y[k]), torch.allclose(x[k], y[k], rtol=1e-3, atol=torch.finfo(x.dtype).eps)
 
 
 def is_number(x: Any) -> bool:

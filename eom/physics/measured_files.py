@@ -26,10 +26,17 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         member: a column that tells trajectories apart, all of as many rows; without it there is one.
 
     Raises:
-        DataError: columns that are not there, entries that are no numbers or missing, with their lines; and whatever
-            ``Trajectories`` does not take.
+        DataError: columns that are not named or not there, entries that are no numbers or missing, with their lines;
+            and whatever ``Trajectories`` does not take.
     """
     path = Path(path)
+    listed = isinstance(coordinates, Sequence) and not isinstance(coordinates, str)
+    wanted, runs = [time, *(coordinates if listed else ())], [] if member is None else [member]
+    if len(wanted) < 2 or not all(isinstance(name, str) for name in wanted + runs):
+        raise DataError(
+            f"time is {time!r}, coordinates are {coordinates!r} and member is {member!r}, expected names of columns, "
+            "as time='t', coordinates=['q', 'p']"
+        )
     read = partial(pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no name
     try:
         header = [str(name) for name in read(header=None, nrows=1, dtype=str).iloc[0]]
@@ -55,12 +62,11 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         raise DataError(f"{path} could not be read as a CSV file in UTF-8: {failure}") from failure
     table.columns = [str(name).strip() for name in table.columns]
     table = table.astype(dict.fromkeys(table.select_dtypes(bool).columns, str))  # True is no number
-    wanted = [time, *coordinates]
-    absent = [name for name in [*wanted, *([member] if member else [])] if name not in table]
+    absent = [name for name in wanted + runs if name not in table]
     if absent:
         raise DataError(f"{path} has the columns {', '.join(table.columns)}, and not {', '.join(absent)}")
     twice = [name for name in wanted if names.count(name) > 1 or wanted.count(name) > 1]
-    if twice or not coordinates or isinstance(coordinates, str):
+    if twice:
         raise DataError(
             f"{path}: time {time!r} and coordinates {coordinates!r} are to be different columns, each there once"
         )

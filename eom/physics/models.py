@@ -15,7 +15,7 @@ from eom.dynamics.symplectic import Leapfrog
 from eom.errors import DataError, SettingError, StepError
 from eom.physics import learned_fields as fields
 from eom.physics.learned_fields import dense
-from eom.physics.limits import require_finite, require_grid, require_halves, require_periodic
+from eom.physics.limits import is_dense, require_finite, require_grid, require_halves, require_periodic, said
 from eom.physics.rules import (
     Adaptive,
     Rule,
@@ -98,10 +98,9 @@ class LearnedSystem(nn.Module):
 
     def require(self, u: Tensor) -> None:
         """Raise where states [..., n] are not of this model, or its field gives no rates of them."""
-        real = isinstance(u, Tensor) and not u.is_complex() and u.dtype is not torch.bool
+        real = is_dense(u) and not u.is_complex() and u.dtype is not torch.bool
         if not real or not (u.ndim and u.numel()):
-            came = f"{u.dtype} of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
-            raise DataError(f"states are {came}, expected a tensor [..., {self.size}] of real numbers")
+            raise DataError(f"states are {said(u)}, expected a dense tensor [..., {self.size}] of real numbers")
         if u.shape[-1] != self.size:
             raise DataError(
                 f"states have {u.shape[-1]} entries, the model {self.size}: give it all coordinates of the motion "

@@ -16,7 +16,7 @@ from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper, require_stepper, require_tolerance
 from eom.errors import DataError, SettingError, StepError
-from eom.physics.limits import is_number, require_whole
+from eom.physics.limits import is_number, require_fixed, require_whole
 from eom.physics.trajectories import Trajectories, Window
 
 Rule = Callable[[Any, Window], Tensor]
@@ -162,6 +162,7 @@ class Adaptive:
                 options={"max_num_steps": self.max_steps},
             )  # fmt: skip
         except AssertionError as failure:
+            require_fixed("the rate", lambda u: field(0.0, u), y)  # of which no step is small enough
             raise StepError(
                 f"the adaptive step of {self.method} was given up ({failure}): the field is stiff or its flow runs away"
             ) from failure

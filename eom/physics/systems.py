@@ -16,13 +16,16 @@ from eom.dynamics.field import State, require_function
 from eom.dynamics.stepper import Stepper, march, require_stepper
 from eom.errors import SettingError, StepError
 from eom.physics.limits import (
+    is_dense,
     is_number,
     require_energy,
     require_finite,
     require_grid,
+    require_names,
     require_periodic,
     require_positive,
     require_whole,
+    said,
 )
 
 Number = Callable[[State], Tensor]  # [..., n] -> [...]
@@ -52,8 +55,7 @@ class System:
     grid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.entries, tuple | list) or not self.entries:
-            raise SettingError(f"entries are {self.entries!r}, expected their names as a tuple, such as ('q', 'p')")
+        require_names(self.entries)
         require_function(energy=self.energy, structure=self.structure)
         require_grid(self.grid, self.size)
         require_stepper(self.stepper)
@@ -86,9 +88,8 @@ class System:
             drawn anew. StepError: a step too large for the implicit equation; it names the step, the time and the
             residuals.
         """
-        if not isinstance(u, Tensor) or not (u.is_floating_point() and u.ndim and u.numel()):
-            came = f"{u.dtype} of shape {list(u.shape)}" if isinstance(u, Tensor) else f"a {type(u).__name__}"
-            raise SettingError(f"u is {came}, expected a tensor of floats [..., {self.size}]")
+        if not is_dense(u) or not (u.is_floating_point() and u.ndim and u.numel()):
+            raise SettingError(f"u is {said(u)}, expected a dense tensor of floats [..., {self.size}]")
         require_whole(steps=steps, substeps=substeps)
         if not (is_number(h) and h):
             raise SettingError(f"h is {h!r}, expected a finite step other than 0")
@@ -154,8 +155,8 @@ def pendulum(friction: float = 0.0) -> System:
 
 
 def _structure(friction: float) -> Callable[[State], State]:
-    if not 0 <= friction < 2:
-        raise SettingError(f"friction is {friction}, expected 0 or more, and below 2, where motion no longer swings")
+    if not (is_number(friction) and 0 <= friction < 2):
+        raise SettingError(f"friction is {friction!r}, expected 0 or more, and below 2, where motion no longer swings")
     return rotate_with_friction(friction) if friction else rotate
 
 
@@ -202,6 +203,10 @@ def bodies(count: int, gravity: float = 1.0) -> System:
 
 def spring_chain(stiffness: Tensor, masses: Tensor) -> System:
     """Masses [n] on a line between walls, with n + 1 springs of ``stiffness`` [n + 1]; displacements and momenta."""
+    if not all(is_dense(x) and x.ndim == 1 for x in (stiffness, masses)):
+        raise SettingError(
+            f"stiffness is {said(stiffness)} and masses {said(masses)}, expected tensors [n + 1] and [n]"
+        )
     n = len(masses)
     if stiffness.shape != (n + 1,) or not all(bool((x.isfinite() & (x > 0)).all()) for x in (stiffness, masses)):
         raise SettingError(f"{len(stiffness)} springs and {n} masses, expected n + 1 and n positive, finite numbers")

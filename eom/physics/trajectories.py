@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eom.errors import DataError, SettingError
 from eom.physics.archives import read_arrays
-from eom.physics.limits import is_number
+from eom.physics.limits import is_dense, is_number, require_names, said
 
 
 class Window(NamedTuple):
@@ -41,6 +41,7 @@ class Trajectories:
 
     Raises:
         DataError: wrong shapes, numbers that are not finite, times that do not increase, or fewer than two of them.
+        SettingError: names that are none, or twice the same.
     """
 
     times: Tensor
@@ -65,8 +66,9 @@ class Trajectories:
                 "first, as of nanoseconds since 1970"
             )
         object.__setattr__(self, "times", self.times.to(torch.float64).expand(b, s))
-        if not self.entries:
+        if isinstance(self.entries, tuple | list | None) and not self.entries:
             object.__setattr__(self, "entries", tuple(f"u{i}" for i in range(n)))
+        require_names(self.entries)
         if len(self.entries) != n:
             raise DataError(f"{len(self.entries)} names for {n} entries: {', '.join(self.entries)}")
         if self.slopes is not None and self.slopes.shape != self.states.shape:
@@ -201,6 +203,8 @@ def tensor_of(name: str, x: Any) -> Any:
             f"{name} are a {came}, expected a tensor or an array of numbers, as by x.astype(float); of dates, the time "
             "since the first"
         ) from failure
+    if not is_dense(found):
+        raise DataError(f"{name} are {said(found)}, expected a dense tensor of numbers, as by to_dense()")
     if found.is_complex():
         raise DataError(f"{name} are {found.dtype}, expected real ones: take real and imaginary parts as two entries")
     return found

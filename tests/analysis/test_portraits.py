@@ -6,6 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import Normalize
 from PIL import Image
+from torch import nn
 
 from eom import physics, picturing
 from eom.analysis import drawing, fields, films, portraits
@@ -213,6 +214,32 @@ def test_what_was_predicted_already_is_not_predicted_again():
     model = physics.neural_ode(2).double()
     model.predict = None  # type: ignore[assignment]
     assert "predicted motion" in picturing.phase_portrait({"m": model}, system, test, predicted={"m": test}).svg
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda test: picturing.phase_portrait({}, None, test, pair=(0, 7)), r"pair\[1\] is 7, expected .* 0 to 1"),
+        (lambda test: picturing.space_time({}, test, (2,), member=9), "member is 9, expected a number of 0 to 1"),
+        (lambda test: picturing.snapshots({}, test, (2, 1), member=1.5), r"member is 1\.5"),  # type: ignore[arg-type]
+        (lambda test: picturing.animate({}, test, "no.gif", (2, 1), member=-3), "member is -3"),
+    ],
+    ids=["pair", "space and time", "snapshots", "animation"],
+)
+def test_entries_and_trajectories_that_are_not_there_are_named(draw, message):
+    with pytest.raises(SettingError, match=message):
+        draw(physics.data_sets.springs().exact(2, 0))
+
+
+def test_a_model_without_parameters_is_drawn_as_any_other():
+    class Known(nn.Module):
+        def forward(self, u: torch.Tensor) -> torch.Tensor:
+            return u.square().sum(-1)
+
+    system, test = physics.spring(), physics.data_sets.springs(points=3).exact(1, 0)
+    models = {"known": physics.energy_model(2, Known())}
+    assert "learned energy" in picturing.phase_portrait(models, system, test).svg
+    assert picturing.energy_over_time(models, system, test).svg.startswith("<svg")
 
 
 def test_there_is_no_median_over_trajectories_with_times_of_their_own():

@@ -173,6 +173,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "batch norm in eval mode": lambda: nn.Sequential(
         nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 1)
     ).eval(),
+    "instance norm in eval mode": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, affine=True, track_running_stats=True), Of(lambda x: total(x**3))
+    ).eval(),
     "gated residual": lambda: Of(gated, nn.Linear(6, 6), nn.Linear(6, 6)),
     "GRU": lambda: Of(gru, nn.GRUCell(3, 4)),
     "LSTM": lambda: Of(lstm, nn.LSTMCell(3, 4)),

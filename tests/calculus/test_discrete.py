@@ -210,6 +210,11 @@ def test_what_are_no_tensors_are_named():
         discrete_gradient(lambda x: x.sum(1), np.ones((5, 6)), None)  # type: ignore[arg-type] - as a user may
 
 
+def test_what_is_no_function_is_no_energy():
+    with pytest.raises(DiscreteError, match="the energy is 3, expected a function of states"):
+        discrete_gradient(3, *states(1.0))  # type: ignore[arg-type] - as a user may
+
+
 def test_sparse_states_are_named():
     u = states(1.0)[0].to_sparse()
     with pytest.raises(DiscreteError, match=r"are torch\.sparse_coo and torch\.sparse_coo, expected dense"):

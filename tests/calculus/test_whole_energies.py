@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from eom.calculus.discrete import discrete_gradient
-from eom.errors import DiscreteError
+from eom.errors import DiscreteError, SettingError
 
 WIDE = torch.float64
 
@@ -58,6 +58,12 @@ def test_parts_that_go_around_torch_functions_are_refused(part):
     u = torch.tensor([[1.0, 0.5], [0.2, 0.1]], dtype=WIDE)
     with pytest.raises(DiscreteError, match=r"torch\.vmap"):
         discrete_gradient(lambda x: x[:, 1] ** 2 / 2 + part(x), u, u.flip(0))
+
+
+def test_inference_mode_is_not_taken_for_a_part_outside_of_torch():
+    u = torch.ones(1, 2, dtype=WIDE)
+    with torch.inference_mode(), pytest.raises(SettingError, match=r"take torch\.no_grad\(\) instead"):
+        discrete_gradient(lambda x: x.square().sum(-1), u, 2 * u)
 
 
 def test_a_view_that_is_written_in_place_is_refused():

@@ -167,6 +167,12 @@ def test_steps_of_no_size_are_named(h, stepper):
         end(PENDULUM, stepper, start(), h=h, steps=1)
 
 
+@pytest.mark.parametrize("steps", [2.5, -1, None, "2"], ids=str)
+def test_what_is_no_number_of_steps_is_named(steps):
+    with pytest.raises(SettingError, match=r"steps is .*, expected 0 or more, as a whole number"):
+        end(PENDULUM, RK4(), start(), h=0.1, steps=steps)
+
+
 @pytest.mark.parametrize("stepper", [RK4(), Gauss(2), DiscreteGradient()], ids=["RK4", "Gauss", "discrete gradient"])
 def test_each_row_may_have_a_step_of_its_own(stepper):
     h: Any = torch.tensor([[0.1], [0.2], [0.1], [0.3]], dtype=torch.float64)

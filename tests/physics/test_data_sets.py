@@ -109,6 +109,10 @@ def test_the_table_of_the_stand_in_is_the_stand_in():
     torch.testing.assert_close(table.states, file.states, rtol=1e-8, atol=1e-9)
 
 
+def test_a_data_set_is_shown_in_a_line():
+    assert repr(data_sets.springs()) == "DataSet(spring, 30 points, times 0 to 3, noise 0.1)"
+
+
 def test_exact_trajectories_are_at_times_of_ones_own():
     drawn = data_sets.springs()
     solution = drawn.system.solution

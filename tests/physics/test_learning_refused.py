@@ -42,13 +42,17 @@ def learned(rule: Any, stepper: Any = None, field: nn.Module | None = None) -> L
             r"energy of states \[2, 2\] is \[2, 3\], expected \[2\]: a number for each state",
         ),
         (lambda: physics.energy_model(2, Paired()), "the energy of .* must not see each other, as in BatchNorm"),
+        (
+            lambda: physics.neural_ode(2, Paired(2, nn.Dropout())),
+            "the rate .* at first and .* random numbers, as in Drop",
+        ),
         (lambda: learned(physics.midpoint, field=physics.PlainField(Paired(2))), "a rate .* as in BatchNorm"),
         (
             lambda: physics.energy_model(2, Paired(1, nn.Dropout())),
             r"is .* at first and .* then: .* random numbers, as in Dropout",
         ),
     ],
-    ids=["q without p", "not scalar", "batch norm", "batch norm of rates", "dropout"],
+    ids=["q without p", "not scalar", "batch norm", "dropout of rates", "batch norm of rates", "dropout"],
 )
 def test_models_of_something_else_are_refused(make, message):
     with pytest.raises(DataError, match=message):
@@ -168,7 +172,7 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
         (
             lambda m, d: m.predict([[1.0, 0.0]], d.times),
             DataError,
-            r"states are a list, expected a tensor \[\.\.\., 2\]",
+            r"states are a list, expected a dense tensor \[\.\.\., 2\]",
         ),
         (lambda m, d: m.predict(d.states[:, 0] > 0, d.times), DataError, r"are torch.bool of .* of real numbers"),
         (lambda m, d: m.predict(d.states[:, 0] + 1j, d.times), DataError, r"are torch.complex128 of .* real numbers"),
@@ -203,6 +207,22 @@ def test_networks_of_another_width_are_refused_in_training_and_prediction(make, 
 def test_what_is_no_model_no_data_or_no_loss_is_named(act, kind, message):
     with pytest.raises(kind, match=message):
         act(true_spring(physics.midpoint), spring_data())
+
+
+@pytest.mark.parametrize("make", [physics.energy_model, physics.lagrangian_network, physics.neural_ode])
+def test_inference_mode_is_named_where_derivatives_are_needed_and_only_there(make):
+    model, data = make(2).double(), spring_data()
+    acts = [
+        lambda: physics.fit(model, data, steps=1),
+        lambda: physics.spring().simulate(data.states[0, 0], h=0.1, steps=1),
+    ]
+    if make is not physics.neural_ode:
+        acts.append(lambda: model.predict(data.states[:, 0], data.times))
+    with torch.inference_mode():
+        for act in acts:
+            with pytest.raises(SettingError, match=r"torch\.inference_mode\(\) is on, and derivatives are needed"):
+                act()
+        physics.neural_ode(2).double().predict(data.states[:, 0], data.times)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +273,12 @@ def test_models_that_make_no_sense_are_not_built(make, message):
         make()
 
 
+def test_a_model_without_parameters_is_not_fitted():
+    model = physics.neural_ode(2, nn.Identity())
+    with pytest.raises(SettingError, match="has no parameters, and there is nothing to learn"):
+        physics.fit(model, spring_data(), steps=1)
+
+
 def test_a_structure_that_is_learned_freely_is_no_promise():
     assert physics.energy_model(4, None, physics.FreeMatrix(4)).size == 4
 
@@ -290,6 +316,11 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     [
         (lambda: physics.data_sets.springs().draw(0, 0), "count is 0"),
         (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise is -1\.0"),
+        (lambda: physics.data_sets.springs("a"), "span is 'a', expected positive"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.data_sets.pendulums(points=2.5), r"points is 2\.5"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.data_sets.solitons(steps=-1), "steps is -1"),
+        (lambda: physics.data_sets.solitons(dt=0.0), r"dt is 0\.0"),
+        (lambda: physics.data_sets.chains(0), "masses is 0"),
         (lambda: physics.data_sets.springs().exact(1.5, 0), r"count is 1\.5"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.data_sets.springs().exact(1, "a"), "seed is 'a'"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.data_sets.springs().exact(1, 0, [0.0, math.nan]), "among the times are not finite"),
@@ -325,7 +356,8 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
         (lambda: physics.energy_law(lambda g: g**2, 2), "not linear"),
     ],
     ids=[
-        "no trajectory", "noise", "half a trajectory", "no seed", "no time", "one time", "stride",
+        "no trajectory", "noise", "span", "points", "steps", "time step", "masses",
+        "half a trajectory", "no seed", "no time", "one time", "stride",
         "window", "none chosen", "chosen beyond", "chosen between",
         "stepper not made", "stepper's class", "fixed steps", "no method", "rtol", "atol", "no steps",
         "composed", "driving", "odd", "matrix", "width below 0",

@@ -2,12 +2,39 @@
 
 import pytest
 import torch
+from torch import nn
 
 from eom.errors import DataError
 from eom.physics import data_sets
-from eom.physics.limits import require_periodic
+from eom.physics.limits import require_energy, require_periodic
 
 WIDE = torch.float64
+
+
+TWO = torch.tensor([[0.3, -0.7], [0.9, 0.2]])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, WIDE], ids=["single", "double"])
+@pytest.mark.parametrize(
+    ("seen", "message"),
+    [
+        (lambda u: u - u.mean(0), "samples must not see each other"),
+        (lambda u: u * torch.rand_like(u), "it draws random numbers"),
+    ],
+    ids=["batch", "drawn"],
+)
+def test_small_energies_are_no_rounding(kind, seen, message):
+    with pytest.raises(DataError, match=message):
+        require_energy(lambda u: 1e-6 * seen(u).square().sum(-1), TWO.to(kind))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, WIDE], ids=["single", "double"])
+def test_an_energy_that_is_rounding_of_large_terms_is_taken(kind):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1)).to(kind)
+    require_energy(
+        lambda u: (1e6 + net(u)) - net(u) - 1e6 + (1 - torch.cos(1e-3 * u)).sum(-1, keepdim=True), TWO.to(kind)
+    )
 
 
 def test_one_jump_inside_hides_no_edge_of_other_states():

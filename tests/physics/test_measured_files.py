@@ -98,6 +98,18 @@ def test_csv_files_whose_columns_are_not_what_they_seem_are_refused(tmp_path, te
         read_csv(tmp_path / "a.csv", time="t", coordinates=["x"], member="run" if "run" in text else None)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [{"coordinates": [0, 1]}, {"coordinates": None}, {"coordinates": "x"}, {"coordinates": []}, {"time": None},
+     {"time": ["t"]}, {"member": 0}],
+    ids=["numbers", "no coordinates", "one name", "none", "no time", "times", "member"],
+)  # fmt: skip
+def test_columns_are_told_by_their_names(tmp_path, named):
+    (tmp_path / "a.csv").write_text("t,x\n0,1\n1,2\n")
+    with pytest.raises(DataError, match=r"time is .*, coordinates are .* and member is .*, expected names of columns"):
+        read_csv(tmp_path / "a.csv", **{"time": "t", "coordinates": ["x"]} | named)
+
+
 def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_refused(tmp_path):
     for k in (10, 2, 1):
         Image.fromarray(np.full((3, 4), k, np.uint8)).save(tmp_path / f"frame_{k}.png")

@@ -185,6 +185,9 @@ def test_gradients_flow_through_a_simulation():
         (lambda: pendulum().simulate(torch.ones(2), h=0.1, steps=2.5), "steps is 2.5"),  # type: ignore[arg-type]
         (lambda: bodies(1), "count is 1, expected two bodies or more"),
         (lambda: spring(2.0), "friction is 2.0"),
+        (lambda: spring("a"), "friction is 'a', expected 0 or more"),  # type: ignore[arg-type]
+        (lambda: pendulum(None), "friction is None"),  # type: ignore[arg-type]
+        (lambda: spring_chain([1.0, 1.0], 2.0), r"stiffness is a list and masses a float, expected tensors \[n"),  # type: ignore[arg-type]
         (lambda: spring_chain(torch.ones(3), torch.ones(3)), "3 springs and 3 masses"),
         (lambda: wave(3), "points is 3"),
         (lambda: cahn_hilliard(8, dimensions=3), "dimensions is 3"),
@@ -245,6 +248,8 @@ OF_TWO: dict[str, Any] = {
         ({"grid": 2}, SettingError, "grid is 2, expected the points along each axis"),
         ({"entries": ()}, SettingError, r"entries are \(\), expected their names"),
         ({"entries": None}, SettingError, "entries are None, expected their names"),
+        ({"entries": (1, 2)}, SettingError, r"entries are \(1, 2\), expected their names"),
+        ({"entries": ("q", "q")}, SettingError, "'q' is the name of 2 entries"),
         ({"structure": lambda g: 0}, SettingError, r"G maps \[32, 2\] to a int, expected the same"),
         ({"structure": lambda g: None}, SettingError, "to a NoneType, expected the same"),
         ({"energy": 3}, SettingError, "energy is 3, expected a function of states"),
@@ -259,7 +264,8 @@ OF_TWO: dict[str, Any] = {
         ({"energy": lambda u: u.detach().numpy().sum(-1)}, DataError, "is ndarray, expected .*, by torch functions"),
     ],
     ids=[
-        "grid", "grid as a number", "no entries", "None", "G of a number", "G of nothing", "H of none", "class of G",
+        "grid", "grid as a number", "no entries", "None", "numbers", "twice", "G of a number",
+        "G of nothing", "H of none", "class of G",
         "float32", "of one state", "of two numbers", "detached", "drawn", "stepper", "H of a float", "numpy",
     ],
 )  # fmt: skip
@@ -271,15 +277,16 @@ def test_what_makes_no_system_is_named(changed, kind, message):
 @pytest.mark.parametrize(
     ("u", "h", "kind", "message"),
     [
-        (np.ones(2), 0.1, SettingError, r"u is a ndarray, expected a tensor of floats \[\.\.\., 2\]"),
+        (np.ones(2), 0.1, SettingError, r"u is a ndarray, expected a dense tensor of floats \[\.\.\., 2\]"),
         (None, 0.1, SettingError, "u is a NoneType"),
         (torch.tensor(1.0), 0.1, SettingError, r"u is torch.float32 of shape \[\]"),
+        (torch.ones(2).to_sparse(), 0.1, SettingError, r"u is a torch\.sparse_coo on cpu"),
         (torch.ones(2), None, SettingError, "h is None, expected a finite step other than 0"),
         (torch.ones(2), torch.ones(2), SettingError, r"h is tensor\(\[1"),
         (torch.ones(2), math.nan, SettingError, "h is nan"),
         (torch.tensor([1.0, math.nan]), 0.1, DataError, "u holds NaN or infinity in 1 of its 2 entries"),
     ],
-    ids=["array", "no state", "number", "no step", "two steps", "step of no number", "NaN"],
+    ids=["array", "no state", "number", "sparse", "no step", "two steps", "step of no number", "NaN"],
 )
 def test_starts_and_steps_that_are_none_are_named(u, h, kind, message):
     with pytest.raises(kind, match=message):

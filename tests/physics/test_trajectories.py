@@ -138,6 +138,28 @@ def test_what_are_no_numbers_are_no_states(states):
         Trajectories(states, torch.ones(1, 2, 2))
 
 
+@pytest.mark.parametrize("entries", [(1, 2), "qp", 3, (None, None), ("q", "q")], ids=str)
+def test_entries_have_different_names(entries):
+    with pytest.raises(SettingError, match=r"expected (their names as a tuple|different ones)"):
+        Trajectories(torch.arange(2.0), torch.ones(1, 2, 2), entries)
+
+
+@pytest.mark.parametrize("name", ["times", "states", "slopes"])
+@pytest.mark.parametrize(
+    ("hidden", "kind"),
+    [
+        (torch.Tensor.to_sparse, r"torch\.sparse_coo on cpu"),
+        (lambda x: x.to("meta"), r"torch\.strided on meta"),
+        (lambda x: torch.nested.as_nested_tensor([x, x], layout=torch.jagged), r"nested torch\.jagged"),
+    ],
+    ids=["sparse", "meta", "nested"],
+)
+def test_numbers_that_do_not_stand_in_memory_one_by_one_are_none(name, hidden, kind):
+    given: dict[str, Any] = {"times": torch.arange(2.0), "states": torch.ones(1, 2, 2), "slopes": torch.ones(1, 2, 2)}
+    with pytest.raises(DataError, match=f"{name} are a {kind}.*, expected a dense tensor"):
+        Trajectories(**given | {name: hidden(given[name])})
+
+
 @pytest.mark.parametrize("name", ["times", "states", "slopes"])
 def test_complex_numbers_are_refused(name):
     given: dict[str, Any] = {"times": torch.arange(2.0), "states": torch.ones(1, 2, 2), "slopes": torch.ones(1, 2, 2)}
