@@ -54,7 +54,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     if not use_input_stats:  # a linear map
-        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     y, mean, variance = _standardized(input, tuple(range(2, input.ndim)), eps)
     _update(running_mean, running_var, mean.mean(0), variance.mean(0), momentum, input[0, 0].numel())
     return affine(y, *_per_channel(input, weight, bias))
