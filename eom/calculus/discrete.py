@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.modes import require_derivatives
-from eom.errors import DiscreteError
+from eom.errors import DiscreteError, EomError
 
 Energy = Callable[[Tensor], Tensor]  # [b, ...] -> [b]
 Function = Callable[..., Tensor]
@@ -101,8 +101,8 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
 
     Raises:
         DiscreteError: u and v are not of one kind; the energy is no number for each sample, not finite, or part of it
-            is computed outside of torch's functions, so that the identity above does not hold. SettingError: inside of
-            torch.inference_mode().
+            is not followed, or computed outside of torch's functions, so that the identity above does not hold.
+            SettingError: inside of torch.inference_mode().
     """
     kinds: list[Any] = [
         (x.dtype if x.layout is torch.strided else x.layout) if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -121,20 +121,37 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
     with torch.enable_grad():
         start = Two(*(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u, v)))
         tape = Tape(len(u), train)
-        out = energy(Pair.of(start, tape))
-        if not isinstance(out, Pair):
-            came = f"a {type(out).__name__}"
-            if isinstance(out, Tensor):
-                came = "a constant, or made by a transform that is not followed, such as torch.vmap"
-            raise DiscreteError(f"the energy is {came}, expected a tensor, by torch functions of its batch of states")
-        end = out.two
-        if end.u.numel() != len(u) or not end.u.is_floating_point():
+        try:
+            end = _end(energy(Pair.of(start, tape)), len(u))
+            found = tape.pulled(end, start)
+        except EomError:
+            raise
+        except Exception as failure:
+            energy(start.u)  # an error of its own?
             raise DiscreteError(
-                f"the energy is {end.u.dtype} {list(end.u.shape)}, expected floats [b] = {[len(u)]}: one per sample"
-            )
-        found = tape.pulled(end, start)
+                f"what the energy does is not followed from v to u, write it with other torch functions: {failure}"
+            ) from failure
     _require_exact(tape, start, end, found)
     return found if train else found.detach()
+
+
+def _end(out: Any, samples: int) -> Two:
+    """What the energy is at u and v.
+
+    Raises:
+        DiscreteError: it is no number for each sample.
+    """
+    if not isinstance(out, Pair):
+        came = f"a {type(out).__name__}"
+        if isinstance(out, Tensor):
+            came = "a constant, or made by a transform that is not followed, such as torch.vmap"
+        raise DiscreteError(f"the energy is {came}, expected a tensor, by torch functions of its batch of states")
+    end: Two = out.two
+    if end.u.numel() != samples or not end.u.is_floating_point():
+        raise DiscreteError(
+            f"the energy is {end.u.dtype} {list(end.u.shape)}, expected floats [b] = {[samples]}: one per sample"
+        )
+    return end
 
 
 def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:

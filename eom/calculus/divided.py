@@ -126,6 +126,16 @@ def log(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(near, 2 / whole * cardinal(torch.atanh, d / whole), (a - b) / torch.where(near, 1.0, u - v))
 
 
+def power(u: Tensor, v: Tensor, a: Tensor, b: Tensor, n: float) -> Tensor:
+    """Of x^n, n > 0: that of e^(n log x), the unit of x being the larger one, or the quotient beyond a ratio of 3."""
+    near, same = (u - v).abs() < NEAR * (u + v), (u == v) & (n > 1)
+    unit = torch.where(near, torch.maximum(u, v), 1.0).detach()
+    one, other = (torch.where(near, x, 1.0) / unit for x in (u, v))
+    log_one, log_other = one.log(), other.log()
+    slope = n * exp(n * log_one, n * log_other, one, other) * log(one, other, log_one, log_other)
+    return torch.where(near, slope * unit ** (n - 1), (a - b) / torch.where(near | same, 1.0, u - v))
+
+
 def log1p(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return log(1 + u, 1 + v, a, b)
 

@@ -5,7 +5,7 @@ Each has the arguments of the torch function of its name.
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import FunctionType
 from typing import Any
 
@@ -42,7 +42,7 @@ def _opened(func: FunctionType) -> Callable:
 def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode:
         raise DiscreteError("the energy rounds what depends on its argument: leave rounding_mode out")
-    return a * (torch.reciprocal(b) if isinstance(b, Tensor) else 1 / b)
+    return a * (torch.reciprocal(b) if isinstance(b, Tensor) else 1 / b if b else math.inf)
 
 
 def rdiv(a: Any, b: Any) -> Tensor:
@@ -53,10 +53,14 @@ def power(a: Any, n: Any) -> Tensor:
     if isinstance(n, Tensor) and n.ndim == 0 and type(n) is Tensor:
         n = n.item()
     if isinstance(n, int | float):
-        if n == int(n) and abs(n) <= 64:
+        if float(n).is_integer():
             return torch.reciprocal(whole_power(a, -int(n))) if n < 0 else whole_power(a, int(n))
         if abs(n) == 0.5:
             return torch.sqrt(a) if n > 0 else torch.rsqrt(a)
+        if 0 < n < math.inf and not a.is_complex():
+            return elementwise(a, lambda x: x**n, partial(divided.power, n=n))
+        if -math.inf < n < 0:
+            return torch.reciprocal(power(a, -n))
     log: Any = torch.log(a) if isinstance(a, Tensor) else math.log(a)
     return torch.exp(n * log)
 
@@ -300,7 +304,12 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     return x
 
 
+def derivative(*args: Any, **settings: Any) -> Tensor:
+    raise DiscreteError("the energy takes a derivative inside: write it out, by torch functions")
+
+
 COMPOSED: dict[str, Callable] = {
+    "grad": derivative, "backward": derivative,
     "div": div, "divide": div, "true_divide": div, "truediv": div, "rdiv": rdiv, "rtruediv": rdiv, "pow": power,
     "float_power": power, "rpow": lambda a, b: power(b, a), "abs": absolute, "absolute": absolute,
     "std": std, "addmm": addmm, "baddbmm": addmm, "addmv": addmm,

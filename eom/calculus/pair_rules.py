@@ -41,7 +41,7 @@ AFFINE = VIEWS | words(
     "upsample_nearest1d upsample_nearest2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
     "pixel_shuffle pixel_unshuffle add sub subtract rsub cat concat concatenate stack hstack vstack dstack "
     "column_stack fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 view_as_real "
-    "view_as_complex index_put"
+    "view_as_complex complex conj conj_physical resolve_conj index_put"
 )
 QUADRATIC = words("square var")
 # affine in each of two arguments; what else they take is constant
@@ -78,7 +78,7 @@ ABOUT = words(
     "shape dtype device size dim ndim ndimension numel nelement __len__ layout is_floating_point is_complex "
     "get_device stride requires_grad is_sparse is_quantized is_nested is_cuda is_cpu is_contiguous names "
     "element_size is_mkldnn is_leaf grad_fn __repr__ __format__ __hash__ result_type is_same_size is_meta is_mps "
-    "is_xla itemsize nbytes _is_view"
+    "is_xla itemsize nbytes _is_view is_conj is_neg requires_grad_"
 )
 LEAVES = words("item tolist numpy __array__ __float__ __int__ __index__ __complex__ data detach data_ptr")
 
@@ -137,7 +137,7 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     pairs: list[Pair] = []
     within((args, kwargs), pairs.append)
     tape, came = pairs[0].tape, list(dict.fromkeys(x.two for x in pairs))
-    if name in ELEMENTWISE:
+    if name in ELEMENTWISE and not pairs[0].two.u.is_complex():
         return elementwise(pairs[0], *ELEMENTWISE[name])
     moving = [x for x in came if x.u.requires_grad]
     affine = name in AFFINE or (name in PRODUCTS - QUADRATIC and len(pairs) == 1)
@@ -232,10 +232,11 @@ def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Ten
     shape = (samples if every else 1, -1)
 
     def dot(one: list[Tensor], other: list[Tensor]) -> Tensor:
-        products = [(a * b).reshape(shape).sum(1) for a, b in zip(one, other, strict=True)]
+        products = [(a * b.conj()).real.reshape(shape).sum(1) for a, b in zip(one, other, strict=True)]
         return torch.stack(products).sum(0)
 
     d = [x.u - x.v for x in came]
+    mean = [torch.where((x != 0) & ~g.isfinite(), 0.0, g) for x, g in zip(d, mean, strict=True)]  # as x log x at 0
     size = dot([x.u for x in came], [x.u for x in came]) + dot([x.v for x in came], [x.v for x in came])
     square, off = dot(d, d), dot([x.u - x.v for x in went], ws) - dot(d, mean)
     eps = torch.finfo(square.dtype).eps
@@ -264,6 +265,10 @@ def written(raw: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     require_own(target)
     if raw == "__setitem__":
         _, place, value = args
+        if isinstance(place, Pair) and place.dtype is torch.bool and (not isinstance(value, Tensor) or not value.ndim):
+            mask = place.view(*place.shape, *[1] * (target.ndim - place.ndim))
+            target.two = where(mask, value, target).two
+            return target
         made = stepped("index_put", replaced, (target, place, value), {})
     else:
         made = getattr(torch.Tensor, raw.removesuffix("_"))(*args, **kwargs)

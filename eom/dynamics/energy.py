@@ -111,14 +111,14 @@ def itoh_abe(energy: Energy, u: State, v: State) -> State:
 
     It subtracts energies, as ``gonzalez``.
     """
-    found, here = [], v
-    close = torch.finfo(u.dtype).eps ** 0.4 * (u.norm(dim=-1) + v.norm(dim=-1))
+    found, here, eps = [], v, torch.finfo(u.dtype).eps
     low = numbers(energy, here)
     for i in range(u.shape[-1]):
         here = torch.cat([u[..., : i + 1], v[..., i + 1 :]], -1)
         high, gap = numbers(energy, here), u[..., i] - v[..., i]
-        near = gap.abs() <= close
         slope = gradient(energy, torch.cat([u[..., :i], (u + v)[..., i : i + 1] / 2, v[..., i + 1 :]], -1))[..., i]
+        off, rounding = high - low - slope * gap, 4 * eps * (high.abs() + low.abs())  # as of the automatic rule
+        near = (gap.abs() <= eps**0.4 * (u[..., i].abs() + v[..., i].abs())) | (off.abs() <= rounding)
         found.append(torch.where(near, slope, (high - low) / torch.where(near, 1.0, gap)))
         low = high
     return torch.stack(found, -1)

@@ -197,6 +197,10 @@ PACKED, DROPPING = nn.RNN(3, 4).double(), nn.RNN(3, 4, 2, dropout=0.5).double()
         (lambda x: DROPPING(x.view(5, 2, 3))[1][0].sum(1), "draws random numbers"),
         (lambda x: x.norm(1, dim=1), "a norm of order 1: write it out"),
         (lambda x: torch.linalg.norm(x[:, None] * x[..., None], 2, dim=(1, 2)), "a norm of order 2 of matrices"),
+        (lambda x: torch.autograd.grad(x.square().sum(), x, create_graph=True)[0].sum(1), "takes a derivative inside"),
+        (lambda x: (x // 1).sum(1), "not followed from v to u, .*: derivative for aten::floor_divide"),
+        (lambda x: (x / 0.0).sum(1), "the energy is not finite"),
+        (lambda x: (x[x > 0] ** 2).sum() + x[:, 0], "not followed from v to u"),
     ],
 )
 def test_energies_that_have_none_are_refused(h, complaint):

@@ -1,5 +1,7 @@
 """Divided differences against sixty digits, from far apart to the same point, with their derivatives."""
 
+from functools import partial
+
 import mpmath
 import pytest
 import torch
@@ -25,7 +27,10 @@ FUNCTIONS = {
     "sqrt": (torch.sqrt, mpmath.sqrt, POSITIVE),
     "rsqrt": (torch.rsqrt, lambda x: 1 / mpmath.sqrt(x), POSITIVE),
     "reciprocal": (torch.reciprocal, lambda x: 1 / x, POSITIVE),
+    "power 0.3": (lambda x: x**0.3, lambda x: x ** mpmath.mpf(0.3), POSITIVE),
+    "power 2.5": (lambda x: x**2.5, lambda x: x ** mpmath.mpf(2.5), POSITIVE),
 }
+RULES = vars(divided) | {f"power {n}": partial(divided.power, n=n) for n in (0.3, 2.5)}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -35,7 +40,7 @@ def test_values_and_derivatives_are_right_to_rounding_however_near_the_points(na
         for place in places:
             for gap in GAPS:
                 u, v = (torch.tensor(x, dtype=WIDE, requires_grad=True) for x in (place + gap, place))
-                found = getattr(divided, name)(u, v, own(u), own(v))
+                found = RULES[name](u, v, own(u), own(v))
                 slope, other = torch.autograd.grad(found, (u, v))
                 x, y = mpmath.mpf(u.item()), mpmath.mpf(v.item())
                 if x == y:

@@ -17,7 +17,25 @@ ENERGIES = {
     "choice, as a method": lambda x: x.where(x > 0.1, x**2).sum(-1),
     "choice of a number": lambda x: torch.where(x > 0.1, x, 0.1).sum(-1),
     "size": lambda x: x.abs().sum(-1),
+    "writing by a mask": lambda x: at_least_zero(x).square().sum(-1),
+    "selection by a constant mask": lambda x: (x[:, torch.tensor([True, False])] ** 4).sum(-1),
+    "real part": lambda x: torch.exp(1j * x).real.sum(-1),
+    "square of a complex size": lambda x: ((z := torch.complex(x, x * x)) * z.conj()).real.sum(-1),
+    "complex number in polar form": lambda x: torch.polar(x.exp(), x).sum(-1).abs(),
+    "asking for gradients": lambda x: x.requires_grad_().square().sum(-1),
+    "large power": lambda x: (x**66).sum(-1),
+    "large power below": lambda x: ((2 + x.abs()) ** -67).sum(-1),
+    "power of a size": lambda x: (x.abs() ** 2.5).sum(-1),
+    "running statistics": lambda x: RUNNING(x[..., None].expand(-1, -1, 3)).square().sum((1, 2)),
 }
+RUNNING = torch.nn.InstanceNorm1d(2, affine=True, track_running_stats=True).double().eval()
+RUNNING.running_mean.fill_(0.3)  # type: ignore[union-attr, operator] - a buffer
+
+
+def at_least_zero(x: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[y < 0] = 0
+    return y
 
 
 @pytest.mark.parametrize("name", ENERGIES)
@@ -41,6 +59,32 @@ def test_logarithms_have_their_digits_at_any_ratio(ratio):
 def test_the_slope_of_a_size_at_zero_is_torchs():
     zero = torch.zeros(1, 2, dtype=WIDE)
     assert torch.equal(discrete_gradient(lambda x: x.abs().sum(-1), zero, zero), zero)
+
+
+AT_ZERO = {
+    "power of relu": lambda x: (F.relu(x) ** 2.5).sum(-1),
+    "power": lambda x: (x**1.5).sum(-1),
+    "power below 1": lambda x: (x**0.3).sum(-1),
+    "entropy": lambda x: torch.special.entr(x).sum(-1),
+    "x log x": lambda x: torch.xlogy(x, x).sum(-1),
+    "norm": lambda x: x.norm(dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", AT_ZERO)
+def test_one_of_both_states_may_be_where_the_slope_is_not_finite(name):
+    h, u = AT_ZERO[name], torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=WIDE)
+    v = torch.tensor([[0.5, 0.0], [3.0, 1.0]], dtype=WIDE)
+    rise = (discrete_gradient(h, u, v) * (u - v)).sum(-1)
+    torch.testing.assert_close(rise, h(u) - h(v), rtol=1e-14, atol=1e-14)
+
+
+def test_a_slope_at_zero_is_told_where_it_is_infinite_and_no_other():
+    zero = torch.zeros(1, 2, dtype=WIDE)
+    assert torch.equal(discrete_gradient(AT_ZERO["power"], zero, zero), zero)
+    for name in ("power below 1", "x log x"):
+        with pytest.raises(DiscreteError, match="a discrete derivative in it is not finite"):
+            discrete_gradient(AT_ZERO[name], zero, zero)
 
 
 @torch.jit.script

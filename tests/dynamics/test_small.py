@@ -80,6 +80,13 @@ def test_what_does_not_converge_is_no_rounding(curved):
     assert is_rounding(lambda u: (u / off).round() * off + torch.where(u == at, off, 0.0), found)
 
 
+def test_itoh_abe_is_exact_in_a_small_entry_beside_a_large_one():
+    """H is 2 at most, so that its differences are known to a few eps of that."""
+    u, v = (torch.tensor([[1e5, x]], dtype=torch.float64) for x in (1.0, 1.01))
+    rise = (itoh_abe(lambda x: x[:, 1] ** 4 - torch.cos(3 * x[:, 1]), u, v) * (u - v)).sum().item()
+    assert abs(rise - (1 - 1.01**4 - math.cos(3) + math.cos(3.03))) <= 10 * torch.finfo(torch.float64).eps
+
+
 def test_the_automatic_rule_keeps_energies_that_cancel():
     for size in (1e-3, 1e-6):
         u = torch.tensor([[size, 0.0]], dtype=torch.float64)
