@@ -95,6 +95,13 @@ def load(
             raise ValueError(f"it is of another {' and '.join(other)}: continue that training, or choose another file")
         if tree["kind"] != type(optimizer).__name__:
             raise ValueError(f"it was written with {tree['kind']}, and the optimizer is {type(optimizer).__name__}")
+        there, here = ({name: list(x.shape) for name, x in part.items()} for part in (tree["model"], before[0]))
+        if there != here:
+            name = next(x for x in (*here, *there) if there.get(x) != here.get(x))
+            raise ValueError(
+                f"its {name} has the shape {there.get(name)}, and the model's {here.get(name)}: make the model as it "
+                "was, or choose another file"
+            )
         *counts, history = tree["kept"]
         kept = Kept._make([*counts, [tuple(row) for row in history], tree["best"]])
         _restore(model, optimizer, draw, (tree["model"], tree["optimizer"], torch.from_numpy(arrays["generator"])))

@@ -101,6 +101,7 @@ def fit(
             value = after = seen = advance(optimizer, measure, chosen)
             if step == 0:
                 kept = kept._replace(history=[(0, value, start)])
+            bar.update(task, completed=step + 1)
             measured = step % every == every - 1 or step == steps - 1
             if measured:
                 after = _trained(model, measure, chosen, value)
@@ -113,7 +114,7 @@ def fit(
                 )
             if measured:
                 kept = kept.after(step + 1, after, None if unseen is None else seen, model)
-                bar.update(task, completed=step + 1, description=f"loss {after:.3g}")
+                bar.update(task, description=f"loss {after:.3g}")
                 if checkpoint:
                     save(checkpoint, model, optimizer, draw, of, kept, _trained(model, measure, few, math.nan))
                 if patience is not None and kept.waited >= patience:

@@ -59,7 +59,12 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         pd.errors.ParserWarning,
         pd.errors.EmptyDataError,
     ) as failure:
-        raise DataError(f"{path} could not be read as a CSV file in UTF-8: {failure}") from failure
+        raise DataError(
+            f"{path} could not be read as a CSV file in UTF-8: {failure}. Save it as one, with commas and as many "
+            "columns in each row"
+        ) from failure
+    if table.empty:
+        raise DataError(f"{path} has a header and no rows, expected one row for each time")
     table.columns = [str(name).strip() for name in table.columns]
     table = table.astype(dict.fromkeys(table.select_dtypes(bool).columns, str))  # True is no number
     absent = [name for name in wanted + runs if name not in table]
@@ -82,6 +87,7 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             entry = table[name].iloc[wrong[0]]
             said = "is empty" if pd.isna(entry) else f"holds {entry!r}, which is no number"
             todo = "Write decimal points" if "," in str(entry) else "Delete them; times need not be even"
+            todo += "" if member is None else ", but each trajectory is to have as many rows"
             if re.search(r"\d[-/:]\d", str(entry)):
                 todo = "Convert dates to the time since the first"
             line = _line(path, wrong[0])
@@ -96,7 +102,10 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
     )
     lengths = sorted({len(group) for group in groups})
     if len(lengths) > 1:
-        raise DataError(f"{path}: trajectories have {lengths[0]} to {lengths[-1]} rows; expected as many in each")
+        raise DataError(
+            f"{path}: trajectories have {lengths[0]} to {lengths[-1]} rows; expected as many in each: cut all to "
+            f"{lengths[0]}, or longer ones into several"
+        )
     times = np.stack([group[time].to_numpy() for group in groups])  # whole numbers stay so
     states = np.stack([group[list(coordinates)].to_numpy(float) for group in groups])
     try:

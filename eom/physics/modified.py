@@ -78,12 +78,13 @@ class Split:
         return torch.cat([self.velocity(p), self.force(q)], -1)
 
 
-def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: float, order: int = 4) -> Energy:
+def modified_energy(field: Any, stepper: Leapfrog | Gauss, h: float, order: int = 4) -> Energy:
     """H + h^2 H_2 + h^4 H_4, to h^``order``: what a march of ``stepper`` by ``h`` conserves up to h^(order + 2).
 
     Args:
-        field: ``Split(T, V)`` for ``Leapfrog()``; ``EnergySystem(H, G)`` or that for ``ImplicitMidpoint()``, where G is
-            skew and does not depend on u. Energies are [b, ...] -> [b] or [b, 1], smooth, networks too.
+        field: ``Split(T, V)`` or a ``symplectic_network``'s field for ``Leapfrog()``; ``EnergySystem(H, G)``, a model's
+            field or those for ``ImplicitMidpoint()``, where G is skew and does not depend on u. Energies are
+            [b, ...] -> [b] or [b, 1], smooth, networks too.
         order: 0, 2 or 4. The series does not converge: more terms help while h is small against the periods.
 
     Returns:
@@ -95,12 +96,12 @@ def modified_energy(field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: f
     """
     split = _checked(field, stepper, h, order)
     if split:
-        return _sum(field.energy, h, order, _words(field, SECOND), _words(field, FOURTH))  # type: ignore[arg-type] - a Split, as checked
+        return _sum(split.energy, h, order, _words(split, SECOND), _words(split, FOURTH))
     return _midpoint(field, h, order, MIDPOINT)
 
 
 def learned_energy(
-    field: Split | EnergySystem, stepper: Leapfrog | Gauss, h: float, order: int = 4, *, at: State | None = None
+    field: Any, stepper: Leapfrog | Gauss, h: float, order: int = 4, *, at: State | None = None
 ) -> Split | EnergySystem:
     """The system H^ of which one step of ``stepper`` is the flow of ``field`` over ``h``, to h^``order``.
 
@@ -113,20 +114,20 @@ def learned_energy(
     Raises:
         SettingError: as ``modified_energy``; through leapfrog, a correction that no T + V can be.
     """
-    if not _checked(field, stepper, h, order):
+    split = _checked(field, stepper, h, order)
+    if not split:
         return EnergySystem(_midpoint(field, h, order, INVERSE), field.structure)
-    assert isinstance(field, Split)
     if order == 0:
-        return field
+        return split
     if at is None:
         raise SettingError("through leapfrog the learned energy depends on where the data lie: give states as `at`")
-    share = mixing(_words(field, SECOND), at)
+    share = mixing(_words(split, SECOND), at)
     if not share <= SEPARABLE:
         raise SettingError(
             f"{share:.2g} of the second derivatives of the h^2 term mix q and p, so that no T(p) + V(q) has this flow "
             "as its leapfrog: the fit keeps an error of h^2. Train a general H through ImplicitMidpoint() instead"
         )
-    return _learned_split(field, h, order)
+    return _learned_split(split, h, order)
 
 
 def mixing(energy: Energy, at: State) -> float:
@@ -160,7 +161,7 @@ def _sum(energy: Energy, h: float, order: int, second: Energy, fourth: Energy) -
     return total
 
 
-def _midpoint(field: Split | EnergySystem, h: float, order: int, weights: Any) -> Energy:
+def _midpoint(field: Any, h: float, order: int, weights: Any) -> Energy:
     energy = partial(numbers, field.energy)
     law, f = cache(partial(energy_law, field.structure)), motion(energy, field.structure)
     two, (star, chair, path) = weights
@@ -218,18 +219,18 @@ def _parts(energy: Energy) -> tuple[Energy, Energy]:
     return of_p, of_q
 
 
-def _checked(field: Any, stepper: Any, h: float, order: int) -> bool:
-    """Whether the stepper is leapfrog."""
+def _checked(field: Any, stepper: Any, h: float, order: int) -> Split | None:
+    """The parts of a field for leapfrog, None for the midpoint."""
     if type(order) is not int or order not in (0, 2, 4):
         raise SettingError(f"order is {order!r}, expected 0, 2 or 4: the highest power of h to keep")
     if not (isinstance(h, float | int) and isfinite(h) and h != 0):
         raise SettingError(f"h is {h!r}, expected a finite step other than 0")
     if isinstance(stepper, Leapfrog):
-        if not isinstance(field, Split):
+        if not (hasattr(field, "kinetic") and hasattr(field, "potential")):
             raise SettingError(f"for leapfrog the field is {type(field).__name__}, expected Split(kinetic, potential)")
-        return True
+        return Split(field.kinetic, field.potential)
     if stepper != Gauss(1):
         raise SettingError(f"there is no modified energy for {stepper!r}, expected Leapfrog() or ImplicitMidpoint()")
     if not (hasattr(field, "energy") and hasattr(field, "structure")):
         raise SettingError(f"the field is {type(field).__name__}, expected EnergySystem(H, G) or Split(T, V)")
-    return False
+    return None

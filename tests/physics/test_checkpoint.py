@@ -115,6 +115,10 @@ def with_rule(model: LearnedSystem) -> LearnedSystem:
     return model
 
 
+def wide() -> LearnedSystem:
+    return physics.energy_model(2, physics.dense(2, 1, 9)).double()
+
+
 def backwards(data: Trajectories) -> Trajectories:
     """The same states, with other rates."""
     return dataclasses.replace(data, slopes=None if data.slopes is None else -data.slopes)
@@ -135,6 +139,10 @@ def given_up() -> tuple[float, float]:
         (lambda path, m: other_kind(path, m, torch.optim.Adam), "written with Adam, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, m, torch.optim.LBFGS), "written with LBFGS, and the optimizer is SGD"),
         (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
+        (
+            lambda path, m: other_kind(path, wide(), torch.optim.SGD),
+            r"weight has the shape \[9, 2\], .*s \[8, 2\]: make",
+        ),
         (lambda path, m: other_kind(path, m, torch.optim.SGD, spring_data(3)), "it is of another data: continue"),
         (lambda path, m: other_kind(path, m, torch.optim.SGD, backwards(spring_data())), "it is of another data"),
         (lambda path, m: other_kind(path, with_rule(m), torch.optim.SGD), "it is of another rule: continue"),
@@ -147,6 +155,7 @@ def given_up() -> tuple[float, float]:
         "Adam",
         "LBFGS",
         "another model",
+        "another width",
         "other data",
         "other rates",
         "another rule",

@@ -47,6 +47,7 @@ def test_a_column_tells_trajectories_apart(tmp_path, one, other):
             r"whole numbers up to 17\d*21, .* lose digits: subtract",
         ),
         ("", "could not be read as a CSV file"),
+        ("t,x\n", "a header and no rows"),
         ("t,x\n0,1\n1,inf\n", "1 numbers among the states are not finite, the first of x"),
     ],
     ids=[
@@ -64,6 +65,7 @@ def test_a_column_tells_trajectories_apart(tmp_path, one, other):
         "one line",
         "nanoseconds",
         "nothing",
+        "no rows",
         "infinite",
     ],
 )
@@ -76,10 +78,10 @@ def test_csv_files_with_errors_are_refused_with_the_line(tmp_path, text, message
 def test_a_csv_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"t,x\n0,\xff\xfe\n")
     for name in ("a.csv", "b.csv"):
-        with pytest.raises(DataError, match=f"{name} could not be read"):
+        with pytest.raises(DataError, match=f"{name} could not be read .* Save it as one"):
             read_csv(tmp_path / name, time="t", coordinates=["x"])
     (tmp_path / "c.csv").write_text("r,t,x\na,0,1\na,1,2\nb,0,1\n")
-    with pytest.raises(DataError, match="trajectories have 1 to 2 rows"):
+    with pytest.raises(DataError, match="trajectories have 1 to 2 rows; expected as many in each: cut all to 1, or"):
         read_csv(tmp_path / "c.csv", time="t", coordinates=["x"], member="r")
 
 

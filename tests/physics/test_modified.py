@@ -1,5 +1,7 @@
 """Modified energies: closed forms of the spring, and orders to which marches conserve and learned systems invert."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from eom.dynamics.order import ladder
 from eom.dynamics.stepper import end, march
 from eom.dynamics.symplectic import Gauss, ImplicitMidpoint, Leapfrog, yoshida
 from eom.errors import DataError, SettingError
+from eom.physics.models import symplectic_network
 from eom.physics.modified import Split, learned_energy, mixing, modified_energy
 from eom.physics.systems import rotate, rotate_with_friction
 
@@ -149,6 +152,14 @@ def test_networks_have_modified_energies_with_gradients_in_their_parameters():
             weight[0] += eps
         assert pulls[0] is not None
         assert float(pulls[0][0]) == pytest.approx(float((up - down) / (2 * eps)), rel=1e-6)
+
+
+@pytest.mark.parametrize("stepper", [Leapfrog(), ImplicitMidpoint()], ids=["leapfrog", "midpoint"])
+def test_a_models_own_field_has_the_modified_energy_of_its_parts(stepper):
+    torch.manual_seed(0)
+    field: Any = symplectic_network(2).double().field
+    parts = modified_energy(Split(field.kinetic, field.potential), stepper, 0.3)
+    torch.testing.assert_close(modified_energy(field, stepper, 0.3)(AT), parts(AT), rtol=0, atol=0)
 
 
 def test_what_has_no_modified_energy_is_refused():
