@@ -135,17 +135,13 @@ def sizes_of(near: Tensor, points: int, u: Tensor) -> Tensor:
 
 def residual_of(off: Tensor, sizes: Tensor) -> float:
     """The largest |u - g(u)| / (|u_0| + |u|); from zero, where u = 0, it is 1."""
-    return float((off / _positive(torch.where(sizes > 0, sizes, off))).max())
+    return float((off / torch.where(sizes > 0, sizes, torch.where(off > 0, off, 1.0))).max())
 
 
 def units(sizes: Tensor) -> Tensor:
     """[b, n] powers of 1024 near ``sizes`` over the largest: other units, and not an entry that passes zero."""
-    share = sizes / _positive(sizes.amax(-1, keepdim=True))
-    return torch.exp2(10 * (_positive(share).log2() / 10).round())
-
-
-def _positive(sizes: Tensor) -> Tensor:
-    return torch.where(sizes > 0, sizes, 1.0)
+    tens = (sizes / sizes.amax(-1, keepdim=True)).log2().div(10).round()
+    return torch.exp2(10 * tens.nan_to_num(0.0, neginf=0.0))
 
 
 def is_rounding(g: Map, found: Solved) -> bool:
