@@ -46,8 +46,8 @@ class Tape:
         self.samples, self.train = samples, train
         self.steps: list[Step] = []
 
-    def pulled(self, end: Two, start: Two, sizes: list[float] | None = None) -> Tensor:
-        """DG: 1 at each sample's ``end``, pulled back to ``start``; ``sizes`` take what each step adds to the end."""
+    def pulled(self, end: Two, start: Two, sizes: list[Tensor] | None = None) -> Tensor:
+        """DG: 1 at each sample's ``end``, pulled back to ``start``; ``sizes`` take what each step adds to it, [b]."""
         weights = {id(end): torch.ones_like(end.u)}
         for step in reversed(self.steps):
             known = [weights.pop(id(x), None) for x in step.went]
@@ -55,10 +55,15 @@ class Tape:
                 continue
             filled = [torch.zeros_like(x.u) if w is None else w for x, w in zip(step.went, known, strict=True)]
             if sizes is not None:
-                sizes.extend(float((w * x.u).abs().max()) for x, w in zip(step.went, filled, strict=True) if w.numel())
+                sizes += [self.largest(w * x.u) for x, w in zip(step.went, filled, strict=True) if w.numel()]
             for x, w in zip(step.came, step.pull(filled), strict=True):
                 weights[id(x)] = weights[id(x)] + w if id(x) in weights else w
         return weights.get(id(start), torch.zeros_like(start.u))
+
+    def largest(self, x: Tensor) -> Tensor:
+        """[b] of each sample, or of all where ``x`` has none."""
+        each = x.ndim and len(x) == self.samples
+        return x.abs().reshape(self.samples if each else 1, -1).amax(1).expand(self.samples)
 
 
 class Pair(Tensor):
@@ -163,9 +168,10 @@ def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:
         size, eps = terms.abs().sum(1) + high.abs() + low.abs(), torch.finfo(found.dtype).eps
         if bool((size.isfinite() & (off <= eps**0.5 * size)).all()):
             return
-        sizes: list[float] = []
+        sizes = [torch.zeros_like(size)]
         tape.pulled(end, start, sizes)
-        if not bool((off.isfinite() & (off <= eps**0.5 * size + CANCELLING * eps * max(sizes, default=0.0))).all()):
+        cancelling = CANCELLING * eps * torch.stack(sizes).amax(0)
+        if not bool((off.isfinite() & (off <= eps**0.5 * size + cancelling)).all()):
             worst = float((off / size).nan_to_num(float("inf")).max())
             why = "a part of it is computed outside of torch's functions or in fewer digits, or samples see each other"
             if not bool(found.isfinite().all()):

@@ -61,8 +61,15 @@ def power(a: Any, n: Any) -> Tensor:
             return elementwise(a, lambda x: x**n, partial(divided.power, n=n))
         if -math.inf < n < 0:
             return torch.reciprocal(power(a, -n))
+    if isinstance(a, Tensor) and type(n) is Tensor and not n.is_complex():
+        return torch.stack([chosen_power(a, n == k, k.item()) for k in n.unique()]).sum(0)
     log: Any = torch.log(a) if isinstance(a, Tensor) else math.log(a)
     return torch.exp(n * log)
+
+
+def chosen_power(a: Tensor, mask: Tensor, n: float) -> Tensor:
+    """a^n where ``mask``, and 0 elsewhere."""
+    return torch.where(mask, power(torch.where(mask, a, 1.0), n), 0.0)
 
 
 def whole_power(a: Tensor, n: int) -> Tensor:

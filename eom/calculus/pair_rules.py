@@ -140,6 +140,8 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     if name in ELEMENTWISE and not pairs[0].two.u.is_complex():
         return elementwise(pairs[0], *ELEMENTWISE[name])
     moving = [x for x in came if x.u.requires_grad]
+    if name in ("mul", "multiply") and len(came) == 2 and len(moving) == 1:
+        return gated(*sorted(pairs, key=lambda x: x.two not in moving))
     affine = name in AFFINE or (name in PRODUCTS - QUADRATIC and len(pairs) == 1)
     ranked = not affine and name not in CHOICES and (name not in PRODUCTS or len(pairs) > 2)
     if ranked and {x.u.dtype for x in moving} == {torch.float32}:
@@ -216,6 +218,16 @@ def where(mask: Any, a: Any, b: Any) -> Pair:
         pull = lambda ws: [(ws[0] * s).sum_to_size(x.u.shape) for x, s in came]  # noqa: E731 - one line of use
         tape.steps.append(Step([x for x, _ in came], [went], pull))
     return Pair.of(went, tape)
+
+
+def gated(x: Pair, gate: Pair) -> Pair:
+    """gate x, of a gate that is chosen, as x > 0: where it changes from v to u, the share of x that is exact."""
+    (x_u, x_v), (gate_u, gate_v) = ((y.two.u, y.two.v) for y in (x, gate))
+    went, d = Two(gate_u * x_u, gate_v * x_v), x_u - x_v
+    across = (gate_u != gate_v) & (d != 0)
+    share = torch.where(across, (went.u - went.v) / torch.where(across, d, 1.0), gate_u.to(d.dtype))
+    x.tape.steps.append(Step([x.two], [went], lambda ws: [(ws[0] * share).sum_to_size(x_u.shape)]))
+    return Pair.of(went, x.tape)
 
 
 def vjp(outs: list[Tensor], ins: list[Tensor], ws: list[Tensor], train: bool) -> list[Tensor]:

@@ -26,6 +26,9 @@ ENERGIES = {
     "large power": lambda x: (x**66).sum(-1),
     "large power below": lambda x: ((2 + x.abs()) ** -67).sum(-1),
     "power of a size": lambda x: (x.abs() ** 2.5).sum(-1),
+    "power of each entry": lambda x: (x ** torch.tensor([2, 3.0])).sum(-1) + (x ** torch.tensor([4, 5])).sum(-1),
+    "roots of each entry": lambda x: (x.abs() ** torch.tensor([0.5, -1.5])).sum(-1),
+    "gate": lambda x: (x * (x > 0)).sum(-1) + (x.sin() * (x[:, :1] > 0.1).double()).sum(-1),
     "running statistics": lambda x: RUNNING(x[..., None].expand(-1, -1, 3)).square().sum((1, 2)),
 }
 RUNNING = torch.nn.InstanceNorm1d(2, affine=True, track_running_stats=True).double().eval()
@@ -108,6 +111,13 @@ def test_inference_mode_is_not_taken_for_a_part_outside_of_torch():
     u = torch.ones(1, 2, dtype=WIDE)
     with torch.inference_mode(), pytest.raises(SettingError, match=r"take torch\.no_grad\(\) instead"):
         discrete_gradient(lambda x: x.square().sum(-1), u, 2 * u)
+
+
+def test_a_sample_that_is_not_exact_is_refused_beside_a_huge_one():
+    """The square is the same at -1 and 1, the gate is not: no share of the square is what its product gains."""
+    u, v = (torch.tensor([[1e9], [x]], dtype=WIDE) for x in (-1.0, 1.0))
+    with pytest.raises(DiscreteError, match="differs from DG"):
+        discrete_gradient(lambda x: (x**2 * (x > 0)).sum(-1), u, v)
 
 
 def test_a_view_that_is_written_in_place_is_refused():
