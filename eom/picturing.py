@@ -16,8 +16,8 @@ from torch import Tensor
 from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
-from eom.physics.doors import require_predicted
-from eom.physics.limits import require_among, require_grid
+from eom.physics.doors import require_of, require_predicted
+from eom.physics.limits import require_among, require_file, require_grid, require_positive, require_whole
 from eom.physics.metrics import falls
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
@@ -36,10 +36,9 @@ class Picture(NamedTuple):
         """Write an SVG file that stands alone.
 
         Raises:
-            SettingError: a name that ends otherwise.
+            SettingError: a name that ends otherwise, or a folder that is not there.
         """
-        if Path(path).suffix.lower() != ".svg":
-            raise SettingError(f"the picture is to be {path}, expected a name that ends in .svg: it is nothing else")
+        require_file(path, ".svg")
         Path(path).write_text(standalone(self.svg), encoding="utf-8")
         return Path(path)
 
@@ -57,6 +56,8 @@ def predictions(models: Models, test: Trajectories, predicted: Motions | None = 
     unknown = [name for name in given if name not in models]
     if unknown:
         raise SettingError(f"predicted holds {unknown[0]!r}, expected names of the models: {', '.join(models)}")
+    if "true" in models:
+        raise SettingError("a model has the name 'true', which is that of the true motion: call it otherwise")
     for motion in given.values():
         require_predicted(motion, test)
     return {
@@ -77,6 +78,8 @@ def phase_portrait(
     """
     i, j = pair or (0, test.size // 2)
     require_among(test.size, **{"pair[0]": i, "pair[1]": j})
+    if system:
+        require_of(system, test)
     flat = (test.size, i, j) == (2, 0, 1)  # where the picture is the state space
     panels = [
         portraits.Portrait(text, numpy(motion.states[..., [i, j]]), energy_of(models[text]) if flat else None)
@@ -110,6 +113,7 @@ def energy_over_time(
     motions = predictions(models, test, predicted)
     rows, sizes, own = [], [], []
     if system:
+        require_of(system, test)
         true = system.energy(test.states)
         for text, motion in {"true": test, **motions}.items():
             v = motion.states.to(true.dtype)
@@ -156,6 +160,7 @@ def space_time(
     """
     grid = grid or next((model.grid for model in models.values() if model.grid), ())
     require_grid(grid, test.size)
+    require_positive(width=width)
     if len(grid) != 1:
         raise SettingError(
             f"the grid is {grid}, expected the points of a line, as grid=system.grid; in two dimensions take snapshots"
@@ -178,6 +183,7 @@ def snapshots(
     labels: tuple[str, str, str] = ("place x", "place y", "u"), name: str = "snapshots",
 ) -> Picture:  # fmt: skip
     """One trajectory of fields on a two-dimensional ``grid`` at ``count`` times: true, then of each model."""
+    require_whole(count=count)
     at = np.unique(np.linspace(0, test.states.shape[1] - 1, count).round().astype(int))
     rows = {text: rolled(motion, grid, member)[at] for text, motion in all_of(models, test, predicted, member).items()}
     return Picture(fields.snapshots(name, rows, numpy(test.times[member])[at], labels, size))
@@ -194,7 +200,10 @@ def animate(
 
     Raises:
         DataError: states that are no field on the grid; without one, a first entry that is not named as an angle.
+        SettingError: a name that does not end in .gif, or a folder that is not there; a rate that is not positive.
     """
+    require_file(path, ".gif")
+    require_positive(rate=rate)
     if grid is None and not test.entries[0].startswith("angle"):
         raise DataError(
             f"the first entry is {test.entries[0]!r}, no angle of a pendulum: name it in Trajectories(..., entries=("

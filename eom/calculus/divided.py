@@ -192,9 +192,9 @@ def atan(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(near, small, (a - b) / torch.where(near, 1.0, u - v))
 
 
+def cosh(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return ((u + v) / 2).sinh() * cardinal(torch.sinh, (u - v) / 2)
+
+
 def sinh(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (exp(u, v, a, b) + exp(-u, -v, a, b)) / 2
-
-
-def cosh(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return (exp(u, v, a, b) - exp(-u, -v, a, b)) / 2

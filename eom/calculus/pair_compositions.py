@@ -42,7 +42,12 @@ def _opened(func: FunctionType) -> Callable:
 def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode:
         raise DiscreteError("the energy rounds what depends on its argument: leave rounding_mode out")
-    return a * (torch.reciprocal(b) if isinstance(b, Tensor) else 1 / b if b else math.inf)
+    return a * (torch.reciprocal(floats(b, a)) if isinstance(b, Tensor) else 1 / b if b else math.inf)
+
+
+def floats(x: Tensor, other: Any) -> Tensor:
+    """A constant in the floats of its result with ``other``: whole numbers would have those of single precision."""
+    return x if isinstance(x, Pair) else x.to(torch.result_type(x, other))
 
 
 def rdiv(a: Any, b: Any) -> Tensor:
@@ -50,7 +55,8 @@ def rdiv(a: Any, b: Any) -> Tensor:
 
 
 def power(a: Any, n: Any) -> Tensor:
-    if isinstance(n, Tensor) and n.ndim == 0 and type(n) is Tensor:
+    learned = isinstance(n, Tensor) and n.requires_grad
+    if type(n) is Tensor and n.ndim == 0 and not learned:
         n = n.item()
     if isinstance(n, int | float):
         if float(n).is_integer():
@@ -61,9 +67,9 @@ def power(a: Any, n: Any) -> Tensor:
             return elementwise(a, lambda x: x**n, partial(divided.power, n=n))
         if -math.inf < n < 0:
             return torch.reciprocal(power(a, -n))
-    if isinstance(a, Tensor) and type(n) is Tensor and not n.is_complex():
+    if isinstance(a, Tensor) and type(n) is Tensor and not (learned or n.is_complex()):
         return torch.stack([chosen_power(a, n == k, k.item()) for k in n.unique()]).sum(0)
-    log: Any = torch.log(a) if isinstance(a, Tensor) else math.log(a)
+    log: Any = torch.log(floats(a, n)) if isinstance(a, Tensor) else math.log(a)
     return torch.exp(n * log)
 
 

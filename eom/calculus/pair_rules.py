@@ -215,7 +215,7 @@ def where(mask: Any, a: Any, b: Any) -> Pair:
     t = torch.where(across, share, choose_u.to(went.u.dtype))
     came = [(x.two, s) for x, s in ((a, t), (b, 1 - t)) if isinstance(x, Pair)]
     if came:
-        pull = lambda ws: [(ws[0] * s).sum_to_size(x.u.shape) for x, s in came]  # noqa: E731 - one line of use
+        pull = lambda ws: [of_kind(x, ws[0] * s.conj()) for x, s in came]  # noqa: E731 - one line of use
         tape.steps.append(Step([x for x, _ in came], [went], pull))
     return Pair.of(went, tape)
 
@@ -226,8 +226,14 @@ def gated(x: Pair, gate: Pair) -> Pair:
     went, d = Two(gate_u * x_u, gate_v * x_v), x_u - x_v
     across = (gate_u != gate_v) & (d != 0)
     share = torch.where(across, (went.u - went.v) / torch.where(across, d, 1.0), gate_u.to(d.dtype))
-    x.tape.steps.append(Step([x.two], [went], lambda ws: [(ws[0] * share).sum_to_size(x_u.shape)]))
+    x.tape.steps.append(Step([x.two], [went], lambda ws: [of_kind(x.two, ws[0] * share.conj())]))
     return Pair.of(went, x.tape)
+
+
+def of_kind(x: Two, w: Tensor) -> Tensor:
+    """A weight of x, of what was broadcast from it, real where x is."""
+    found = w.sum_to_size(x.u.shape)
+    return found if x.u.is_complex() else found.real
 
 
 def vjp(outs: list[Tensor], ins: list[Tensor], ws: list[Tensor], train: bool) -> list[Tensor]:
@@ -240,7 +246,8 @@ def vjp(outs: list[Tensor], ins: list[Tensor], ws: list[Tensor], train: bool) ->
 def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Tensor], samples: int) -> list[Tensor]:
     """The rank-one rule, J_m^T w + d (dg . w - d . J_m^T w) / |d|^2, where |d| and the bracket are above rounding."""
     every = all(x.u.ndim and len(x.u) == samples for x in (*came, *went))
-
+    if not samples:
+        return mean
     shape = (samples if every else 1, -1)
 
     def dot(one: list[Tensor], other: list[Tensor]) -> Tensor:
@@ -283,7 +290,10 @@ def written(raw: str, func: Callable, args: tuple, kwargs: dict) -> Any:
             return target
         made = stepped("index_put", replaced, (target, place, value), {})
     else:
-        made = getattr(torch.Tensor, raw.removesuffix("_"))(*args, **kwargs)
+        plain = getattr(torch.Tensor, raw.removesuffix("_"), None)
+        if plain is None:  # as of zero_ and of random numbers
+            raise DiscreteError(f"the energy writes in place by {raw}: make a new tensor instead")
+        made = plain(*args, **kwargs)
     target.two = made.two
     return target
 

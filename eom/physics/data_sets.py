@@ -89,7 +89,7 @@ class DataSet:
         """[count, n] starts, and the generator that has drawn them."""
         require_whole(count=count)
         require_seed(seed)
-        random = torch.Generator().manual_seed(seed)
+        random = torch.Generator().manual_seed(int(seed))
         return self.starts(count, random), random
 
 

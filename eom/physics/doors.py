@@ -8,8 +8,9 @@ from torch import Tensor
 
 from eom.calculus.modes import require_derivatives
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
-from eom.physics.limits import require_apart, require_energy, require_seed
+from eom.physics.limits import require_seed
 from eom.physics.models import LearnedSystem
+from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, Window
 
 
@@ -24,6 +25,12 @@ def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
     data = data.to(model.dtype)
     model.require(data.states)
     return data
+
+
+def require_of(system: System, test: Trajectories) -> None:
+    """Raise where the states are not of this system."""
+    if test.size != system.size:
+        raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
 
 
 def require_predicted(predicted: Any, test: Trajectories) -> None:
@@ -53,8 +60,11 @@ def require_fit(
 ) -> Window:
     """The windows of accepted data, and settings in their range."""
     require_derivatives()
-    if not any(True for _ in model.parameters()):
-        raise SettingError("the model has no parameters, and there is nothing to learn: predict with it as it is")
+    if not any(x.requires_grad for x in model.parameters()):
+        raise SettingError(
+            "the model has no parameters that require gradients, and there is nothing to learn: predict with it as it "
+            "is, or set requires_grad_()"
+        )
     named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
     wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and (type(x) is not int or x < 1)]
     if wrong:
@@ -68,11 +78,7 @@ def require_fit(
             "or take window=1"
         )
     windows = data.windows(window, stride)
-    energy, some = getattr(model.field, "energy", None), windows.u[[0, -1], [0, -1]]
-    if energy is None:
-        require_apart("a rate", model, some)
-    else:
-        require_energy(energy, some)
+    model.require_each(windows.u[[0, -1], [0, -1]])
     return windows
 
 

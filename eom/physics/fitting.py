@@ -77,7 +77,7 @@ def fit(
     require_optimizer(model, optimizer, checkpoint)
     squares: Loss = partial(mean_square, model)
     measure = loss or squares
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(int(seed))
     few = windows.rows(torch.linspace(0, len(windows.u) - 1, min(FEW, len(windows.u))).long())
     _after(model, squares, few)  # what the rule refuses it does before anything is changed
 

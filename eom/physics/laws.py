@@ -52,6 +52,7 @@ def compare_energies(learned: Energy, true: Energy, states: Tensor, unseen: Sequ
     with torch.no_grad():
         x, y = (scalars(name, e, states) for name, e in (("learned", learned), ("true", true)))
         basis = torch.stack([torch.ones_like(x), *(scalars("unseen", c, states) for c in unseen)], 1)
+        basis = basis / basis.abs().amax(0).clamp(min=torch.finfo(x.dtype).tiny)  # in any units
         both = torch.stack([x, y], 1)
         weights = torch.linalg.lstsq(basis, both).solution  # [1 + unseen, 2]
         a, b = (both - basis @ weights).T

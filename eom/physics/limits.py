@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from math import isfinite, prod
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +70,14 @@ def require_names(entries: Any) -> None:
         raise SettingError(f"{twice!r} is the name of {entries.count(twice)} entries, expected different ones")
 
 
+def require_file(path: str | Path, ending: str) -> None:
+    """Raise where a file of this kind cannot be written."""
+    if Path(path).suffix != ending or not Path(path).parent.is_dir():
+        raise SettingError(
+            f"the file is to be {path}, expected a name that ends in {ending}, in a folder that is there"
+        )
+
+
 def is_dense(x: Any) -> bool:
     """Whether it is a tensor whose numbers all stand in memory."""
     return isinstance(x, Tensor) and x.layout is torch.strided and not (x.is_nested or x.is_meta)
@@ -91,20 +100,22 @@ def require_finite(name: str, x: Tensor) -> None:
 
 
 def require_apart(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
-    """Raise where ``of`` the first of states [b, n] is not finite, or another beside the others than beside itself."""
-    beside, one, close = _compared(_first(of, u, 0), _first(of, u[:1].expand_as(u), 0))
-    if not isfinite(one):
-        raise DataError(f"{what} of a state is {one}, expected a finite number")
-    if not close:
-        raise DataError(
-            f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must not "
-            "see each other, as in BatchNorm: call model.eval(), or take LayerNorm. Entries are u[..., 0], not u[0]"
-        )
+    """Raise where ``of`` one of states [2, n] is not finite, or another beside the other than beside itself."""
+    for k in (0, 1):
+        beside, one, close = _compared(_drawn(of, u, k, 0), _drawn(of, u[[k, k]], k, 0))
+        if not isfinite(one):
+            raise DataError(f"{what} of a state is {one}, expected a finite number")
+        if not close:
+            raise DataError(
+                f"{what} of one state is {beside:.6g} beside a second one and {one:.6g} beside itself: samples must "
+                "not see each other, as in BatchNorm: call model.eval(), or take LayerNorm. Entries are u[..., 0], not "
+                "u[0]"
+            )
 
 
 def require_fixed(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
     """Raise where ``of`` the first of states [b, n] is drawn anew each time."""
-    one, again, close = _compared(_first(of, u, 0), _first(of, u, 1))
+    one, again, close = _compared(_drawn(of, u, 0, 0), _drawn(of, u, 0, 1))
     if not close:
         raise DataError(
             f"{what} of one state is {one:.6g} at first and {again:.6g} then: it draws random numbers, as in "
@@ -113,7 +124,7 @@ def require_fixed(what: str, of: Callable[[Tensor], Tensor], u: Tensor) -> None:
 
 
 def require_energy(energy: Any, u: Tensor) -> None:
-    """Raise where an energy of states [b, n] is none of each alone, has no gradient, or is drawn anew each time."""
+    """Raise where an energy of states [2, n] is none of each alone, has no gradient, or is drawn anew each time."""
     of = partial(numbers, energy)
     try:
         require_apart("the energy", of, u)
@@ -128,11 +139,11 @@ def require_energy(energy: Any, u: Tensor) -> None:
     require_fixed("the energy", of, u)
 
 
-def _first(of: Callable[[Tensor], Tensor], u: Tensor, seed: int) -> Tensor:
-    """``of`` the first state, flat, with torch's generator at ``seed``."""
+def _drawn(of: Callable[[Tensor], Tensor], u: Tensor, k: int, seed: int) -> Tensor:
+    """``of`` state k, flat, with torch's generator at ``seed``."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return of(u)[0].flatten()
+        return of(u)[k].flatten()
 
 
 def _compared(x: Tensor, y: Tensor) -> tuple[float, float, bool]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from eom.dynamics.energy import numbers
 from eom.dynamics.energy_law import energy_law
-from eom.errors import DataError, SettingError, StepError
+from eom.errors import SettingError, StepError
 from eom.physics.data_sets import rates
-from eom.physics.doors import accepted, require_predicted
+from eom.physics.doors import accepted, require_of, require_predicted
 from eom.physics.models import LearnedSystem, as_predicting
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -60,8 +60,8 @@ def evaluate(
         raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
     if predicted is not None:
         require_predicted(predicted, test)
-    if system and test.size != system.size:
-        raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
+    if system:
+        require_of(system, test)
     u = test.states
     try:
         v = (model.predict(u[:, 0], test.times, substeps) if predicted is None else predicted).states.to(u.dtype)

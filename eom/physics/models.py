@@ -15,7 +15,16 @@ from eom.dynamics.symplectic import Leapfrog
 from eom.errors import DataError, SettingError, StepError
 from eom.physics import learned_fields as fields
 from eom.physics.learned_fields import dense
-from eom.physics.limits import is_dense, require_finite, require_grid, require_halves, require_periodic, said
+from eom.physics.limits import (
+    is_dense,
+    require_apart,
+    require_energy,
+    require_finite,
+    require_grid,
+    require_halves,
+    require_periodic,
+    said,
+)
 from eom.physics.rules import (
     Adaptive,
     Rule,
@@ -84,6 +93,7 @@ class LearnedSystem(nn.Module):
         u = u.to(self.dtype).detach()
         states, at = [u], clock(times, u, entries)
         with torch.no_grad(), as_predicting(self):
+            self.require_each(u[[0, -1]])
             try:
                 for y in followed(self.field, self.stepper, u, at, substeps):
                     if not bool(y.isfinite().all()):
@@ -95,6 +105,14 @@ class LearnedSystem(nn.Module):
                     "or train longer"
                 ) from failure
         return Trajectories(at, torch.stack(states, 1), entries)
+
+    def require_each(self, u: Tensor) -> None:
+        """Raise where the energy, or the rate, of one of states [2, n] is not its own."""
+        energy = getattr(self.field, "energy", None)
+        if energy is None:
+            require_apart("a rate", self, u)
+        else:
+            require_energy(energy, u)
 
     def require(self, u: Tensor) -> None:
         """Raise where states [..., n] are not of this model, or its field gives no rates of them."""

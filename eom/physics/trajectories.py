@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eom.errors import DataError, SettingError
 from eom.physics.archives import read_arrays
-from eom.physics.limits import is_dense, is_number, require_names, said
+from eom.physics.limits import is_dense, is_number, require_file, require_names, said
 
 
 class Window(NamedTuple):
@@ -168,10 +168,7 @@ class Trajectories:
         Raises:
             SettingError: a name that ends otherwise, a folder that is not there, or floats that no array has.
         """
-        if Path(path).suffix != ".npz" or not Path(path).parent.is_dir():
-            raise SettingError(
-                f"the file is to be {path}, expected a name that ends in .npz, in a folder that is there"
-            )
+        require_file(path, ".npz")
         if self.states.dtype is torch.bfloat16:
             raise SettingError("the states are bfloat16, which .npz files do not hold: save data.to(torch.float32)")
         named = {"times": self.times, "states": self.states, "slopes": self.slopes}

@@ -263,6 +263,21 @@ def test_fields_in_two_dimensions_are_rolled_up_and_a_wrong_grid_is_named(tmp_pa
         picturing.snapshots({"m": model}, test, (6, 5), predicted={"m": test})
 
 
+def test_what_pictures_are_not_made_of_is_named(tmp_path):
+    test, model = physics.data_sets.springs().exact(2, 0), physics.energy_model(2).double()
+    for act, message in [
+        (lambda: picturing.energy_over_time({"true": model}, None, test), "name 'true', which is that of the true"),
+        (lambda: picturing.energy_over_time({"m": model}, physics.double_pendulum(), test), "2 entries, double"),
+        (lambda: picturing.phase_portrait({"m": model}, physics.double_pendulum(), test), "2 entries, double"),
+        (lambda: picturing.snapshots({"m": model}, test, (2, 1), count=0), "count is 0, expected 1 or more"),
+        (lambda: picturing.animate({"m": model}, test, tmp_path / "f.mp4"), "ends in .gif, in a folder"),
+        (lambda: picturing.animate({"m": model}, test, tmp_path / "f.gif", rate=0.0), "rate is 0.0, expected pos"),
+        (lambda: picturing.Picture("<svg/>").save(tmp_path / "no" / "f.svg"), "ends in .svg, in a folder"),
+    ]:
+        with pytest.raises((DataError, SettingError), match=message):
+            act()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

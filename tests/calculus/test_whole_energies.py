@@ -1,5 +1,7 @@
 """A discrete gradient is of the energy as torch evaluates it: of every part, or none."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -28,6 +30,9 @@ ENERGIES = {
     "power of a size": lambda x: (x.abs() ** 2.5).sum(-1),
     "power of each entry": lambda x: (x ** torch.tensor([2, 3.0])).sum(-1) + (x ** torch.tensor([4, 5])).sum(-1),
     "roots of each entry": lambda x: (x.abs() ** torch.tensor([0.5, -1.5])).sum(-1),
+    "quotient by whole numbers": lambda x: (x / torch.tensor([3, 7])).sum(-1) + (x * x / torch.tensor(3)).sum(-1),
+    "power of a whole number": lambda x: (torch.tensor([3, 5]) ** x).sum(-1),
+    "choice of a real or a complex number": lambda x: torch.where(x > 0, x, torch.complex(x, x)).abs().square().sum(-1),
     "gate": lambda x: (x * (x > 0)).sum(-1) + (x.sin() * (x[:, :1] > 0.1).double()).sum(-1),
     "running statistics": lambda x: RUNNING(x[..., None].expand(-1, -1, 3)).square().sum((1, 2)),
 }
@@ -118,6 +123,35 @@ def test_a_sample_that_is_not_exact_is_refused_beside_a_huge_one():
     u, v = (torch.tensor([[1e9], [x]], dtype=WIDE) for x in (-1.0, 1.0))
     with pytest.raises(DiscreteError, match="differs from DG"):
         discrete_gradient(lambda x: (x**2 * (x > 0)).sum(-1), u, v)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e8])
+def test_a_constant_hides_no_part_that_is_not_exact(constant):
+    u, v = torch.tensor([[1.0, 1.0]], dtype=WIDE), torch.tensor([[-1.0, 0.5]], dtype=WIDE)
+    with pytest.raises(DiscreteError, match="differs from DG"):
+        discrete_gradient(lambda x: constant + (x**2 / 2 * (x > 0)).sum(-1), u, v)
+
+
+def test_an_exponent_has_a_gradient():
+    """H = (x^2 + 1)^a, from u to v."""
+    u, v = torch.tensor([[1.0]], dtype=WIDE), torch.tensor([[0.5]], dtype=WIDE)
+    for shape in ((), (1,)):
+        a = torch.full(shape, 2.5, dtype=WIDE, requires_grad=True)
+        (found,) = torch.autograd.grad(discrete_gradient(lambda x: ((x * x + 1) ** a).sum(-1), u, v).sum(), a)  # noqa: B023
+        wanted = (2**2.5 * math.log(2) - 1.25**2.5 * math.log(1.25)) / 0.5
+        assert found.item() == pytest.approx(wanted, rel=1e-14)
+
+
+def test_a_hyperbolic_cosine_keeps_its_digits_near_zero():
+    u = torch.tensor([[1e-8, 2e-4]], dtype=WIDE)
+    torch.testing.assert_close(discrete_gradient(lambda x: x.cosh().sum(-1), u, u), u.sinh(), rtol=1e-15, atol=0)
+
+
+def test_no_sample_has_no_gradient_and_zeros_are_not_written():
+    none, one = torch.zeros(0, 2, dtype=WIDE), torch.ones(1, 2, dtype=WIDE)
+    assert discrete_gradient(lambda x: x.prod(1), none, none).shape == (0, 2)
+    with pytest.raises(DiscreteError, match="writes in place by zero_: make a new tensor"):
+        discrete_gradient(lambda x: (2 * x).zero_().sum(-1), one, 2 * one)
 
 
 def test_a_view_that_is_written_in_place_is_refused():

@@ -200,10 +200,13 @@ def test_what_cannot_be_read_is_refused_at_the_door():
             read_kernel(kernel)
 
 
-def test_what_the_structure_cannot_see_is_left_out_of_the_comparison():
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+def test_what_the_structure_cannot_see_is_left_out_of_the_comparison(unit):
     states = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     true, mass = (lambda u: u.square().sum(-1)), (lambda u: u.sum(-1))
-    agreement = compare_energies(lambda u: 2 * true(u) + 3 * mass(u) - 1, true, states, unseen=[mass])
+    agreement = compare_energies(
+        lambda u: 2 * true(u) + 3 * mass(u) - 1, true, states, unseen=[lambda u: unit * mass(u)]
+    )
     assert (agreement.scale, agreement.offset) == (pytest.approx(0.5, rel=1e-12), pytest.approx(0.5, rel=1e-12))
     assert agreement.residual < 1e-13
     assert compare_energies(lambda u: 2 * true(u) + 3 * mass(u) - 1, true, states).residual > 0.1

@@ -273,10 +273,31 @@ def test_models_that_make_no_sense_are_not_built(make, message):
         make()
 
 
-def test_a_model_without_parameters_is_not_fitted():
-    model = physics.neural_ode(2, nn.Identity())
-    with pytest.raises(SettingError, match="has no parameters, and there is nothing to learn"):
+@pytest.mark.parametrize(
+    "model",
+    [physics.neural_ode(2, nn.Identity()), physics.energy_model(2).requires_grad_(False)],
+    ids=["none", "frozen"],
+)
+def test_a_model_without_parameters_to_learn_is_not_fitted(model):
+    with pytest.raises(SettingError, match="no parameters that require gradients, and there is nothing to learn"):
         physics.fit(model, spring_data(), steps=1)
+
+
+class Summed(nn.Module):
+    """Of which each state sees those before it."""
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        return u.cumsum(0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [physics.neural_ode(2, Summed()), physics.hamiltonian_network(2, nn.Sequential(Summed(), nn.Linear(2, 1)))],
+    ids=["rate", "energy"],
+)
+def test_states_that_see_those_before_them_are_not_predicted(model):
+    with pytest.raises(DataError, match="samples must not see each other"):
+        model.predict(torch.tensor([[1.0, 0.0], [0.5, 0.2]]), torch.arange(3.0))
 
 
 def test_a_structure_that_is_learned_freely_is_no_promise():
