@@ -3,7 +3,7 @@
 - affine functions: their vjp, which is the same everywhere;
 - those of degree two in what varies (products): the mean of the vjps at u and v, which is the one at the midpoint;
 - elementwise ones: w s[u, v], with the divided differences of ``divided``;
-- what torch fuses: written out, in ``pair_compositions``;
+- what torch fuses: written out, in ``pair_compositions`` with ``pair_powers`` and ``pair_activations``;
 - any other: the rank-one rule J = J_m + (g(u) - g(v) - J_m d) d^T / |d|^2 for each sample, J_m the mean of both.
 """
 
