@@ -131,8 +131,8 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
             found = tape.pulled(end, start)
         except EomError:
             raise
-        except Exception as failure:
-            energy(start.u)  # an error of its own?
+        except Exception as failure:  # torch's, of whatever kind
+            energy(start.u)  # raises again where the error is the energy's own
             raise DiscreteError(
                 f"what the energy does is not followed from v to u, write it with other torch functions: {failure}"
             ) from failure

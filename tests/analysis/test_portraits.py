@@ -221,7 +221,7 @@ def test_what_was_predicted_already_is_not_predicted_again():
     [
         (lambda test: picturing.phase_portrait({}, None, test, pair=(0, 7)), r"pair\[1\] is 7, expected .* 0 to 1"),
         (lambda test: picturing.space_time({}, test, (2,), member=9), "member is 9, expected a number of 0 to 1"),
-        (lambda test: picturing.snapshots({}, test, (2, 1), member=1.5), r"member is 1\.5"),  # type: ignore[arg-type]
+        (lambda test: picturing.snapshots({}, test, (2, 1), member=1.5), r"member is 1\.5"),  # type: ignore[arg-type] - as a user may
         (lambda test: picturing.animate({}, test, "no.gif", (2, 1), member=-3), "member is -3"),
     ],
     ids=["pair", "space and time", "snapshots", "animation"],

@@ -77,7 +77,11 @@ def test_what_does_not_converge_is_no_rounding(curved):
     off, at = 1e-9, torch.ones(1, 2, dtype=torch.float64)
     found = Solved(at, off, 1, "")
     assert not is_rounding(lambda u: u + off + curved * (u - at).square(), found)
-    assert is_rounding(lambda u: (u / off).round() * off + torch.where(u == at, off, 0.0), found)
+
+
+def test_steps_of_rounding_are_told_as_such():
+    off, at = 1e-9, torch.ones(1, 2, dtype=torch.float64)
+    assert is_rounding(lambda u: (u / off).round() * off + torch.where(u == at, off, 0.0), Solved(at, off, 1, ""))
 
 
 def test_itoh_abe_is_exact_in_a_small_entry_beside_a_large_one():

@@ -240,40 +240,6 @@ def test_what_discrete_gradients_are_not_taken_of_is_told_what_to_take(field):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: physics.energy_model(1), "size is 1, expected positions and as many"),
-        (lambda: physics.symplectic_network(1), "inputs, outputs, width are 0, 1, 100; expected whole numbers"),
-        (lambda: physics.second_order_ode(1), "are 1, 0, 100; .* two entries or more"),
-        (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
-        (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of the points of the grid \(50,\)"),
-        (lambda: physics.energy_model(100, physics.GridEnergy((50,))), "size is 100, .* of states of 50 entries"),
-        (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
-        (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[32, 2\] to \[32, 1\]"),
-        (lambda: physics.energy_model(2, None, lambda g: None), r"maps \[32, 2\] to a NoneType"),  # type: ignore[arg-type]
-        (lambda: learned(physics.Shooting), "the rule is 'Shooting', expected a function of field and window"),
-        (lambda: learned(physics.midpoint, physics.RK4), r"the stepper is 'RK4', expected one, such as RK4\(\)"),
-    ],
-    ids=[
-        "one entry",
-        "half of one",
-        "no force",
-        "nothing",
-        "grid",
-        "fields",
-        "rising",
-        "narrow",
-        "none",
-        "rule",
-        "stepper",
-    ],
-)
-def test_models_that_make_no_sense_are_not_built(make, message):
-    with pytest.raises(SettingError, match=message):
-        make()
-
-
-@pytest.mark.parametrize(
     "model",
     [physics.neural_ode(2, nn.Identity()), physics.energy_model(2).requires_grad_(False)],
     ids=["none", "frozen"],
@@ -330,62 +296,3 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
     with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
         act(model, Trajectories(torch.arange(2.0), wave))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: physics.data_sets.springs().draw(0, 0), "count is 0"),
-        (lambda: physics.data_sets.springs(noise=-1.0).draw(1, 0), r"noise is -1\.0"),
-        (lambda: physics.data_sets.springs("a"), "span is 'a', expected positive"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.data_sets.pendulums(points=2.5), r"points is 2\.5"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.data_sets.solitons(steps=-1), "steps is -1"),
-        (lambda: physics.data_sets.solitons(dt=0.0), r"dt is 0\.0"),
-        (lambda: physics.data_sets.chains(0), "masses is 0"),
-        (lambda: physics.data_sets.springs().exact(1.5, 0), r"count is 1\.5"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.data_sets.springs().exact(1, "a"), "seed is 'a'"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.data_sets.springs().exact(1, 0, [0.0, math.nan]), "among the times are not finite"),
-        (lambda: physics.data_sets.springs().exact(1, 0, 1.0), r"times have shape \[\], expected \[s\] or \[1, s\]"),
-        (lambda: spring_data().windows(1, 0), ", 0 points apart"),
-        (lambda: spring_data().windows(1.5), r"windows of 1\.5 steps"),  # type: ignore[arg-type] - as a user may
-        (lambda: spring_data().select([]), r"shape \[0, 30, 2\]"),
-        (lambda: spring_data().select([7]), r"chosen are \[7\] of 4 trajectories, expected numbers of 0 to 3"),
-        (lambda: spring_data().select([1.5]), r"chosen are \[1\.5\]"),  # type: ignore[list-item] - as a user may
-        (lambda: physics.Shooting(physics.RK4), "the stepper is 'RK4', expected one"),  # type: ignore[arg-type]
-        (lambda: physics.Shooting(physics.Leapfrog), "the stepper is 'Leapfrog', expected one"),  # type: ignore[arg-type]
-        (lambda: physics.Adaptive(method="rk4"), "method is 'rk4', expected one that adapts its steps: dopri5, dopri8"),
-        (lambda: physics.Adaptive(method="foo"), "method is 'foo'"),
-        (lambda: physics.Adaptive(-1.0), r"rtol is -1\.0, expected numbers between 0 and 1"),
-        (lambda: physics.Adaptive(atol=-1.0), r"atol is -1\.0, expected a finite number of 0 or more"),
-        (lambda: physics.Adaptive(max_steps=0), "max_steps is 0, expected 1 or more"),
-        (lambda: physics.yoshida(physics.Adaptive()), "is not symmetric: compose Leapfrog"),
-        (lambda: physics.Friction(2, -1.0), r"start is -1\.0, expected positive and finite"),
-        (lambda: physics.Friction(3), "size is 3, expected positions and as many"),
-        (lambda: physics.FreeMatrix(-1), "size is -1"),
-        (lambda: physics.FreeKernel((8,), -1), "width is -1, expected 1 or more"),
-        (lambda: physics.FreeKernel((8,), 3.0), r"width is 3\.0"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.SkewKernel((8, 4), 5), r"stencil is 5 points wide on a grid \(8, 4\), expected one"),
-        (lambda: physics.DissipativeKernel((8,), 0), "width is 0"),
-        (lambda: physics.DissipativeKernel((8,), 5), "stencil is 9 points wide"),
-        (lambda: physics.FreeKernel((8, 8, 8)), "expected one or two axes"),
-        (lambda: physics.FreeKernel(8), "grid is 8, expected the points along each axis"),  # type: ignore[arg-type]
-        (lambda: physics.spring().simulate(torch.ones(0, 2), h=0.1, steps=1), r"shape \[0, 2\]"),
-        (lambda: physics.ErrorsInVariables(physics.midpoint, spring_data(), window=1, stride=1, weight=0.0), "weight"),
-        (lambda: physics.MeanValue(0), "points is 0"),
-        (lambda: physics.energy_model(2, 3), "energy is 3, expected a function of states"),  # type: ignore[arg-type]
-        (lambda: physics.GridEnergy((2.5,)), r"grid is \(2\.5,\)"),  # type: ignore[arg-type] - as a user may
-        (lambda: physics.energy_law(lambda g: g**2, 2), "not linear"),
-    ],
-    ids=[
-        "no trajectory", "noise", "span", "points", "steps", "time step", "masses",
-        "half a trajectory", "no seed", "no time", "one time", "stride",
-        "window", "none chosen", "chosen beyond", "chosen between",
-        "stepper not made", "stepper's class", "fixed steps", "no method", "rtol", "atol", "no steps",
-        "composed", "driving", "odd", "matrix", "width below 0",
-        "width as float", "wider than a grid", "no width", "stencil", "three axes", "grid as a number",
-        "no state", "weight", "mean value", "no energy", "grid", "not linear",
-    ],
-)  # fmt: skip
-def test_numbers_that_make_no_sense_are_refused(make, message):
-    with pytest.raises((SettingError, DataError), match=message):
-        make()

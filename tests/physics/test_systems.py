@@ -182,18 +182,18 @@ def test_gradients_flow_through_a_simulation():
             "has the entries angle / rad, p, and u",
         ),
         (lambda: pendulum().simulate(torch.ones(2).long(), h=0.1, steps=1), "u is torch.int64"),
-        (lambda: pendulum().simulate(torch.ones(2), h=0.1, steps=2.5), "steps is 2.5"),  # type: ignore[arg-type]
+        (lambda: pendulum().simulate(torch.ones(2), h=0.1, steps=2.5), "steps is 2.5"),  # type: ignore[arg-type] - as a user may
         (lambda: bodies(1), "count is 1, expected two bodies or more"),
         (lambda: spring(2.0), "friction is 2.0"),
-        (lambda: spring("a"), "friction is 'a', expected 0 or more"),  # type: ignore[arg-type]
-        (lambda: pendulum(None), "friction is None"),  # type: ignore[arg-type]
-        (lambda: spring_chain([1.0, 1.0], 2.0), r"stiffness is a list and masses a float, expected tensors \[n"),  # type: ignore[arg-type]
+        (lambda: spring("a"), "friction is 'a', expected 0 or more"),  # type: ignore[arg-type] - as a user may
+        (lambda: pendulum(None), "friction is None"),  # type: ignore[arg-type] - as a user may
+        (lambda: spring_chain([1.0, 1.0], 2.0), r"stiffness is a list and masses a float, expected tensors \[n"),  # type: ignore[arg-type] - as a user may
         (lambda: spring_chain(torch.ones(3), torch.ones(3)), "3 springs and 3 masses"),
         (lambda: wave(3), "points is 3"),
         (lambda: cahn_hilliard(8, dimensions=3), "dimensions is 3"),
-        (lambda: cahn_hilliard(8, dimensions=1.0), "dimensions is 1.0"),  # type: ignore[arg-type]
+        (lambda: cahn_hilliard(8, dimensions=1.0), "dimensions is 1.0"),  # type: ignore[arg-type] - as a user may
         (lambda: korteweg_de_vries(8, -1.0), "width is -1.0, expected positive and finite numbers"),
-        (lambda: korteweg_de_vries(8.0), "points is 8.0, expected a whole number of 4 or more"),  # type: ignore[arg-type]
+        (lambda: korteweg_de_vries(8.0), "points is 8.0, expected a whole number of 4 or more"),  # type: ignore[arg-type] - as a user may
         (lambda: wave(8, math.inf), "width is inf"),
         (lambda: wave(8, speed=math.nan), "speed is nan"),
         (lambda: cahn_hilliard(8, gamma=math.inf), "gamma is inf"),
