@@ -1,5 +1,9 @@
 """Every test runs in float64, from the same seed, on one thread."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it; processes that tests start have it too
+
 import pytest
 import torch
 from hypothesis import settings

@@ -18,7 +18,8 @@ from torch import Tensor
 from eom.calculus.discrete import discrete_gradient
 from eom.calculus.modes import require_derivatives
 from eom.dynamics.field import State, require_function
-from eom.dynamics.implicit import Solved, differentiable, place, solve
+from eom.dynamics.implicit import differentiable, place, solve
+from eom.dynamics.iterations import Solved
 from eom.dynamics.stepper import require_tolerance
 from eom.errors import DataError, SettingError, StepError
 

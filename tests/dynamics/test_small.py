@@ -9,7 +9,8 @@ from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, itoh_abe
-from eom.dynamics.implicit import Solved, differentiable, is_rounding, solve
+from eom.dynamics.implicit import differentiable, is_rounding, solve
+from eom.dynamics.iterations import Solved
 from eom.dynamics.stepper import end
 from eom.dynamics.symplectic import Gauss, ImplicitMidpoint
 from eom.errors import SettingError, StepError
