@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eom.calculus import compositions, divided, norms
 from eom.calculus.discrete import Pair, Step, Two, elementwise
-from eom.calculus.pair_activations import ACTIVATIONS, softplus
+from eom.calculus.pair_activations import ACTIVATIONS
 from eom.calculus.pair_powers import POWERS, div
 from eom.calculus.pair_recurrences import RECURRENT
 from eom.errors import DiscreteError
@@ -42,7 +42,8 @@ def _opened(func: FunctionType) -> Callable:
 
 
 def logaddexp(a: Any, b: Any) -> Tensor:
-    return b + softplus(a - b)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    return logsumexp(torch.stack([a.expand(shape), b.expand(shape)], -1), -1)
 
 
 def softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
@@ -74,7 +75,8 @@ def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
 def norm(x: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     if p not in ("fro", 2, 2.0, None):
         raise DiscreteError(f"the energy takes a norm of order {p}: write it out, with abs and powers")
-    return torch.sqrt((x * x).sum(dim, keepdim=keepdim) if dim is not None else (x * x).sum())
+    square = (x * x.conj()).real if x.is_complex() else x * x
+    return torch.sqrt(square.sum(dim, keepdim=keepdim) if dim is not None else square.sum())
 
 
 def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:

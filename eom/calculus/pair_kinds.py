@@ -63,7 +63,7 @@ ABOUT = words(
     "shape dtype device size dim ndim ndimension numel nelement __len__ layout is_floating_point is_complex "
     "get_device stride requires_grad is_sparse is_quantized is_nested is_cuda is_cpu is_contiguous names "
     "element_size is_mkldnn is_leaf grad_fn __repr__ __format__ __hash__ result_type is_same_size is_meta is_mps "
-    "is_xla itemsize nbytes _is_view is_conj is_neg requires_grad_"
+    "is_xla itemsize nbytes _is_view is_conj is_neg"
 )
 LEAVES = words("item tolist numpy __array__ __float__ __int__ __index__ __complex__ data detach data_ptr")
 KNOWN = AFFINE | PRODUCTS | CHOICES | ELEMENTWISE.keys()

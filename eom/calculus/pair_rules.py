@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DisableTorchFunctionSubclass
 
 from eom.calculus.discrete import Pair
 from eom.calculus.pair_choices import decided, where
 from eom.calculus.pair_compositions import COMPOSED, opened
 from eom.calculus.pair_kinds import ABOUT, KNOWN, LEAVES
-from eom.calculus.pair_steps import stepped
+from eom.calculus.pair_steps import stepped, within
 from eom.errors import DiscreteError
 
 
@@ -30,8 +29,9 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     """What ``func`` does where some of its arguments are pairs."""
     raw = named(func)
     if raw in ABOUT:
-        with DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+        return func(*within((args, kwargs), lambda x: x.two.u)[0], **kwargs)
+    if raw == "requires_grad_":  # as all that varies does
+        return args[0]
     if raw in LEAVES:
         raise DiscreteError(f"the energy makes a constant of what depends on its argument, by {raw}: leave that out")
     if raw == "__bool__":
@@ -57,9 +57,12 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
 
 
 def named(func: Callable) -> str:
-    """The name of a function, or of the property whose getter it is."""
+    """The name of a function, or of the property whose getter it is; with its module where that is not torch's own."""
     name = getattr(func, "__name__", "") or type(func).__name__
-    return func.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined]
+    module = getattr(func, "__module__", None) or "torch"
+    if module.split(".")[0] != "torch" or (module.startswith("torch._ops.") and not module.endswith(".aten")):
+        return f"{module}.{name}"
+    return func.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined] - of a method's wrapper
 
 
 def require_own(target: Pair) -> None:

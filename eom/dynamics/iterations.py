@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.newton_krylov import direction, shortest
+from eom.dynamics.newton_krylov import direction
 
 Map = Callable[[Tensor], Tensor]  # [b, n] -> [b, n], row by row
 Sizes = Callable[[Tensor], Tensor]  # u -> |u_0| + |u| of each entry, on a grid the largest of each channel
@@ -22,6 +22,8 @@ MANY = 60  # iterations at most
 FAR = 100.0  # times the best residual, from where there is no way back
 CHORD = 0.1  # by which a residual has to fall with kept matrices
 MEMORY = 5  # of Anderson's mixing
+CURVED = 1e-2  # how far g is from linear over a step, in the square of the step over the size of u
+WILD = 10.0  # times the residual, a step that no contraction asks for
 ROUNDING = 50.0  # times what is wanted that g's own rounding may leave
 STILL, NEAR = 12, 3  # iterations without a better residual after which a method ends, and where only rounding is left
 
@@ -86,7 +88,11 @@ def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: in
 
 
 def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
-    """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own."""
+    """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own.
+
+    Its shares weigh as much as g's change over a step is uncertain, by g's curvature and by rounding: once residuals
+    are small, least squares alone would take large steps of long ago, nearly parallel ones, for what is left of noise.
+    """
     values: deque[Tensor] = deque(maxlen=MEMORY + 1)
     offs: deque[Tensor] = deque(maxlen=MEMORY + 1)
 
@@ -95,10 +101,16 @@ def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
         offs.append(value - u)
         if len(values) == 1:
             return value
-        unit, steps = units(each), torch.stack([*values], -1).diff(dim=-1)  # [b, n, m]
-        turns = torch.stack([*offs], -1).diff(dim=-1)
-        share = shortest(turns / unit[..., None], (offs[-1] / unit)[..., None])
-        return value - (steps @ share)[..., 0]
+        unit = units(each)[..., None]
+        steps, turns = (torch.stack([*x], -1).diff(dim=-1) / unit for x in (values, offs))  # [b, n, m]
+        size, length = (each[..., None] / unit).norm(dim=1), steps.norm(dim=1)
+        size = torch.where(size > 0, size, 1.0)
+        doubt = torch.diag_embed(CURVED * length.square() / size + torch.finfo(u.dtype).eps * size)
+        off = offs[-1][..., None] / unit  # [b, n, 1]
+        left = torch.nn.functional.pad(off, (0, 0, 0, len(offs) - 1))
+        change = steps @ torch.linalg.lstsq(torch.cat([turns, doubt], 1), left, driver="gels").solution
+        wild = (off - change).norm(dim=1) > WILD * off.norm(dim=1)
+        return value - torch.where(wild, 0.0, (unit * change)[..., 0])
 
     return iterated(g, u, wanted, sizes, "anderson", MANY, advance)
 

@@ -55,7 +55,7 @@ def gmres(product: Map, right: Tensor, tolerance: float, most: int) -> Tensor:
 
 def shortest(a: Tensor, b: Tensor) -> Tensor:
     """[b, m, 1] the shortest x of the least |a x - b|; on a GPU torch's solver knows matrices of full rank alone."""
-    return torch.linalg.lstsq(a, b).solution if a.is_cpu else torch.linalg.pinv(a) @ b
+    return torch.linalg.lstsq(a, b, driver="gelsd").solution if a.is_cpu else torch.linalg.pinv(a) @ b
 
 
 def unit(v: Tensor, size: Tensor) -> Tensor:
