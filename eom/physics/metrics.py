@@ -82,9 +82,15 @@ def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tupl
     return (
         float((model(flat) - rates(system, flat)).square().mean()),
         _or_infinite(float((energies - true).square().mean())),
-        max((_or_infinite(float((c(v) - c(v[:, :1])).abs().max())) for c in system.conserved.values()), default=NAN),
+        max((_or_infinite(_change(name, c, v)) for name, c in system.conserved.items()), default=NAN),
         float((~falls).double().mean()) if system.dissipates else NAN,
     )
+
+
+def _change(name: str, number: Any, v: Tensor) -> float:
+    """The largest change of a number of states along trajectories."""
+    found = numbers(number, v, name)
+    return float((found - found[:, :1]).abs().max())
 
 
 def _or_infinite(error: float) -> float:
@@ -99,7 +105,7 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     """
     if not hasattr(field, "energy"):
         return NAN
-    here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
+    here, spread = numbers(field.energy, v), numbers(field.energy, u)
     falling = falls(field, u.shape[-1])
     if len(u) == 1 and not falling:
         return NAN
