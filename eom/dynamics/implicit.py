@@ -16,6 +16,7 @@ from eom.dynamics.periodic import loosened
 from eom.errors import SettingError, StepError
 
 PROBES, NOISE = 16, 4.0  # of g's rounding, and times what they show of it that a residual may be
+NEARLY = 1e-3  # a residual to which a tolerance may be loosened
 LARGEST = 2000  # entries of a state for which Newton's method forms a matrix
 
 
@@ -51,9 +52,9 @@ def solve(
                 return found._replace(calls=calls)
             said.append(f"{name}: {found.residual:.2g}")
             best = (found if found.residual < best.residual else best)._replace(calls=calls)
+    near = ", or a looser rtol" if best.residual < NEARLY else ""
     raise StepError(
-        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a "
-        "smaller step, or a looser rtol"
+        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a smaller step{near}"
     )
 
 

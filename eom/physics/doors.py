@@ -1,5 +1,6 @@
 """What a training is not begun with: data of another system, energies that are not what the model means."""
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ from torch import Tensor
 
 from eom.calculus.modes import require_derivatives
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
+from eom.physics.learned_fields import LagrangianField
 from eom.physics.limits import require_seed
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, Window
+
+APART = 1.5  # times, by which noise and coarse times may put velocities from what positions do
 
 
 def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
@@ -74,8 +78,23 @@ def require_fit(
     require_seed(seed)
     require_longer("trajectories", data, window)
     windows = data.windows(window, stride)
+    if isinstance(model.field, LagrangianField):
+        require_velocities(windows)
     model.require_each(windows.u[[0, -1], [0, -1]])
     return windows
+
+
+def require_velocities(windows: Window) -> None:
+    """Raise where states (q, v) move in q otherwise than v says, as those with momenta do."""
+    q, v = windows.u.chunk(2, -1)
+    moved = q.diff(dim=1) / windows.t.diff(dim=1)[..., None]
+    said = (v[:, 1:] + v[:, :-1]) / 2
+    share = float((moved * said).sum() / said.square().sum())  # NaN at rest
+    if not 1 / APART <= share <= APART and not isnan(share):
+        raise DataError(
+            f"positions change {share:.2g} times as fast as the second half of each state says, and a Lagrangian is "
+            "one of positions and velocities: give states (q, dq/dt), not momenta, in the units of the times"
+        )
 
 
 def require_longer(what: str, data: Trajectories, window: int) -> None:

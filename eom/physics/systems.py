@@ -28,7 +28,7 @@ from eom.physics.limits import (
     said,
 )
 
-Number = Callable[[State], Tensor]  # [..., n] -> [...]
+Number = Callable[[State], Tensor]  # [b, n] -> [b]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ class Quadratic(nn.Module):
         return (self.c * u**2).sum(-1)
 
 
+def in_velocities(data: Trajectories) -> Trajectories:
+    """Of the spring, states (q, 2 p) of those (q, p)."""
+    return Trajectories(data.times, data.states * torch.tensor([1.0, 2.0], dtype=WIDE))
+
+
 def spring_data(count: int = 4, noise: float = 0.0, points: int = 30) -> Trajectories:
     return data_sets.springs(noise=noise, points=points).draw(count, seed=0)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from known_laws import WIDE, spring_data, true_spring
+from known_laws import WIDE, in_velocities, spring_data, true_spring
 from torch import Tensor, nn
 
 from eom import physics
@@ -231,7 +231,7 @@ def test_inference_mode_is_named_where_derivatives_are_needed_and_only_there(mak
     ids=["plain", "Lagrangian"],
 )
 def test_what_discrete_gradients_are_not_taken_of_is_told_what_to_take(field):
-    data = spring_data()
+    data = in_velocities(spring_data())
     model = learned(physics.match_discrete_gradient, physics.DiscreteGradient(), field)
     with pytest.raises(SettingError, match=r"has no energy and structure: take EnergyField\(energy, structure\)"):
         physics.fit(model, data, steps=1)
@@ -327,3 +327,13 @@ def test_states_that_see_each_other_a_little_are_refused():
     model = physics.hamiltonian_network(2, Coupled(), rule=physics.midpoint)
     with pytest.raises(DataError, match="samples must not see each other"):
         model.predict(torch.randn(4, 2), torch.linspace(0, 1, 5))
+
+
+def test_momenta_are_no_velocities():
+    """Of the spring q' = 2 p; of (q, 2 p) a Lagrangian is learned."""
+    data = spring_data()
+    model = physics.lagrangian_network(2).double()
+    with pytest.raises(DataError, match=r"positions change 2 times as fast .* give states \(q, dq/dt\)"):
+        physics.fit(model, data, steps=1)
+    fitted = physics.fit(model, in_velocities(data), steps=1)
+    assert len(fitted.history) == 2
