@@ -52,9 +52,9 @@ def solve(
                 return found._replace(calls=calls)
             said.append(f"{name}: {found.residual:.2g}")
             best = (found if found.residual < best.residual else best)._replace(calls=calls)
-    near = ", or a looser rtol" if best.residual < NEARLY else ""
     raise StepError(
-        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a smaller step{near}"
+        f"the implicit equation was not solved to {wanted:.2g} (residuals of {', '.join(said)}): take a smaller step"
+        + (", or a looser rtol" if best.residual < NEARLY else "")
     )
 
 
