@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import numbers
+from eom.dynamics.energy import Energy, numbers
 from eom.dynamics.energy_law import energy_law
-from eom.errors import SettingError, StepError
+from eom.errors import StepError
 from eom.physics.data_sets import rates
 from eom.physics.doors import accepted, require_of, require_predicted
 from eom.physics.models import LearnedSystem, as_predicting
@@ -56,11 +56,9 @@ def evaluate(
         DataError: data or predictions that are not of this model, system and test. SettingError: no system.
     """
     test = accepted(model, test)
-    if system is not None and not isinstance(system, System):
-        raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
     if predicted is not None:
         require_predicted(predicted, test)
-    if system:
+    if system is not None:
         require_of(system, test)
     u = test.states
     try:
@@ -77,7 +75,7 @@ def evaluate(
 def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tuple[float, float, float, float]:
     """Errors of rates and of the true energy, changes of what is conserved, and the share of steps with rising H."""
     flat = u.flatten(0, 1)
-    energies, true = numbers(system.energy, v), numbers(system.energy, u)
+    energies, true = along(system.energy, v), along(system.energy, u)
     falls = energies.diff(dim=1) <= 1e-6 * (true.max() - true.min())  # an infinite one does not
     return (
         float((model(flat) - rates(system, flat)).square().mean()),
@@ -99,13 +97,18 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     """
     if not hasattr(field, "energy"):
         return NAN
-    here, spread = (numbers(field.energy, x.flatten(0, 1)).view(x.shape[:2]) for x in (v, u))
+    here, spread = along(field.energy, v), along(field.energy, u)
     falling = falls(field, u.shape[-1])
     if len(u) == 1 and not falling:
         return NAN
     change = here.diff(dim=1).clamp(min=0) if falling else (here - here[:, :1]).abs()
     largest = change.max()
     return _or_infinite(float(largest / spread.std())) if float(largest) else 0.0  # at rest there is no spread
+
+
+def along(energy: Energy, u: Tensor) -> Tensor:
+    """[b, s] H of trajectories [b, s, n], for an energy that takes [b, n]."""
+    return numbers(energy, u.flatten(0, 1)).view(u.shape[:2])
 
 
 def falls(field: Any, size: int) -> bool:

@@ -123,9 +123,17 @@ class _Explosive(nn.Module):
         return self.scale * u**3
 
 
+def test_an_energy_that_is_written_for_a_batch_of_states_scores_as_any_other():
+    spring, test = physics.spring(), physics.data_sets.springs(points=4).exact(2, 0)
+    own = dataclasses.replace(spring, energy=lambda u: (u[:, 0] ** 2 + u[:, 1] ** 2) / 2)  # of [b, n], not of [..., n]
+    model = physics.energy_model(2)
+    known = pytest.approx(physics.evaluate(model, spring, test), rel=1e-9, nan_ok=True)
+    assert physics.evaluate(model, own, test) == known
+
+
 def test_scores_against_an_energy_that_is_no_number_for_each_state_are_refused():
     wrong = physics.System("spring", lambda u: u**2, rotate, ("q", "p"))
-    with pytest.raises(DataError, match=r"energy of states \[6, 30, 2\] is \[6, 30, 2\], expected \[6, 30\]"):
+    with pytest.raises(DataError, match=r"energy of states \[180, 2\] is \[180, 2\], expected \[180\]"):
         physics.evaluate(true_spring(physics.midpoint), wrong, data_sets.springs().exact(6, seed=0))
 
 
