@@ -89,12 +89,13 @@ def energy_rows(panel: str, unit: str, text: str, test: Trajectories, values: Te
 
 def learned_energy(model: LearnedSystem) -> Energy | None:
     """[b, n] -> [b], in the floats and the mode of predictions; None where a model has learned no energy."""
-    if not hasattr(model.field, "energy"):
+    own = getattr(model.field, "energy", None)
+    if own is None:
         return None
 
     def energy(u: Tensor) -> Tensor:
         with torch.no_grad(), as_predicting(model):
-            return numbers(model.field.energy, u.to(model.dtype))
+            return numbers(own, u.to(model.dtype))
 
     return energy
 

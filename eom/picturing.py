@@ -55,9 +55,14 @@ def phase_portrait(
 ) -> Picture:  # fmt: skip
     """Paths over level lines of the true and the learned energy, drawn where a ``system`` is given, of two entries.
 
+    Without models, the true paths alone.
+
     Args:
         pair: the entries that are drawn, by default a position and its momentum. observed: shown in a panel of its own.
         name: that ids in the <svg> begin with, for pages with several pictures.
+
+    Raises:
+        SettingError: models that are not learned systems by name; no such entries. DataError: states of another system.
     """
     i, j = pair or (0, test.size // 2)
     require_among(test.size, **{"pair[0]": i, "pair[1]": j})

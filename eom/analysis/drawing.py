@@ -129,14 +129,14 @@ class Roomy(AutoLocator):
     """As many ticks along x as have room for their labels; matplotlib's own reckons with labels of three characters."""
 
     def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
-        axes = self.axis.axes
-        per_unit = 72 * axes.bbox.width / axes.figure.dpi / abs(vmax - vmin)
+        axis: Any = self.axis
+        per_unit = 72 * axis.axes.bbox.width / axis.axes.figure.dpi / abs(vmax - vmin)
         for count in range(9, 0, -1):
             self.set_params(nbins=count)
-            ticks = super().tick_values(vmin, vmax)
-            longest = max(map(len, self.axis.get_major_formatter().format_ticks(ticks)))
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            longest = max(map(len, axis.get_major_formatter().format_ticks(ticks)))
             if (longest + 1) * DIGIT <= (ticks[1] - ticks[0]) * per_unit:
-                break
+                return ticks
         return ticks
 
 

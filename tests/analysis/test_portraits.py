@@ -42,6 +42,12 @@ def texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def measured(figure):
+    """Drawn, so that extents are in points."""
+    figure.set_dpi(72)
+    figure.draw_without_rendering()
+
+
 def test_a_portrait_has_equal_axes_with_units_and_a_legend_of_all_that_is_drawn(kept):
     panels = [portraits.Portrait("plain", 1.1 * RING), portraits.Portrait("with energy", RING, lambda u: bowl(u) + 7)]
     svg = portraits.phase_portrait("p", RING, panels, ("angle / rad", "p"), bowl, observed=RING)
@@ -82,6 +88,7 @@ def test_without_models_a_portrait_is_of_the_true_motion_alone(kept):
 def test_legends_of_portraits_are_inside_the_picture_and_above_its_panels(kept, count):
     panels = [portraits.Portrait(f"model {k}", RING, bowl) for k in range(count)]
     portraits.phase_portrait("p", RING, panels, ("q", "p"), bowl)
+    measured(kept[0])
     legend, first = kept[0].legends[0].get_window_extent(), kept[0].axes[0].title.get_window_extent()
     assert 0 <= legend.x0 < legend.x1 <= kept[0].bbox.x1
     assert first.y1 < legend.y0
@@ -138,14 +145,14 @@ def test_a_size_that_is_alone_on_a_logarithmic_axis_is_a_dot(kept):
 
 
 def apart(ax):
-    """Whether the labels of its ticks in view are several, and do not meet."""
+    """Whether the labels of its ticks in view are several, and a digit apart."""
     low, high = ax.get_xlim()
     boxes = [
         tick.label1.get_window_extent()
         for tick in ax.xaxis.get_major_ticks()
         if low <= tick.get_loc() <= high and tick.label1.get_text()
     ]
-    return len(boxes) > 1 and all(a.x1 + 2 < b.x0 for a, b in pairwise(boxes))
+    return len(boxes) > 1 and all(b.x0 - a.x1 > drawing.DIGIT for a, b in pairwise(boxes))
 
 
 @pytest.mark.parametrize("span", [2e-5, 0.00025, 0.02, 1.0, 40.0, 250_000.0])
@@ -156,6 +163,7 @@ def test_labels_of_ticks_do_not_run_into_each_other(kept, span):
     fields.space_time("s", np.ones((1, 6, 8)), {"m": np.ones((1, 6, 8))}, T, span * np.arange(8) / 8)
     fields.snapshots("s", {"true": np.ones((5, 4, 4))}, T[:5], size=(span, span))
     for figure in kept:
+        measured(figure)
         shown = [ax for ax in figure.axes if ax.get_title() and ax.xaxis.get_tick_params()["labelbottom"]]
         assert shown
         assert all(apart(ax) for ax in shown)
@@ -278,10 +286,10 @@ def test_an_own_energy_that_is_to_fall_is_drawn_with_its_sign_and_apart(kept):
 def test_energies_are_pictured_as_they_are_written_for_a_batch_of_states_with_one_number_each(kept):
     class Rows(nn.Module):
         def forward(self, u: torch.Tensor) -> torch.Tensor:
-            return (u[:, 0] ** 2 + u[:, 1] ** 2)[:, None] / 2  # no [..., n], and [b, 1]
+            return (u[:, 0] ** 2 + u[:, 1] ** 2)[:, None]  # not of [..., n], and [b, 1]
 
     spring, test = physics.spring(), physics.data_sets.springs(points=4).exact(3, 0)
-    models = {"m": physics.energy_model(2, Rows())}
+    models = {"m": physics.energy_model(2, Rows()), "drifts": physics.neural_ode(2)}
     for energy in (spring.energy, lambda u: Rows()(u)[:, 0], Rows()):
         system = replace(spring, energy=energy)
         assert "of the learned energy" in picturing.phase_portrait(models, system, test).svg
@@ -290,6 +298,7 @@ def test_energies_are_pictured_as_they_are_written_for_a_batch_of_states_with_on
     for other in others:
         for values, same in zip(usual, other, strict=True):
             np.testing.assert_allclose(same, values, atol=1e-14)
+    assert max(np.abs(values).max() for values in usual) > 1e-3
 
 
 def test_a_learned_energy_is_drawn_as_predictions_know_it_without_dropout_and_in_the_models_floats(kept):
