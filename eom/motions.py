@@ -11,7 +11,7 @@ from eom.dynamics.energy import Energy, numbers
 from eom.errors import DataError, SettingError
 from eom.physics.doors import require_models, require_of, require_predicted
 from eom.physics.limits import require_among
-from eom.physics.metrics import along, falls
+from eom.physics.metrics import falls
 from eom.physics.models import LearnedSystem, as_predicting
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
@@ -60,9 +60,9 @@ def energies_over_time(models: Models, system: System | None, test: Trajectories
     rows, sizes, own = [], [], []
     if system is not None:
         require_of(system, test)
-        true = along(system.energy, test.states)
+        true = numbers(system.energy, test.states)
         for text, motion in {"true": test, **motions}.items():
-            energy = along(system.energy, motion.states.to(true.dtype))
+            energy = numbers(system.energy, motion.states.to(true.dtype))
             rows += energy_rows("change of the true energy", "H(t) − H(0)", text, test, changes(energy))
             if text != "true":
                 off = (energy - true).abs()
@@ -70,7 +70,7 @@ def energies_over_time(models: Models, system: System | None, test: Trajectories
     for text, motion in motions.items():
         learned = learned_energy(models[text])
         if learned is not None:
-            change = changes(along(learned, motion.states))
+            change = changes(numbers(learned, motion.states))
             if falls(models[text].field, test.size):
                 own += energy_rows("change of a damped model's own energy", "E(t) − E(0)", text, test, change)
             else:

@@ -124,7 +124,9 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
     require_derivatives()
     train = torch.is_grad_enabled()
     with torch.enable_grad():
-        start = Two(*(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u.contiguous(), v.contiguous())))
+        start = Two(
+            *(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u.contiguous(), v.contiguous()))
+        )
         tape = Tape(len(u), train)
         try:
             end = _end(energy(Pair.of(start, tape)), len(u))

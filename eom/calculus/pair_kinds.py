@@ -54,6 +54,11 @@ ELEMENTWISE: dict[str, tuple[Function, Function]] = {
     "reciprocal": (torch.reciprocal, divided.reciprocal),
     "relu": (torch.relu, divided.relu),
 }
+# the rank-one rule entry by entry, in whatever order they stand
+ENTRYWISE = words(
+    "asin acos asinh acosh atanh arcsin arccos arcsinh arccosh arctanh erfc erfinv erfcx exp2 log2 log10 lgamma "
+    "gammaln digamma psi i0 i0e i1 i1e sinc logit ndtr log_ndtr entr bessel_j0 bessel_j1"
+)
 CHOICES = words(
     "gt lt ge le eq ne greater less greater_equal less_equal not_equal isnan isinf isfinite logical_and "
     "logical_or logical_not logical_xor and or xor invert bitwise_not argmax argmin argsort any all bool long "

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from eom.calculus.discrete import Pair, Step, Two, elementwise
 from eom.calculus.pair_choices import gated
-from eom.calculus.pair_kinds import AFFINE, CHOICES, ELEMENTWISE, PRODUCTS, QUADRATIC, VIEWS
+from eom.calculus.pair_kinds import AFFINE, CHOICES, ELEMENTWISE, ENTRYWISE, PRODUCTS, QUADRATIC, VIEWS
 from eom.calculus.wide import Wide
 
 
@@ -49,9 +49,10 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
             return vjp([x.u for x in ends], in_u, ws, tape.train)
         both = vjp([x.u for x in ends] + [x.v for x in ends], in_u + in_v, ws + ws, tape.train)
         mean = [(a + b) / 2 for a, b in zip(both[: len(in_u)], both[len(in_u) :], strict=True)]
-        return corrected(mean, moving, ends, ws, tape.samples) if ranked else mean
+        rows = moving[0].u.numel() if name in ENTRYWISE else tape.samples
+        return corrected(mean, moving, ends, ws, rows) if ranked else mean
 
-    if ends:
+    if ends and moving:
         tape.steps.append(Step(moving, ends, pull))
     shared = name in VIEWS
     for x in pairs if shared else ():
@@ -89,12 +90,15 @@ def vjp(outs: list[Tensor], ins: list[Tensor], ws: list[Tensor], train: bool) ->
     return list(found)
 
 
-def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Tensor], samples: int) -> list[Tensor]:
-    """The rank-one rule, J_m^T w + d (dg . w - d . J_m^T w) / |d|^2, where |d| and the bracket are above rounding."""
-    every = all(x.u.ndim and len(x.u) == samples for x in (*came, *went))
-    if not samples:
+def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Tensor], rows: int) -> list[Tensor]:
+    """The rank-one rule, J_m^T w + d (dg . w - d . J_m^T w) / |d|^2, where |d| and the bracket are above rounding.
+
+    Each of so many rows has its own, if values come in such.
+    """
+    if not rows:
         return mean
-    shape = (samples if every else 1, -1)
+    every = all((x.u.ndim and len(x.u) % rows == 0) or x.u.numel() == rows for x in (*came, *went))
+    shape = (rows if every else 1, -1)
 
     def dot(one: list[Tensor], other: list[Tensor]) -> Tensor:
         products = [(a * b.conj()).real.reshape(shape).sum(1) for a, b in zip(one, other, strict=True)]

@@ -29,23 +29,25 @@ Rule = Callable[[Energy, State, State], State]  # (H, u, v) -> DG(u, v) [b, n]
 CALM = 0.25  # of a step, that half of it may change it by, for an explicit one to be near
 
 
-def numbers(energy: Energy, u: State) -> Tensor:
-    """[...] H(u), for an energy [..., n] -> [...] or [..., 1].
+def numbers(energy: Energy, u: State, name: str = "the energy") -> Tensor:
+    """[...] H(u) of states [..., n], for an energy [b, n] -> [b] or [b, 1].
 
     Raises:
         DataError: the energy is not a number for each state.
     """
-    found, wanted = energy(u), u.shape[:-1]
+    if u.ndim != 2:  # an energy may count its axes from the first
+        return numbers(energy, u.reshape(-1, u.shape[-1]), name).view(u.shape[:-1])
+    found = energy(u)
     shape = found.shape if isinstance(found, Tensor) else None
-    if shape == wanted:
+    if shape == u.shape[:1]:
         return found
-    if shape != (*wanted, 1):
+    if shape != (len(u), 1):
         came = type(found).__name__ if shape is None else list(shape)
         raise DataError(
-            f"the energy of states {list(u.shape)} is {came}, expected {list(wanted)}: a number for each state, by "
-            "torch functions"
+            f"{name} of states {list(u.shape)} is {came}, expected {[len(u)]}: a number for each state, by torch "
+            "functions"
         )
-    return found[..., 0]
+    return found[:, 0]
 
 
 def gradient(energy: Energy, u: State) -> State:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from eom.physics.conserved import conserved_quantity
     from eom.physics.data_sets import DataSet
     from eom.physics.fitting import Fitted, fit
+    from eom.physics.kernels import read_kernel
     from eom.physics.latents import LatentField, LatentRule, LatentStepper, latent_model, principal_coding
     from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, soliton, wave
-    from eom.physics.laws import compare_energies, read_kernel
+    from eom.physics.laws import compare_energies
     from eom.physics.learned_fields import (
         EnergyField,
         GridEnergy,
@@ -93,7 +94,8 @@ _NAMES = {
     "eom.physics.least_squares": "solve_linear",
     "eom.physics.metrics": "evaluate Scores",
     "eom.physics.modified": "Split modified_energy learned_energy mixing",
-    "eom.physics.laws": "compare_energies read_kernel",
+    "eom.physics.kernels": "read_kernel",
+    "eom.physics.laws": "compare_energies",
     "eom.physics.conserved": "conserved_quantity",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

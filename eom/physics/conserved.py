@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, vmap
 
-from eom.dynamics.field import VectorField
+from eom.dynamics.field import VectorField, require_function
 from eom.errors import SettingError
 from eom.physics.laws import checked_states, in_floats_of
+from eom.physics.limits import is_number
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 
@@ -107,9 +108,10 @@ class Conserved:
                 "the error bar is added to it. More may be found at a higher degree, with angles=, or to a larger "
                 "tolerance."
             )
+        which = f", of {best}." if len(self.found) == 1 else ". They are written by [str(c) for c in laws.found]."
         return (
             f"{len(self.found)} conserved to {self.tolerance:g}, {self.independent} of them independent; the best "
-            f"relative rate on held-out states is {closest}" + (f", of {best}." if len(self.found) == 1 else ".")
+            f"relative rate on held-out states is {closest}{which}"
         )
 
 
@@ -137,9 +139,11 @@ def conserved_quantity(
         SettingError: states that are not finite, too few or all alike; a field of another shape or not finite.
     """
     checked_states(states, 8)
-    if type(degree) is not int or degree < 1 or not 0 < tolerance < 1:
-        raise SettingError(f"degree is {degree!r}, tolerance {tolerance}; expected 1, 2, ... and a number in (0, 1)")
+    if type(degree) is not int or degree < 1 or not (is_number(tolerance) and 0 < tolerance < 1):
+        raise SettingError(f"degree is {degree!r}, tolerance {tolerance!r}; expected 1, 2, ... and a number in (0, 1)")
     n = states.shape[1]
+    if isinstance(field, LearnedSystem | System) and n != field.size:
+        raise SettingError(f"states end in {n} entries, those of the {type(field).__name__} in {field.size}")
     try:
         turned = sorted({index(i) for i in angles})
     except TypeError:
@@ -147,6 +151,7 @@ def conserved_quantity(
     if not set(turned) <= set(range(n)):
         raise SettingError(f"angles are {angles!r}, expected entries of 0 to {n - 1}, such as (0,)")
     rates_of: Any = getattr(field, "field", field)
+    require_function(field=rates_of)
     u = states.detach().double()
     with torch.no_grad():
         f = rates_of(0.0, in_floats_of(rates_of, states.detach()))

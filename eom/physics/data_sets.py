@@ -15,7 +15,7 @@ from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.errors import DataError, SettingError
 from eom.physics import lattices, systems
-from eom.physics.limits import is_number, require_positive, require_seed, require_whole
+from eom.physics.limits import is_dense, is_number, require_positive, require_seed, require_whole, said
 from eom.physics.rules import followed
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, clock, tensor_of
@@ -55,7 +55,7 @@ class DataSet:
                 stepper, one step from a time to the next, rather than by an accurate solver.
 
         Raises:
-            SettingError: a count, a noise or a seed that is none.
+            SettingError: a count, a noise or a seed that is none. DataError: starts of another kind or shape.
         """
         if not (is_number(self.noise) and self.noise >= 0):
             raise SettingError(f"noise is {self.noise!r}, expected 0 or more")
@@ -78,7 +78,8 @@ class DataSet:
         """Trajectories from the starts of ``draw``, without noise, at ``times`` [s] or [b, s], its own by default.
 
         Raises:
-            SettingError: a count or a seed that is none. DataError: times that are none of ``Trajectories``.
+            SettingError: a count or a seed that is none. DataError: times that are none of ``Trajectories``; starts
+            of another kind or shape.
         """
         u, _ = self._begun(count, seed)
         at = clock(self.times if times is None else times, u)
@@ -90,7 +91,15 @@ class DataSet:
         require_whole(count=count)
         require_seed(seed)
         random = torch.Generator().manual_seed(int(seed))
-        return self.starts(count, random), random
+        if not callable(self.starts):
+            raise SettingError(f"starts are {said(self.starts)}, expected a function of (count, generator)")
+        u = self.starts(count, random)
+        if not (is_dense(u) and u.is_floating_point() and u.shape == (count, self.system.size)):
+            raise DataError(
+                f"starts of {count} are {said(u)}, expected a tensor of floats {[count, self.system.size]}, as by "
+                "torch.rand(count, n, generator=generator)"
+            )
+        return u.detach().to(WIDE), random
 
 
 def motion(system: System, u: Tensor, times: Tensor) -> Tensor:
@@ -112,7 +121,8 @@ def motions(system: System, u: Tensor, times: Tensor) -> Tensor:
 def rates(system: System, states: Tensor) -> Tensor:
     """[..., n] u' of the states."""
     with torch.no_grad():
-        return system.structure(gradient(system.energy, states))
+        slopes = gradient(system.energy, states)
+        return system.structure(slopes.view(-1, slopes.shape[-1])).view_as(slopes)  # it may count axes from the first
 
 
 def springs(span: float = 3.0, points: int = 30, noise: float = 0.1) -> DataSet:

@@ -87,14 +87,19 @@ def require_fit(
     if loss is not None and not callable(loss):
         raise SettingError(f"loss is {loss!r}, expected a function of a window, such as mean_square of the model")
     require_seed(seed)
-    if data.states.shape[1] <= window:
-        raise DataError(
-            f"trajectories have {data.states.shape[1]} points, too few for windows of {window} steps: observe longer, "
-            "or take window=1"
-        )
+    require_longer("trajectories", data, window)
     windows = data.windows(window, stride)
     model.require_each(windows.u[[0, -1], [0, -1]])
     return windows
+
+
+def require_longer(what: str, data: Trajectories, window: int) -> None:
+    """Raise where trajectories have no window of so many steps."""
+    if data.states.shape[1] <= window:
+        raise DataError(
+            f"{what} have {data.states.shape[1]} points, too few for windows of {window} steps: observe longer, or "
+            "take window=1"
+        )
 
 
 def require_optimizer(model: LearnedSystem, optimizer: Any, checkpoint: str | Path | None) -> None:

@@ -14,7 +14,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 
 from eom.errors import LossNotFiniteError, SettingError
 from eom.physics.checkpoint import Kept, about, load, save
-from eom.physics.doors import accepted, require_fit, require_loss, require_optimizer
+from eom.physics.doors import accepted, require_fit, require_longer, require_loss, require_optimizer
 from eom.physics.models import LearnedSystem, mean_square
 from eom.physics.trajectories import Trajectories, Window
 
@@ -72,7 +72,11 @@ def fit(
     )  # fmt: skip
     if patience is not None and validation is None:
         raise SettingError("patience is measured on validation=Trajectories, and none were given")
-    unseen = None if validation is None else accepted(model, validation).windows(window, stride)
+    unseen = None
+    if validation is not None:
+        validation = accepted(model, validation)
+        require_longer("trajectories for validation", validation, window)
+        unseen = validation.windows(window, stride)
     optimizer = optimizer or Adam(model.parameters(), 1e-3)
     require_optimizer(model, optimizer, checkpoint)
     squares: Loss = partial(mean_square, model)

@@ -11,6 +11,11 @@ from eom.physics.limits import is_number
 from eom.physics.models import LearnedSystem
 from eom.physics.trajectories import Trajectories
 
+NOT_AFFINE = (
+    "the residuals are not affine in these parameters: give those of the last layer of an energy whose structure is "
+    "not learned, or of a plain field"
+)
+
 
 def solve_linear(
     model: LearnedSystem, data: Trajectories, parameters: Sequence[Tensor], *, rcond: float = 1e-12
@@ -56,6 +61,7 @@ def _least_squares(residual: Callable[[], Tensor], parameters: Sequence[Tensor],
     def moved(steps: Tensor) -> Tensor:
         return torch.stack([at(row) - start for row in torch.diag(steps)], 1)
 
+    before = float(residual().double().square().sum())
     start = at(torch.zeros(count, dtype=torch.float64))
     far = float(start.norm()) or 1.0
     step = far / moved(torch.ones(count, dtype=torch.float64)).norm(dim=0).clamp(min=eps * far)
@@ -66,10 +72,7 @@ def _least_squares(residual: Callable[[], Tensor], parameters: Sequence[Tensor],
     other = -2 * torch.where(seen, step, 1.0)
     off, parts = at(other) - start - matrix @ other, torch.cat([start, size * other])
     if not float(off.norm()) <= 1e-3 * float(parts.norm()):  # False for NaN
-        raise SettingError(
-            "the residuals are not affine in these parameters: give those of the last layer of an energy whose "
-            "structure is not learned, or of a plain field"
-        )
+        raise SettingError(NOT_AFFINE)
     if not bool(seen.any()):
         raise SettingError(
             "the residuals do not depend on these parameters, such as a constant of an energy: give the weights too"
@@ -78,4 +81,7 @@ def _least_squares(residual: Callable[[], Tensor], parameters: Sequence[Tensor],
     kept = values > max(rcond, eps * count) * values[0]
     found = torch.zeros_like(size)
     found[seen] = -(right.T @ torch.where(kept, (left.T @ start) / values, 0.0)) / size[seen]
-    return float(at(found).square().sum())
+    value = float(at(found).square().sum())
+    if value > before + 1e-6 * far**2:  # kinks are far from where it was tried
+        raise SettingError(NOT_AFFINE)
+    return value

@@ -149,7 +149,8 @@ def _drawn(of: Callable[[Tensor], Tensor], u: Tensor, k: int, seed: int) -> Tens
 def _compared(x: Tensor, y: Tensor) -> tuple[float, float, bool]:
     """Their entries that differ most, and whether by little: batches of one shape are summed up in one order."""
     k = (x - y).abs().argmax()
-    return float(x[k]), float(y[k]), torch.allclose(x[k], y[k], rtol=1e-3, atol=torch.finfo(x.dtype).eps)
+    eps = torch.finfo(x.dtype).eps
+    return float(x[k]), float(y[k]), torch.allclose(x[k], y[k], rtol=eps**0.5, atol=eps)
 
 
 def is_number(x: Any) -> bool:

@@ -29,13 +29,16 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         DataError: columns that are not named or not there, entries that are no numbers or missing, with their lines;
             and whatever ``Trajectories`` does not take.
     """
+    if not isinstance(path, str | Path):
+        raise DataError(f"the file is {path!r}, expected its path")
     path = Path(path)
     listed = isinstance(coordinates, Sequence) and not isinstance(coordinates, str)
     wanted, runs = [time, *(coordinates if listed else ())], [] if member is None else [member]
-    if len(wanted) < 2 or not all(isinstance(name, str) for name in wanted + runs):
+    names_alone = all(isinstance(name, str) for name in wanted + runs)
+    if len(wanted) < 2 or not names_alone or len({*wanted, *runs}) < len(wanted + runs):
         raise DataError(
-            f"time is {time!r}, coordinates are {coordinates!r} and member is {member!r}, expected names of columns, "
-            "as time='t', coordinates=['q', 'p']"
+            f"time is {time!r}, coordinates are {coordinates!r} and member is {member!r}, expected different names of "
+            "columns, as time='t', coordinates=['q', 'p']"
         )
     read = partial(pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no name
     try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.dynamics.energy import Energy, numbers
+from eom.dynamics.energy import numbers
 from eom.dynamics.energy_law import energy_law
 from eom.errors import StepError
 from eom.physics.data_sets import rates
@@ -75,14 +75,20 @@ def evaluate(
 def _against(system: System, model: LearnedSystem, u: Tensor, v: Tensor) -> tuple[float, float, float, float]:
     """Errors of rates and of the true energy, changes of what is conserved, and the share of steps with rising H."""
     flat = u.flatten(0, 1)
-    energies, true = along(system.energy, v), along(system.energy, u)
+    energies, true = numbers(system.energy, v), numbers(system.energy, u)
     falls = energies.diff(dim=1) <= 1e-6 * (true.max() - true.min())  # an infinite one does not
     return (
         float((model(flat) - rates(system, flat)).square().mean()),
         _or_infinite(float((energies - true).square().mean())),
-        max((_or_infinite(float((c(v) - c(v[:, :1])).abs().max())) for c in system.conserved.values()), default=NAN),
+        max((_or_infinite(_change(name, c, v)) for name, c in system.conserved.items()), default=NAN),
         float((~falls).double().mean()) if system.dissipates else NAN,
     )
+
+
+def _change(name: str, number: Any, v: Tensor) -> float:
+    """The largest change of a number of states along trajectories."""
+    found = numbers(number, v, name)
+    return float((found - found[:, :1]).abs().max())
 
 
 def _or_infinite(error: float) -> float:
@@ -97,18 +103,13 @@ def _drift(field: Any, v: Tensor, u: Tensor) -> float:
     """
     if not hasattr(field, "energy"):
         return NAN
-    here, spread = along(field.energy, v), along(field.energy, u)
+    here, spread = numbers(field.energy, v), numbers(field.energy, u)
     falling = falls(field, u.shape[-1])
     if len(u) == 1 and not falling:
         return NAN
     change = here.diff(dim=1).clamp(min=0) if falling else (here - here[:, :1]).abs()
     largest = change.max()
     return _or_infinite(float(largest / spread.std())) if float(largest) else 0.0  # at rest there is no spread
-
-
-def along(energy: Energy, u: Tensor) -> Tensor:
-    """[b, s] H of trajectories [b, s, n], for an energy that takes [b, n]."""
-    return numbers(energy, u.flatten(0, 1)).view(u.shape[:2])
 
 
 def falls(field: Any, size: int) -> bool:

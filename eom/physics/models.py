@@ -65,6 +65,11 @@ class LearnedSystem(nn.Module):
             )
         self.size, self.field, self.rule, self.stepper = size, field, rule, stepper
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "rule" and not isinstance(value, nn.Module):  # torch keeps a module's place for modules
+            self._modules.pop("rule", None)
+        super().__setattr__(name, value)
+
     @property
     def dtype(self) -> torch.dtype:
         """The floats of its parameters, in which states are taken."""

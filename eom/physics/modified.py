@@ -34,6 +34,7 @@ from eom.dynamics.energy_law import energy_law
 from eom.dynamics.field import State
 from eom.dynamics.symplectic import Gauss, Leapfrog
 from eom.errors import SettingError
+from eom.physics.laws import in_floats_of
 from eom.physics.limits import require_halves
 from eom.physics.systems import rotate
 
@@ -95,9 +96,12 @@ def modified_energy(field: Any, stepper: Leapfrog | Gauss, h: float, order: int 
             when called, a structure that is not skew, or states without as many momenta.
     """
     split = _checked(field, stepper, h, order)
-    if split:
-        return _sum(split.energy, h, order, _words(split, SECOND), _words(split, FOURTH))
-    return _midpoint(field, h, order, MIDPOINT)
+    found = (
+        _sum(split.energy, h, order, _words(split, SECOND), _words(split, FOURTH))
+        if split
+        else _midpoint(field, h, order, MIDPOINT)
+    )
+    return lambda u: found(in_floats_of(field, u))
 
 
 def learned_energy(

@@ -82,7 +82,7 @@ class FromFittedStarts(nn.Module):
         super().__init__()
         require_stepper(stepper)
         self.stepper, self.substeps = stepper, substeps
-        self.observed = data.windows(window, stride).u[:, :1].clone()
+        self.observed = _windows(data, window, stride)[:, :1].clone()
         self.starts = nn.Parameter(self.observed[:, 0].clone())
 
     def forward(self, field: Any, window: Window) -> Tensor:
@@ -104,7 +104,7 @@ class ErrorsInVariables(nn.Module):
         if not 0 < weight < math.inf:
             raise SettingError(f"weight is {weight}, expected a positive number: 1 for states nearly as observed, 10")
         self.rule, self.weight = rule, weight
-        self.observed = data.windows(window, stride).u
+        self.observed = _windows(data, window, stride)
         self.states = nn.Parameter(self.observed.clone())
 
     def forward(self, field: Any, window: Window) -> Tensor:
@@ -194,6 +194,13 @@ def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: i
 
 def _step(window: Window) -> float:
     return float(window.t.diff(dim=1).mean())
+
+
+def _windows(data: Any, window: int, stride: int) -> Tensor:
+    """[b, k + 1, n] states of the windows of data that a rule is made for."""
+    if not isinstance(data, Trajectories):
+        raise DataError(f"the data are a {type(data).__name__}, expected the Trajectories that fit is given")
+    return data.windows(window, stride).u
 
 
 def _known(number: Tensor, observed: Tensor, window: Window) -> None:

@@ -217,17 +217,17 @@ def spring_chain(stiffness: Tensor, masses: Tensor) -> System:
         stretched = torch.cat([q, wall], -1) - torch.cat([wall, q], -1)
         return (p**2 / masses).sum(-1) / 2 + (stiffness * stretched**2).sum(-1) / 2
 
-    between = torch.diag(stiffness[:-1] + stiffness[1:])
-    between -= torch.diag(stiffness[1:-1], 1) + torch.diag(stiffness[1:-1], -1)
+    springs, root = stiffness.double(), masses.double().sqrt()
+    between = torch.diag(springs[:-1] + springs[1:]) - torch.diag(springs[1:-1], 1) - torch.diag(springs[1:-1], -1)
+    squares, modes = torch.linalg.eigh(between / torch.outer(root, root))
+    rates = squares.sqrt()
 
     def solution(t: float, u: State) -> State:
-        q, p = u.chunk(2, -1)
-        root = masses.sqrt()
-        squares, modes = torch.linalg.eigh(between / torch.outer(root, root))
-        rates = squares.sqrt()
+        q, p = u.double().chunk(2, -1)
         x, v = (q * root) @ modes, (p / root) @ modes
         c, s = torch.cos(rates * t), torch.sin(rates * t)
-        return torch.cat([(x * c + v * s / rates) @ modes.T / root, (v * c - x * s * rates) @ modes.T * root], -1)
+        after = [(x * c + v * s / rates) @ modes.T / root, (v * c - x * s * rates) @ modes.T * root]
+        return torch.cat(after, -1).to(u)
 
     names = [f"q{i + 1}" for i in range(n)]
     return System(f"chain of {n} masses", energy, rotate, (*names, *(f"p{i + 1}" for i in range(n))), solution=solution)

@@ -105,7 +105,8 @@ class Trajectories:
         whole = type(steps) is int and type(stride) is int
         if not whole or not 1 <= steps < self.states.shape[1] or stride < 1:
             raise DataError(
-                f"windows of {steps} steps in trajectories of {self.states.shape[1]} points, {stride} points apart"
+                f"windows of {steps!r} steps in trajectories of {self.states.shape[1]} points, {stride!r} points "
+                "apart, expected whole numbers and windows of fewer steps than a trajectory has points"
             )
         t = self.times.unfold(1, steps + 1, stride).flatten(0, 1)  # of [b, windows, k + 1]
         u, slope = (
@@ -187,7 +188,7 @@ class Trajectories:
 
 def tensor_of(name: str, x: Any) -> Any:
     """A tensor, an array or a list in the floats that it has: a copy, and no function of anything."""
-    if x is None and name not in ("times", "states"):
+    if x is None and name == "slopes":
         return None
     if any(np.ma.is_masked(part) for part in (x, *(x if isinstance(x, list | tuple) else ()))):
         raise DataError(f"{name} have values that are masked: cut them out, or fill them in")

@@ -11,7 +11,7 @@ from command import answer
 
 from eom import physics
 from eom.physics import LearnedSystem, Trajectories, data_sets
-from eom.physics.laws import Kernel
+from eom.physics.kernels import Kernel
 
 PAIRS, STEP = 8, 0.2  # STEP: a typical difference between neighbours
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from eom.calculus.discrete import discrete_gradient
 from eom.errors import DiscreteError, SettingError
@@ -33,6 +34,11 @@ ENERGIES = {
     "quotient by whole numbers": lambda x: (x / torch.tensor([3, 7])).sum(-1) + (x * x / torch.tensor(3)).sum(-1),
     "power of a whole number": lambda x: (torch.tensor([3, 5]) ** x).sum(-1),
     "choice of a real or a complex number": lambda x: torch.where(x > 0, x, torch.complex(x, x)).abs().square().sum(-1),
+    "size of complex numbers": lambda x: torch.linalg.vector_norm(torch.fft.fft(x), dim=-1) + x.sum(-1),
+    "sum of exponentials, one lost": lambda x: torch.logaddexp(x, torch.tensor(-1e9)).square().sum(-1),
+    "sum of exponentials, one zero": lambda x: torch.logaddexp(torch.tensor(-math.inf), x).square().sum(-1),
+    "entries in one row": lambda x: torch.lgamma(x.reshape(-1) ** 2 + 1).view(x.shape).sum(-1),
+    "entries of the transpose": lambda x: torch.asinh(x.T).sum(0),
     "gate": lambda x: (x * (x > 0)).sum(-1) + (x.sin() * (x[:, :1] > 0.1).double()).sum(-1),
     "running statistics": lambda x: RUNNING(x[..., None].expand(-1, -1, 3)).square().sum((1, 2)),
 }
@@ -164,3 +170,51 @@ def test_a_view_that_is_written_in_place_is_refused():
     u = torch.tensor([[1.0, 0.5], [-0.2, 0.1]], dtype=WIDE)
     with pytest.raises(DiscreteError, match="writes in place to a tensor that has views"):
         discrete_gradient(written, u, u.flip(0))
+
+
+def cos(x):
+    """A function of a user's own, of a name that torch has too."""
+    return handle_torch_function(cos, (x,), x) if has_torch_function_unary(x) else x**3
+
+
+@torch.library.custom_op("own::tanh", mutates_args=())
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    return x**3
+
+
+tanh.register_autograd(
+    lambda ctx, w: 3 * w * ctx.saved_tensors[0] ** 2,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+)
+
+
+@pytest.mark.parametrize("own", [cos, torch.ops.own.tanh], ids=["function", "op"])
+def test_a_users_own_function_is_not_the_one_of_torch_that_has_its_name(own):
+    u, v = torch.randn(2, 3, 4)
+    d = discrete_gradient(lambda x: own(x).sum(1), u, v)
+    torch.testing.assert_close((d * (u - v)).sum(1), (u**3 - v**3).sum(1), rtol=1e-14, atol=1e-14)
+
+
+def test_strides_are_those_of_states_in_a_row():
+    u, v = torch.randn(2, 4, 6)
+
+    def energy(x):
+        row, entry = x.stride()
+        return x.as_strided((len(x), 3), (row, 2 * entry)).square().sum(1) if x.is_contiguous() else x.sum(1)
+
+    for one, other in ((u, v), (u.T.contiguous().T, v)):
+        torch.testing.assert_close(discrete_gradient(energy, one, other)[:, ::2], (u + v)[:, ::2], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("part", [1e-9, 1e-11])
+def test_samples_that_see_each_other_a_little_are_refused(part):
+    u, v = torch.randn(2, 3, 4)
+    with pytest.raises(DiscreteError, match="samples see each other"):
+        discrete_gradient(lambda x: x.square().sum(1) * (1 + part * x.mean()), u, v)
+
+
+def test_what_chooses_a_constant_has_no_slope():
+    u, v = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 3.0]])
+    table = torch.tensor([[1.0], [2.0]])
+    d = discrete_gradient(lambda x: torch.nn.functional.embedding(x.argmax(1), table)[:, 0] + x.square().sum(1), u, v)
+    torch.testing.assert_close(d, u + v, rtol=1e-15, atol=0)

@@ -1,5 +1,6 @@
 """Steppers of mechanical systems: orders, energies kept to rounding, gradients through implicit steps."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import end, march
 from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, suzuki, yoshida
 from eom.errors import DataError, SettingError, StepError
+from eom.physics.systems import pendulum
 
 STEPPERS = {
     "leapfrog": (Leapfrog(), SPLIT_PENDULUM, 2),
@@ -56,6 +58,25 @@ def test_discrete_gradients_keep_an_energy_to_rounding(rule):
     for stepper in (one,) if rule is itoh_abe else (one, yoshida(one)):
         energies = torch.stack([HENON_HEILES.energy(u) for _, u in march(HENON_HEILES, stepper, y, h=0.1, steps=20)])
         assert float((energies - energies[0]).abs().max()) < 1e-13
+
+
+@pytest.mark.parametrize("h", [0.2, 0.3, 0.5])
+def test_steps_of_any_size_keep_the_energy_to_rounding_and_are_the_same_again(h):
+    """Where mixing has many small steps behind it, it takes none of them for what rounding leaves."""
+    u = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    system = pendulum()
+    states = system.simulate(u, h=h, steps=100)
+    energies = system.energy(states)
+    assert float((energies - energies[0]).abs().max()) < 1e-13
+    assert torch.equal(states, system.simulate(u, h=h, steps=100))
+
+
+@pytest.mark.parametrize("rtol", [1e-12, 1e-8])
+def test_a_looser_tolerance_keeps_the_energy_as_well_as_it_says(rtol):
+    u = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    system = dataclasses.replace(pendulum(), stepper=DiscreteGradient(rtol=rtol))
+    energies = system.energy(system.simulate(u, h=0.3, steps=100))
+    assert float((energies - energies[0]).abs().max()) < 100 * rtol
 
 
 def test_others_keep_it_up_to_their_order():

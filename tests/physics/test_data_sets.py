@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from eom import physics
 from eom.dynamics.integrate import course
-from eom.errors import DataError
+from eom.errors import DataError, EomError
 from eom.physics import DataSet, Trajectories, data_sets, read_csv
 from eom.physics.data_sets import motion
 from eom.physics.systems import pendulum, spring
@@ -146,3 +147,27 @@ def test_a_list_of_times_is_taken_as_a_tensor():
         assert drawn.draw(2, seed=0, irregular=irregular).times[:, [0, -1]].tolist() == [[0.0, 0.4]] * 2
     exact = springs.exact(2, seed=0, times=times)  # type: ignore[arg-type] - as a user may
     assert torch.equal(exact.states, drawn.exact(2, seed=0).states)
+
+
+def test_starts_in_other_floats_are_observed_in_double_precision():
+    starts = data_sets.pendulums().starts
+
+    def observed(dtype):
+        drawn = DataSet(physics.pendulum(), lambda n, draws: starts(n, draws).to(dtype), torch.linspace(0, 3, 31))
+        return drawn.exact(3, 0)
+
+    single, double = observed(torch.float32), observed(torch.float64)
+    assert single.states.dtype is single.slopes.dtype is torch.float64  # type: ignore[union-attr] - there are some
+    torch.testing.assert_close(single.states, double.states, rtol=1e-5, atol=1e-5)
+    energies = physics.pendulum().energy(single.states)
+    torch.testing.assert_close(energies, energies[:, :1].expand_as(energies), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [torch.zeros(3, 2), lambda n, draws: torch.zeros(n, 2).numpy(), lambda n, draws: torch.zeros(n, 3)],
+    ids=["a tensor", "of numpy", "of another size"],
+)
+def test_starts_are_functions_that_draw_states(starts):
+    with pytest.raises(EomError, match=r"starts (are|of 3 are) .*, expected a (function|tensor of floats \[3, 2\])"):
+        DataSet(physics.pendulum(), starts, torch.linspace(0, 1, 5)).exact(3, 0)

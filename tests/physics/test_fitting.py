@@ -170,3 +170,16 @@ def test_a_last_step_that_destroys_the_model_is_undone():
     with pytest.raises(LossNotFiniteError, match="again"):
         physics.fit(model, spring_data(), optimizer=optimizer, steps=1)
     assert all(bool(x.isfinite().all()) and float(x.detach().abs().max()) < 10 for x in model.parameters())
+
+
+def test_a_model_goes_back_to_a_plain_rule_and_its_field_is_loaded_by_another():
+    data = data_sets.springs().draw(4, 0)
+    model, other = physics.energy_model(2).double(), physics.energy_model(2).double()
+    plain = model.rule
+    model.rule = physics.ErrorsInVariables(plain, data, window=29, stride=29)
+    assert "rule.states" in model.state_dict()
+    model.rule = physics.midpoint
+    assert model.rule is physics.midpoint
+    assert "rule.states" not in model.state_dict()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(data.states[0]), model(data.states[0]))

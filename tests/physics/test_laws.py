@@ -9,7 +9,8 @@ from eom import physics
 from eom.errors import DataError, SettingError
 from eom.physics import data_sets
 from eom.physics.conserved import conserved_quantity
-from eom.physics.laws import compare_energies, read_kernel
+from eom.physics.kernels import read_kernel
+from eom.physics.laws import compare_energies
 from eom.physics.models import neural_ode
 from eom.physics.systems import bodies, pendulum, spring
 
@@ -177,7 +178,7 @@ def test_what_cannot_be_read_is_refused_at_the_door():
             compare_energies(energy, energy, states)
         with pytest.raises(SettingError):
             conserved_quantity(spring().field, states)
-    with pytest.raises(SettingError, match="one number each"):
+    with pytest.raises(SettingError, match="one real number each"):
         compare_energies(lambda u: u, energy, u)
     with pytest.raises(SettingError, match="different energies"):
         compare_energies(energy, lambda u: 0 * u[:, 0] + 1, u)
@@ -188,8 +189,6 @@ def test_what_cannot_be_read_is_refused_at_the_door():
     for angles in ((0.0,), (2,), 0, None):
         with pytest.raises(SettingError, match=r"angles are .*, expected entries of 0 to 1"):
             conserved_quantity(spring(), u, angles=angles)  # type: ignore[arg-type] - as a user may
-    with pytest.raises(SettingError, match=r"the kernel is \[65\], expected fewer points along an axis than the 64"):
-        read_kernel(torch.ones(65))
     for settings in ({"tolerance": math.inf}, {"tolerance": -0.1}, {"tolerance": "a"}, {"dx": "a"}):
         with pytest.raises(SettingError, match=r"tolerance is .*: 0 or more, below 1|dx is 'a', expected a positive"):
             read_kernel(torch.ones(3), **settings)  # type: ignore[arg-type] - as a user may
@@ -226,3 +225,54 @@ def test_a_conserved_polynomial_is_written_in_the_units_of_the_entries(size):
     terms = {name: float(weight) for weight, name in (term.split(" ") for term in str(found).split(" + "))}
     wanted = {"u0^2": 1.0, "u1^2": 1.0, "u0^4": 0.5 / size**2}
     assert terms == pytest.approx({name: terms["u1^2"] * x for name, x in wanted.items()}, rel=1e-2)
+
+
+def test_a_wave_that_grows_between_those_of_a_coarse_grid_is_found():
+    """.02 - (cos 4 k - cos 4 k_0)^2, whose top is at k_0 = 2 pi 21 / 128."""
+    middle, kernel = math.cos(4 * 2 * math.pi * 21 / 128), torch.zeros(17)
+    kernel[8], kernel[[4, 12]], kernel[[0, 16]] = 0.02 - 0.5 - middle**2, middle, -0.25
+    found = read_kernel(kernel)
+    assert found.symbol[1] == pytest.approx(0.02, abs=1e-12)
+    assert found.symbol[0] == pytest.approx(0.02 - (1 + abs(middle)) ** 2, abs=1e-12)
+    assert not found.dissipative
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5)])
+def test_a_symbol_has_the_extremes_of_a_fine_grid(shape):
+    kernel = torch.randn(*shape)
+    symbol = torch.fft.fftn(kernel, (1024,) * len(shape))
+    for i, n in enumerate(shape):
+        turn = torch.exp(2j * math.pi / 1024 * torch.arange(1024) * (n // 2))
+        symbol = symbol * turn.reshape(-1, *[1] * (len(shape) - 1 - i))
+    found = read_kernel(kernel)
+    assert found.symbol == pytest.approx((float(symbol.real.min()), float(symbol.real.max())), abs=1e-3)
+    assert found.symbol[0] <= float(symbol.real.min()) + 1e-12
+    assert found.symbol[1] >= float(symbol.real.max()) - 1e-12
+    assert found.imaginary == pytest.approx(float(symbol.imag.abs().max()), abs=1e-3)
+
+
+def test_models_and_systems_are_compared_by_their_energies():
+    u, model = sample(50, 2), physics.energy_model(2).double()
+    one = compare_energies(model, spring(), u)
+    assert one == compare_energies(model.field.energy, spring().energy, u)  # type: ignore[arg-type] - a module
+    with pytest.raises(SettingError, match="the learned model has no energy"):
+        compare_energies(neural_ode(2), spring(), u)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda u: compare_energies(lambda u: torch.complex(u, u)[:, 0], spring(), u), "complex.*one real"),
+        (lambda u: compare_energies(spring(), spring(), u[:3], [lambda u: u[:, 0]]), "3 states, expected 4 or more"),
+        (lambda u: compare_energies(spring(), spring(), u, [spring().energy]), "multiples of what is unseen"),
+        (lambda u: compare_energies(spring(), spring(), u, spring().energy), "unseen is .*, expected energies in"),  # type: ignore[arg-type] - as a user may
+        (lambda u: compare_energies(None, spring(), u), "the learned energy is None, expected a function"),  # type: ignore[arg-type] - as a user may
+        (lambda u: conserved_quantity(bodies(2), u), "states end in 2 entries, those of the System in 8"),
+        (lambda u: conserved_quantity(neural_ode(3), u), "states end in 2 entries, those of the LearnedSystem in 3"),
+        (lambda u: conserved_quantity(None, u), "field is None, expected a function"),  # type: ignore[arg-type] - as a user may
+        (lambda u: conserved_quantity(spring(), u, tolerance="a"), "tolerance 'a'; expected"),  # type: ignore[arg-type] - as a user may
+    ],
+)  # fmt: skip
+def test_laws_of_other_things_are_refused(act, message):
+    with pytest.raises(SettingError, match=message):
+        act(sample(60, 2))

@@ -296,3 +296,34 @@ def test_a_grid_with_an_edge_is_refused_wherever_states_are_given(act):
     model = physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double()
     with pytest.raises(DataError, match=r"jump by 19 from the last to the first .* by 1 at most .* not periodic"):
         act(model, Trajectories(torch.arange(2.0), wave))
+
+
+def test_validation_too_short_for_a_window_is_named():
+    data = spring_data()
+    with pytest.raises(DataError, match="trajectories for validation have 3 points, too few for windows of 5 steps"):
+        physics.fit(physics.energy_model(2), data, validation=data.until(0.3)[0], window=5, steps=1)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda data: physics.ErrorsInVariables(physics.midpoint, data, window=2, stride=2),
+        lambda data: physics.FromFittedStarts(data, physics.RK4(), window=2, stride=2),
+    ],
+    ids=["errors in variables", "fitted starts"],
+)
+def test_rules_of_data_that_are_no_trajectories_are_refused(rule):
+    with pytest.raises(DataError, match="the data are a Tensor, expected the Trajectories that fit is given"):
+        rule(torch.zeros(2, 5, 2))
+
+
+def test_states_that_see_each_other_a_little_are_refused():
+    """A coupling of 1e-4 of the energy, as a network could learn it."""
+
+    class Coupled(nn.Module):
+        def forward(self, u):
+            return u.square().sum(-1) * (1 + 1e-4 * u.mean())
+
+    model = physics.hamiltonian_network(2, Coupled(), rule=physics.midpoint)
+    with pytest.raises(DataError, match="samples must not see each other"):
+        model.predict(torch.randn(4, 2), torch.linspace(0, 1, 5))

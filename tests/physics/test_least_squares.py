@@ -95,3 +95,18 @@ def test_the_last_layer_is_found_with_its_bias_too():
     last = [model.get_parameter(f"field.energy.4.{name}") for name in ("weight", "bias")]
     both = physics.solve_linear(model, spring_data(), last)
     assert both == physics.solve_linear(model, spring_data(), last[:1])
+
+
+def test_a_hidden_layer_is_refused_where_kinks_are_beyond_what_was_tried():
+    """Below a last layer of large weights it looks affine about zero, and would leave more than was there before."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 30), nn.Softplus(), nn.Linear(30, 1))
+    model, data = physics.energy_model(2, net).double(), data_sets.springs().draw(20, seed=0)
+    hidden, last = net[0].weight, net[2].weight
+    assert isinstance(hidden, Tensor)
+    assert isinstance(last, Tensor)
+    left, before = physics.solve_linear(model, data, [last]), hidden.detach().clone()
+    with pytest.raises(SettingError, match="not affine"):
+        physics.solve_linear(model, data, [hidden])
+    assert torch.equal(hidden, before)
+    assert physics.solve_linear(model, data, [last]) == pytest.approx(left, rel=1e-6)

@@ -103,12 +103,14 @@ def test_csv_files_whose_columns_are_not_what_they_seem_are_refused(tmp_path, te
 @pytest.mark.parametrize(
     "named",
     [{"coordinates": [0, 1]}, {"coordinates": None}, {"coordinates": "x"}, {"coordinates": []}, {"time": None},
-     {"time": ["t"]}, {"member": 0}],
-    ids=["numbers", "no coordinates", "one name", "none", "no time", "times", "member"],
+     {"time": ["t"]}, {"member": 0}, {"member": "t"}],
+    ids=["numbers", "no coordinates", "one name", "none", "no time", "times", "member", "the time as member"],
 )  # fmt: skip
 def test_columns_are_told_by_their_names(tmp_path, named):
     (tmp_path / "a.csv").write_text("t,x\n0,1\n1,2\n")
-    with pytest.raises(DataError, match=r"time is .*, coordinates are .* and member is .*, expected names of columns"):
+    with pytest.raises(
+        DataError, match=r"time is .*, coordinates are .* and member is .*, expected different names of columns"
+    ):
         read_csv(tmp_path / "a.csv", **{"time": "t", "coordinates": ["x"]} | named)
 
 

@@ -206,3 +206,11 @@ def test_a_structure_that_is_not_skew_has_no_modified_energy(make):
     damped = EnergySystem(SPRING.energy, rotate_with_friction(0.1))
     with pytest.raises(SettingError, match="the structure G is not skew"):
         make(damped, ImplicitMidpoint(), 0.1)(AT)
+
+
+def test_the_modified_energy_of_a_model_takes_states_in_other_floats():
+    model = symplectic_network(2)
+    energy, u = modified_energy(model.field, Leapfrog(), 0.1), torch.randn(3, 2)
+    assert u.dtype is torch.float64
+    model.float()
+    assert torch.equal(energy(u), energy(u.float()))

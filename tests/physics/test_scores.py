@@ -123,14 +123,6 @@ class _Explosive(nn.Module):
         return self.scale * u**3
 
 
-def test_an_energy_that_is_written_for_a_batch_of_states_scores_as_any_other():
-    spring, test = physics.spring(), physics.data_sets.springs(points=4).exact(2, 0)
-    own = dataclasses.replace(spring, energy=lambda u: u[:, 0] ** 2 + u[:, 1] ** 2)  # of [b, n], not of [..., n]
-    model = physics.energy_model(2)
-    known = physics.evaluate(model, spring, test)
-    assert tuple(physics.evaluate(model, own, test)) == pytest.approx(tuple(known), rel=1e-9, nan_ok=True)
-
-
 def test_scores_against_an_energy_that_is_no_number_for_each_state_are_refused():
     wrong = physics.System("spring", lambda u: u**2, rotate, ("q", "p"))
     with pytest.raises(DataError, match=r"energy of states \[180, 2\] is \[180, 2\], expected \[180\]"):
@@ -148,3 +140,25 @@ def test_predictions_of_something_else_are_not_scored(other):
     assert physics.evaluate(model, None, data, predicted=predicted) == physics.evaluate(model, None, data)
     with pytest.raises(DataError, match=r"predicted are states .* to time .*, and test are .*: predict at all times"):
         physics.evaluate(model, None, data, predicted=other(predicted))
+
+
+def test_a_system_of_batches_alone_has_the_rates_and_scores_of_any():
+    """Entries on the second axis: of trajectories [b, s, n] that would be their times."""
+    own = physics.System(
+        "own spring", lambda u: u[:, 0] ** 2 + u[:, 1] ** 2, lambda g: torch.cat([g[:, 1:], -g[:, :1]], 1), ("q", "p"),
+        {"twice": lambda u: 2 * u[:, 1:].square() + 2 * u[:, :1].square()},
+    )  # fmt: skip
+    usual = dataclasses.replace(physics.spring(), solution=None, conserved={"twice": lambda u: 2 * u.square().sum(-1)})
+    one, other = (dataclasses.replace(data_sets.springs(), system=system).exact(4, 1) for system in (own, usual))
+    torch.testing.assert_close(one.states, other.states, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one.slopes, other.slopes, rtol=1e-9, atol=1e-12)
+    model = true_spring(physics.midpoint, Quadratic(start=1.1))
+    predicted = model.predict(one.states[:, 0], one.times)
+    scores = (physics.evaluate(model, system, one, predicted=predicted) for system in (own, usual))
+    assert tuple(next(scores)) == pytest.approx(tuple(next(scores)), rel=1e-9, nan_ok=True)
+
+
+def test_what_is_conserved_is_a_number_for_each_state():
+    system = dataclasses.replace(physics.spring(), conserved={"both": lambda u: u})
+    with pytest.raises(DataError, match=r"both of states \[120, 2\] is \[120, 2\], expected \[120\]"):
+        physics.evaluate(true_spring(physics.midpoint), system, data_sets.springs().exact(4, 0))

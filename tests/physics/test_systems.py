@@ -310,3 +310,11 @@ def test_a_start_that_is_not_periodic_is_refused_on_a_grid():
     with pytest.raises(DataError, match=r"values jump by 22 from the last to the first .* by 1 at most between neigh"):
         wave(23).simulate(torch.arange(23.0).repeat(2), h=0.01, steps=1)
     wave(23).simulate(torch.eye(46, dtype=WIDE)[0], h=0.01, steps=1)  # a front at the seam, and one beside it
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_a_chain_has_its_solution_with_parameters_of_any_numbers(dtype):
+    system = spring_chain(torch.ones(3, dtype=dtype), torch.ones(2, dtype=dtype))
+    u = torch.randn(2, 4)
+    double = spring_chain(torch.ones(3), torch.ones(2))
+    assert torch.equal(system.solution(1.0, u), double.solution(1.0, u))  # type: ignore[misc] - chains have one
