@@ -4,27 +4,30 @@
 unless ``predicted`` holds what it did. Loads torch and what draws.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from eom.analysis import fields, films, portraits
 from eom.analysis.drawing import standalone
 from eom.errors import DataError, SettingError
-from eom.physics.doors import require_of, require_predicted
+from eom.motions import (
+    Models,
+    Motions,
+    all_of,
+    energies_over_time,
+    in_numpy,
+    learned_energy,
+    numpy,
+    predictions,
+    rolled,
+)
+from eom.physics.doors import require_models, require_of
 from eom.physics.limits import require_among, require_file, require_grid, require_positive, require_whole
-from eom.physics.metrics import falls
-from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories
-
-Models = Mapping[str, LearnedSystem]
-Motions = Mapping[str, Trajectories]
 
 
 class Picture(NamedTuple):
@@ -46,48 +49,35 @@ class Picture(NamedTuple):
         return standalone(self.svg)
 
 
-def predictions(models: Models, test: Trajectories, predicted: Motions | None = None, substeps: int = 1) -> Motions:
-    """What each model predicts from the first states, at the same times.
-
-    Raises:
-        StepError: a prediction stops. SettingError, DataError: ``predicted`` of no such model, or not as ``test``.
-    """
-    given = predicted or {}
-    unknown = [name for name in given if name not in models]
-    if unknown:
-        raise SettingError(f"predicted holds {unknown[0]!r}, expected names of the models: {', '.join(models)}")
-    if "true" in models:
-        raise SettingError("a model has the name 'true', which is that of the true motion: call it otherwise")
-    for motion in given.values():
-        require_predicted(motion, test)
-    return {
-        name: given[name] if name in given else model.predict(test.states[:, 0].to(model.dtype), test.times, substeps)
-        for name, model in models.items()
-    }
-
-
 def phase_portrait(
     models: Models, system: System | None, test: Trajectories, *, predicted: Motions | None = None,
     pair: tuple[int, int] | None = None, observed: Trajectories | None = None, name: str = "portrait",
 ) -> Picture:  # fmt: skip
     """Paths over level lines of the true and the learned energy, drawn where a ``system`` is given, of two entries.
 
+    Without models, the true paths alone.
+
     Args:
         pair: the entries that are drawn, by default a position and its momentum. observed: shown in a panel of its own.
         name: that ids in the <svg> begin with, for pages with several pictures.
+
+    Raises:
+        SettingError: models that are not learned systems by name; no such entries. DataError: states of another system.
     """
     i, j = pair or (0, test.size // 2)
     require_among(test.size, **{"pair[0]": i, "pair[1]": j})
     if system:
         require_of(system, test)
-    flat = (test.size, i, j) == (2, 0, 1)  # where the picture is the state space
+    flat, dtype = (test.size, i, j) == (2, 0, 1), test.states.dtype  # flat: the picture is the state space
     panels = [
-        portraits.Portrait(text, numpy(motion.states[..., [i, j]]), energy_of(models[text]) if flat else None)
+        portraits.Portrait(
+            text, numpy(motion.states[..., [i, j]]), in_numpy(learned_energy(models[text]), dtype) if flat else None
+        )
         for text, motion in predictions(models, test, predicted).items()
     ]
     svg = portraits.phase_portrait(
         name, numpy(test.states[..., [i, j]]), panels, (test.entries[i], test.entries[j]),
-        of_numpy(system.energy, test.states.dtype) if system and flat else None,
+        in_numpy(system.energy, dtype) if system and flat else None,
         None if observed is None else numpy(observed.states[..., [i, j]]),
     )  # fmt: skip
     return Picture(svg)
@@ -110,37 +100,10 @@ def energy_over_time(
     """
     if bool((test.times != test.times[:1]).any()):
         raise DataError("the trajectories have times of their own: draw them one by one, test.select([0])")
-    motions = predictions(models, test, predicted)
-    rows, sizes, own = [], [], []
-    if system:
-        require_of(system, test)
-        true = system.energy(test.states)
-        for text, motion in {"true": test, **motions}.items():
-            v = motion.states.to(true.dtype)
-            rows += energy_rows("change of the true energy", "H(t) − H(0)", text, test, changes(system.energy, v))
-            off = (system.energy(v) - true).abs()
-            if text != "true":
-                sizes += energy_rows("error of the true energy", "|H predicted − H true|", text, test, off)
-    for text, motion in motions.items():
-        learned = getattr(models[text].field, "energy", None)
-        if learned is not None:
-            change = changes(per_state(learned), motion.states)
-            if falls(models[text].field, test.size):
-                own += energy_rows("change of a damped model's own energy", "E(t) − E(0)", text, test, change)
-            else:
-                own += energy_rows("change of the model's own energy", "|E(t) − E(0)|", text, test, change.abs())
-    if not (rows or own):
+    frame = energies_over_time(models, system, test, predictions(models, test, predicted))
+    if frame.empty:
         raise DataError("no model has an energy, and no system is given whose energy could be drawn")
-    return Picture(portraits.energy_courses(name, pd.DataFrame([*rows, *sizes, *own]), clock))
-
-
-def energy_rows(panel: str, unit: str, text: str, test: Trajectories, values: Tensor) -> list[dict]:
-    """A row for each time of values [b, s]: the median over b, and its quartiles."""
-    found = np.quantile(numpy(values), [0.25, 0.5, 0.75], axis=0).T
-    return [
-        {"panel": panel, "unit": unit, "line": text, "time": float(t), "low": a, "value": m, "high": b}
-        for t, (a, m, b) in zip(test.times[0], found, strict=True)
-    ]
+    return Picture(portraits.energy_courses(name, frame, clock))
 
 
 def space_time(
@@ -158,6 +121,7 @@ def space_time(
     Raises:
         SettingError: no grid, another one or of two dimensions; fewer labels than fields.
     """
+    require_models(models)
     grid = grid or next((model.grid for model in models.values() if model.grid), ())
     require_grid(grid, test.size)
     require_positive(width=width)
@@ -215,42 +179,3 @@ def animate(
         return films.film_pendulums(Path(path), angles, times, rate, clock)
     frames = {text: rolled(motion, grid, member) for text, motion in motions.items()}
     return films.film_fields(Path(path), frames, times, rate, clock, size=size)
-
-
-def all_of(models: Models, test: Trajectories, predicted: Motions | None, member: int) -> Motions:
-    """The true motion and what is predicted, of which one trajectory is to be drawn."""
-    require_among(len(test), member=member)
-    return {"true": test, **predictions(models, test, predicted)}
-
-
-def rolled(motion: Trajectories, grid: Sequence[int], member: int) -> np.ndarray:
-    """[s, m, m'] of one trajectory."""
-    if len(grid) != 2 or grid[0] * grid[1] != motion.size:
-        raise DataError(f"grid is {tuple(grid)}, and states have {motion.size} entries: expected its two factors")
-    return numpy(motion.states[member].unflatten(-1, tuple(grid)))
-
-
-def energy_of(model: LearnedSystem) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The energy a model has learned, of numpy's states; None where it has none."""
-    energy = getattr(model.field, "energy", None)
-    return None if energy is None else of_numpy(energy, model.dtype)
-
-
-def of_numpy(energy: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray]:
-    """[m, n] -> [m] in numpy."""
-    return lambda states: numpy(energy(torch.as_tensor(states, dtype=dtype)).reshape(len(states)))
-
-
-def per_state(energy: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """[b, s, n] -> [b, s] of an energy that takes [b, n]."""
-    return lambda states: energy(states.flatten(0, 1)).reshape(states.shape[:2])
-
-
-def changes(energy: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-    """[b, s] H(u_k) - H(u_0)."""
-    values = energy(states)
-    return values - values[:, :1]
-
-
-def numpy(x: Tensor) -> np.ndarray:
-    return x.detach().cpu().double().numpy()

@@ -30,7 +30,7 @@ FLOORS: dict[str, set[str]] = {  # what each part may import
 }
 TOP = {
     *("__init__", "__main__", "cli", "demo", "checking", "stochastic_demo", "sweeping", "target"),
-    *("picturing", "physics_demo", "physics_findings", "physics_page"),
+    *("motions", "picturing", "physics_demo", "physics_findings", "physics_page"),
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

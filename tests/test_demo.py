@@ -52,7 +52,7 @@ def test_the_physics_demo_ends_with_a_page_an_animation_and_what_its_own_numbers
     assert "is no ranking of methods" in said
     assert re.search(r"predicts 0\.1 of 3 unseen ones .* keeps its own energy to [\d.]+e-\d+ of its spread", said)
     page = (out / "physics.html").read_text("utf-8")
-    for text in ("what was observed", "error of the true energy", "grid neural ODE − true", "mass drift"):
+    for text in ("observed points", "error of the true energy", "grid neural ODE − true", "mass drift"):
         assert text in page
     assert page.count("<figure>") == 3
     assert "<link" not in page.replace('<link rel="icon" href="data:,">', "")

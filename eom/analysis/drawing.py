@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import AutoLocator, Formatter, FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from eom.analysis.words import label, number, numbers
@@ -50,6 +50,7 @@ STYLE: Any = {
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
+DIGIT = 6  # points that one takes up in a label of this size
 COLOURS = 64  # of a picture in a GIF
 RAMP = LinearSegmentedColormap.from_list("ramp", ["#2b83c6", "#8a78c0", "#b8609a", "#d55e00"])  # 3 : 1 as well
 
@@ -79,6 +80,8 @@ def grid(count: int, *, across: int, width: float, height: float, head: float) -
         )
         for k in range(count)
     ]
+    for ax in axes:
+        ax.xaxis.set_major_locator(Roomy())
     return figure, axes
 
 
@@ -122,6 +125,21 @@ def logarithmic(axis: XAxis | YAxis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+class Roomy(AutoLocator):
+    """As many ticks along x as have room for their labels; matplotlib's own reckons with labels of three characters."""
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        axis: Any = self.axis
+        per_unit = 72 * axis.axes.bbox.width / axis.axes.figure.dpi / abs(vmax - vmin)
+        for count in range(9, 0, -1):
+            self.set_params(nbins=count)
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            longest = max(map(len, axis.get_major_formatter().format_ticks(ticks)))
+            if (longest + 1) * DIGIT <= (ticks[1] - ticks[0]) * per_unit:
+                return ticks
+        return ticks
+
+
 class Apart(Formatter):
     """Tick labels with as many digits as tell them apart."""
 
@@ -157,7 +175,9 @@ def sheet(rows: int, columns: int, *, width: float, height: float) -> tuple[Figu
     """A figure with axes [rows, columns] of about this size in inches, and room for a colour bar at their right."""
     figure = Figure(figsize=(1.4 + columns * width, 0.4 + rows * height), dpi=144)
     figure.set_layout_engine("constrained", h_pad=0.1)
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    axes[0, 0].xaxis.set_major_locator(Roomy())
+    return figure, axes
 
 
 def coloured(ax: Axes, across: np.ndarray, up: np.ndarray, values: np.ndarray, largest: float) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from eom.analysis.drawing import INK, Axes, grid, hues, inline, line, logarithmic, styled, titled
+from eom.analysis.drawing import INK, Axes, Line2D, grid, hues, inline, line, logarithmic, styled, titled
 
 Energy = Callable[[np.ndarray], np.ndarray]  # states [m, 2] -> [m]
 
@@ -36,8 +36,9 @@ def phase_portrait(
 ) -> str:
     """Predicted paths over the ``true`` ones [b, s, 2], one panel for each model, all with the same equal axes.
 
-    Level lines are of the true ``energy`` and of the learned one at the same levels. A learned energy has no zero of
-    its own: it is shifted to the true one's mean over the true states. ``observed`` [..., 2] has a panel before them.
+    Without panels the true ones are drawn alone. Level lines are of the true ``energy`` and of the learned one at the
+    same levels. A learned energy has no zero of its own: it is shifted to the true one's mean over the true states.
+    ``observed`` [..., 2] has a panel before them.
 
     Args:
         name: that ids in the <svg> begin with. entries: names of the two axes, with their units.
@@ -48,17 +49,19 @@ def phase_portrait(
     visited = true.reshape(-1, 2)
     known = None if energy is None else energy(points).reshape(FINE, FINE)
     levels = np.array([]) if known is None else np.linspace(known.min(), energy(visited).max() * 1.1, LEVELS + 1)[1:]  # type: ignore[misc] - numpy types linspace as a float
+    panels = panels or [Portrait("true motion", true[:0])]
     count = len(panels) + (observed is not None)
+    handles = explained(panels, known is not None)
+    columns = min(2, count)  # one panel is too narrow for two
     with styled():
-        figure, axes = grid(count, across=3, width=2.45, height=2.45, head=0.8)
-        learned = False
+        figure, axes = grid(count, across=3, width=2.45, height=2.45, head=0.4 + 0.2 * -(-len(handles) // columns))
         if known is not None:
             for ax in axes:
                 contours(ax, x, y, known, levels, KNOWN)
         if observed is not None:
             dots = observed.reshape(-1, 2)
             axes[0].plot(dots[:, 0], dots[:, 1], ".", color="#009e73", markersize=2, rasterized=True)
-            titled(axes[0], "what was observed", *entries)
+            titled(axes[0], "observed points", *entries)
         for ax, panel in zip(axes[count - len(panels) :], panels, strict=True):
             for path in true:
                 ax.plot(path[:, 0], path[:, 1], **TRUE)
@@ -67,15 +70,23 @@ def phase_portrait(
             if panel.energy is not None and energy is not None:
                 shift = float(np.mean(panel.energy(visited) - energy(visited)))
                 contours(ax, x, y, panel.energy(points).reshape(FINE, FINE) - shift, levels, LEARNED)
-                learned = True
             titled(ax, panel.title, *entries)
         for ax in axes:
             ax.set(xlim=x[[0, -1]], ylim=y[[0, -1]], aspect="equal")
-        handles = [line(text="true motion", **TRUE), line(text="predicted motion", **PREDICTED)]
-        handles += [line(text="level lines of the true energy", **KNOWN)] if known is not None else []
-        handles += [line(text="of the learned energy", **LEARNED)] if learned else []
-        figure.legend(handles=handles, loc="upper left", ncols=2)
+        figure.legend(handles=handles, loc="upper left", ncols=columns)
         return inline(figure, name)
+
+
+def explained(panels: Sequence[Portrait], known: bool) -> list[Line2D]:
+    """Entries of the legend, of what there is in any panel; the true energy may be ``known``."""
+    handles = [line(text="true motion", **TRUE)]
+    if any(len(panel.paths) for panel in panels):
+        handles.append(line(text="predicted motion", **PREDICTED))
+    if known:
+        handles.append(line(text="level lines of the true energy", **KNOWN))
+    if known and any(panel.energy is not None for panel in panels):
+        handles.append(line(text="of the learned energy", **LEARNED))
+    return handles
 
 
 def view(paths: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
@@ -99,8 +110,8 @@ def energy_courses(name: str, frame: pd.DataFrame, clock: str = "time") -> str:
     """One panel over time for each ``panel``, a colour for each ``line`` in all of them, a band where there is one.
 
     Columns of the frame: ``panel``, ``unit``, ``line``, ``time``, ``value``, and ``low`` and ``high`` of the band. An
-    axis is logarithmic where all values are sizes (0 or more) that differ much, and linear where they have signs;
-    a size of exactly 0, as at the start, is not on it.
+    axis is logarithmic where all values are sizes (0 or more) that differ much, and linear where they have signs.
+    A logarithmic one is without the start, where the state is given and only rounding is there, and without sizes of 0.
     """
     titles = list(dict.fromkeys(frame.panel))
     lines = list(dict.fromkeys(frame.line))
@@ -111,13 +122,15 @@ def energy_courses(name: str, frame: pd.DataFrame, clock: str = "time") -> str:
         figure, axes = grid(len(titles), across=2, width=4.0, height=2.2, head=0.4 + 0.2 * rows)
         for ax, title in zip(axes, titles, strict=True):
             panel = frame.loc[frame.panel == title]
-            log = spread(panel.value)
-            for text, course in panel.groupby("line", sort=False):
+            later = panel.loc[panel.time > panel.time.min()]
+            log = spread(later.value)
+            for text, course in (later if log else panel).groupby("line", sort=False):
                 colour, stroke = colours[str(text)], strokes[str(text)]
                 shown = course.loc[course.value > 0] if log else course
-                ax.plot(shown.time, shown.value, stroke, color=colour, linewidth=1.2)
+                alone = "." if len(shown) == 1 else ""  # of which there is no line
+                ax.plot(shown.time, shown.value, stroke, marker=alone, color=colour, linewidth=1.2)
                 if {"low", "high"} <= set(course):
-                    low = shown.low.where(shown.low > 0, panel.value[panel.value > 0].min()) if log else shown.low
+                    low = shown.low.where(shown.low > 0, later.value[later.value > 0].min()) if log else shown.low
                     ax.fill_between(shown.time, low, shown.high, color=colour, alpha=0.2, linewidth=0)
             if log:
                 logarithmic(ax.yaxis)

@@ -1,5 +1,6 @@
 """What a training is not begun with: data of another system, energies that are not what the model means."""
 
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,22 @@ def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
     return data
 
 
-def require_of(system: System, test: Trajectories) -> None:
-    """Raise where the states are not of this system."""
+def require_models(models: Any) -> None:
+    """Raise where they are no learned systems by name."""
+    if not isinstance(models, Mapping):
+        raise SettingError(f"models are a {type(models).__name__}, expected them by name, as {{'my model': model}}")
+    for name, model in models.items():
+        if not isinstance(model, LearnedSystem):
+            raise SettingError(
+                f"the model {name!r} is a {type(model).__name__}, expected a LearnedSystem, such as neural_ode(size, "
+                "net); the true law goes to system="
+            )
+
+
+def require_of(system: Any, test: Trajectories) -> None:
+    """Raise where it is no system, or the states are not of it."""
+    if not isinstance(system, System):
+        raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
     if test.size != system.size:
         raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eom.dynamics.energy import numbers
 from eom.dynamics.energy_law import energy_law
-from eom.errors import SettingError, StepError
+from eom.errors import StepError
 from eom.physics.data_sets import rates
 from eom.physics.doors import accepted, require_of, require_predicted
 from eom.physics.models import LearnedSystem, as_predicting
@@ -56,11 +56,9 @@ def evaluate(
         DataError: data or predictions that are not of this model, system and test. SettingError: no system.
     """
     test = accepted(model, test)
-    if system is not None and not isinstance(system, System):
-        raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
     if predicted is not None:
         require_predicted(predicted, test)
-    if system:
+    if system is not None:
         require_of(system, test)
     u = test.states
     try:

@@ -1,5 +1,8 @@
 """Pictures of motion: labelled axes with units, legends, one scale for true and predicted, as many frames as states."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,11 +42,17 @@ def texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def measured(figure):
+    """Drawn, so that extents are in points."""
+    figure.set_dpi(72)
+    figure.draw_without_rendering()
+
+
 def test_a_portrait_has_equal_axes_with_units_and_a_legend_of_all_that_is_drawn(kept):
     panels = [portraits.Portrait("plain", 1.1 * RING), portraits.Portrait("with energy", RING, lambda u: bowl(u) + 7)]
     svg = portraits.phase_portrait("p", RING, panels, ("angle / rad", "p"), bowl, observed=RING)
     (figure,) = kept
-    assert [ax.get_title() for ax in figure.axes] == ["what was observed", "plain", "with energy"]
+    assert [ax.get_title() for ax in figure.axes] == ["observed points", "plain", "with energy"]
     for ax in figure.axes:
         assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_aspect()) == ("angle / rad", "p", 1.0)
         assert ax.get_xlim() == figure.axes[0].get_xlim()
@@ -61,6 +70,28 @@ def test_without_energies_a_portrait_promises_no_level_lines(kept):
     portraits.phase_portrait("p", RING, [portraits.Portrait("plain", RING)], ("x / m", "y / m"))
     assert texts(kept[0]) == ["true motion", "predicted motion"]
     assert not kept[0].axes[0].collections
+
+
+def test_without_models_a_portrait_is_of_the_true_motion_alone(kept):
+    test = physics.data_sets.springs().exact(2, 0)
+    picturing.phase_portrait({}, physics.spring(), test)
+    picturing.phase_portrait({}, None, test, observed=test)
+    assert [[ax.get_title() for ax in figure.axes] for figure in kept] == [
+        ["true motion"],
+        ["observed points", "true motion"],
+    ]
+    assert [texts(figure) for figure in kept] == [["true motion", "level lines of the true energy"], ["true motion"]]
+    assert [len(ax.lines) for ax in kept[1].axes] == [1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_legends_of_portraits_are_inside_the_picture_and_above_its_panels(kept, count):
+    panels = [portraits.Portrait(f"model {k}", RING, bowl) for k in range(count)]
+    portraits.phase_portrait("p", RING, panels, ("q", "p"), bowl)
+    measured(kept[0])
+    legend, first = kept[0].legends[0].get_window_extent(), kept[0].axes[0].title.get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= kept[0].bbox.x1
+    assert first.y1 < legend.y0
 
 
 def test_a_learned_energy_that_is_right_but_for_a_constant_has_the_level_lines_of_the_true_one(kept):
@@ -92,6 +123,50 @@ def test_sizes_over_many_powers_of_ten_are_on_a_logarithmic_axis_and_signed_valu
     for figure in kept:
         assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("time / s", "H / J")
         assert texts(figure) == ["true", "model"]
+
+
+def test_the_start_where_only_rounding_is_there_is_not_on_a_logarithmic_axis(kept):
+    late = np.array([1e-17, 1e-4, 1e-3, 1e-2, 1e-1, 1])
+    portraits.energy_courses("e", energies([late, late], ("a", "b")))
+    portraits.energy_courses("e", energies([np.array([1e-17, 2, 3, 4, 5, 6])], ("a",)))
+    wide, near = (figure.axes[0] for figure in kept)
+    assert wide.get_yscale() == "log"
+    assert wide.get_ylim()[0] > 1e-5
+    assert list(wide.lines[0].get_xdata()) == list(T[1:])
+    assert near.get_yscale() == "linear"  # what rounding is at the start says nothing of how much sizes differ
+    assert list(near.lines[0].get_xdata()) == list(T)
+
+
+def test_a_size_that_is_alone_on_a_logarithmic_axis_is_a_dot(kept):
+    portraits.energy_courses("e", energies([np.array([0, 0, 1e-3, 0, 0, 0]), np.logspace(-5, 0, 6)]))
+    alone, course = kept[0].axes[0].lines
+    assert list(alone.get_ydata()) == [1e-3]
+    assert (alone.get_marker(), course.get_marker()) == (".", "")
+
+
+def apart(ax):
+    """Whether the labels of its ticks in view are several, and a digit apart."""
+    low, high = ax.get_xlim()
+    boxes = [
+        tick.label1.get_window_extent()
+        for tick in ax.xaxis.get_major_ticks()
+        if low <= tick.get_loc() <= high and tick.label1.get_text()
+    ]
+    return len(boxes) > 1 and all(b.x0 - a.x1 > drawing.DIGIT for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize("span", [2e-5, 0.00025, 0.02, 1.0, 40.0, 250_000.0])
+def test_labels_of_ticks_do_not_run_into_each_other(kept, span):
+    frame = energies([np.zeros(6), np.linspace(-1, 1, 6)]).assign(time=lambda rows: rows.time * span)
+    portraits.energy_courses("e", frame)
+    portraits.phase_portrait("p", span * RING, [portraits.Portrait("m", span * RING)] * 2, ("q", "p"))
+    fields.space_time("s", np.ones((1, 6, 8)), {"m": np.ones((1, 6, 8))}, T, span * np.arange(8) / 8)
+    fields.snapshots("s", {"true": np.ones((5, 4, 4))}, T[:5], size=(span, span))
+    for figure in kept:
+        measured(figure)
+        shown = [ax for ax in figure.axes if ax.get_title() and ax.xaxis.get_tick_params()["labelbottom"]]
+        assert shown
+        assert all(apart(ax) for ax in shown)
 
 
 def meshes(figure):
@@ -208,6 +283,34 @@ def test_an_own_energy_that_is_to_fall_is_drawn_with_its_sign_and_apart(kept):
     }
 
 
+def test_energies_are_pictured_as_they_are_written_for_a_batch_of_states_with_one_number_each(kept):
+    class Rows(nn.Module):
+        def forward(self, u: torch.Tensor) -> torch.Tensor:
+            return (u[:, 0] ** 2 + u[:, 1] ** 2)[:, None]  # not of [..., n], and [b, 1]
+
+    spring, test = physics.spring(), physics.data_sets.springs(points=4).exact(3, 0)
+    models = {"m": physics.energy_model(2, Rows()), "drifts": physics.neural_ode(2)}
+    for energy in (spring.energy, lambda u: Rows()(u)[:, 0], Rows()):
+        system = replace(spring, energy=energy)
+        assert "of the learned energy" in picturing.phase_portrait(models, system, test).svg
+        picturing.energy_over_time(models, system, test)
+    usual, *others = ([line.get_ydata() for ax in figure.axes for line in ax.lines] for figure in kept[1::2])
+    for other in others:
+        for values, same in zip(usual, other, strict=True):
+            np.testing.assert_allclose(same, values, atol=1e-14)
+    assert max(np.abs(values).max() for values in usual) > 1e-3
+
+
+def test_a_learned_energy_is_drawn_as_predictions_know_it_without_dropout_and_in_the_models_floats(kept):
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 1)).float()
+    model, test = physics.energy_model(2, net), physics.data_sets.springs(points=4).exact(1, 0)
+    for _ in range(2):
+        picturing.energy_over_time({"m": model}, None, test, predicted={"m": test})
+    first, again = (figure.axes[0].lines[0].get_ydata() for figure in kept)
+    np.testing.assert_array_equal(first, again)
+    assert model.training
+
+
 def test_what_was_predicted_already_is_not_predicted_again():
     system = physics.spring()
     test = physics.Trajectories(torch.linspace(0, 1, 3), torch.rand(1, 3, 2, dtype=torch.float64), system.entries)
@@ -269,6 +372,9 @@ def test_what_pictures_are_not_made_of_is_named(tmp_path):
         (lambda: picturing.energy_over_time({"true": model}, None, test), "name 'true', which is that of the true"),
         (lambda: picturing.energy_over_time({"m": model}, physics.double_pendulum(), test), "2 entries, double"),
         (lambda: picturing.phase_portrait({"m": model}, physics.double_pendulum(), test), "2 entries, double"),
+        (lambda: picturing.phase_portrait({"m": physics.spring()}, None, test), "'m' is a System, .* to system="),  # type: ignore[dict-item] - as a user may
+        (lambda: picturing.phase_portrait(model, None, test), "models are a LearnedSystem, expected them by name"),  # type: ignore[arg-type]
+        (lambda: picturing.energy_over_time({}, model, test), "the system is a LearnedSystem, expected one such as"),  # type: ignore[arg-type]
         (lambda: picturing.snapshots({"m": model}, test, (2, 1), count=0), "count is 0, expected 1 or more"),
         (lambda: picturing.animate({"m": model}, test, tmp_path / "f.mp4"), "ends in .gif, in a folder"),
         (lambda: picturing.animate({"m": model}, test, tmp_path / "f.gif", rate=0.0), "rate is 0.0, expected pos"),
