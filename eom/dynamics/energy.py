@@ -21,7 +21,7 @@ from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.iterations import Solved
 from eom.dynamics.stepper import require_tolerance
-from eom.errors import DataError, SettingError, StepError
+from eom.errors import DataError, DiscreteError, SettingError, StepError
 
 Energy = Callable[[State], Tensor]  # [b, n] -> [b]
 Structure = Callable[[State], State]  # g [b, n] -> G g [b, n], linear
@@ -173,7 +173,12 @@ class DiscreteGradient:
         rows, grid = y if y.ndim > 1 else y[None], getattr(field, "grid", ())
 
         def g(u: State) -> State:
-            return rows + h * field.structure(self.rule(field.energy, u, rows))
+            try:
+                return rows + h * field.structure(self.rule(field.energy, u, rows))
+            except DiscreteError:
+                if bool(numbers(field.energy, u).isfinite().all()):
+                    raise
+                return torch.full_like(rows, torch.nan)  # of an iterate that has run away
 
         try:
             solved: Solved = solve(g, predicted(field, h, rows), rtol=self.rtol, near=rows, grid=grid)

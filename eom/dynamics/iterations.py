@@ -90,7 +90,7 @@ def iterated(g: Map, u: Tensor, wanted: float, sizes: Sizes, name: str, most: in
 def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
     """u <- the combination of the last few g(u_i) whose residual is the least, for each row its own.
 
-    Its shares weigh as much as g's change over a step is uncertain, by g's curvature and by rounding: once residuals
+    Shares are held small, by what is uncertain of g's change over a step: its curvature, and rounding. Once residuals
     are small, least squares alone would take large steps of long ago, nearly parallel ones, for what is left of noise.
     """
     values: deque[Tensor] = deque(maxlen=MEMORY + 1)
@@ -101,15 +101,18 @@ def anderson(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
         offs.append(value - u)
         if len(values) == 1:
             return value
-        unit = units(each)[..., None]
-        steps, turns = (torch.stack([*x], -1).diff(dim=-1) / unit for x in (values, offs))  # [b, n, m]
-        size, length = (each[..., None] / unit).norm(dim=1), steps.norm(dim=1)
-        size = torch.where(size > 0, size, 1.0)
-        doubt = torch.diag_embed(CURVED * length.square() / size + torch.finfo(u.dtype).eps * size)
+        largest = each.amax(-1, keepdim=True)
+        unit = (units(each) * torch.where(largest > 0, largest, 1.0))[..., None]
+        steps, turns = (torch.stack([*x], -1).diff(dim=-1) / unit for x in (values, offs))  # [b, n, m] of order 1
+        length = torch.maximum(steps.abs().amax(1), turns.abs().amax(1))  # [b, m]
+        length = torch.where(length > 0, length, 1.0)
+        doubt = (CURVED * length + torch.finfo(u.dtype).eps / length).clamp(max=1.0)  # of a step of unit length
         off = offs[-1][..., None] / unit  # [b, n, 1]
+        matrix = torch.cat([turns / length[:, None], torch.diag_embed(doubt)], 1)
         left = torch.nn.functional.pad(off, (0, 0, 0, len(offs) - 1))
-        change = steps @ torch.linalg.lstsq(torch.cat([turns, doubt], 1), left, driver="gels").solution
-        wild = (off - change).norm(dim=1) > WILD * off.norm(dim=1)
+        matrix, left = (x.nan_to_num(0.0, 0.0, 0.0) for x in (matrix, left))  # of rows that have run away
+        change = steps / length[:, None] @ torch.linalg.lstsq(matrix, left, driver="gels").solution
+        wild = ~((off - change).abs().amax(1) <= WILD * off.abs().amax(1))
         return value - torch.where(wild, 0.0, (unit * change)[..., 0])
 
     return iterated(g, u, wanted, sizes, "anderson", MANY, advance)

@@ -13,7 +13,7 @@ from eom.dynamics.newton_krylov import along, direction, gmres
 from eom.dynamics.periodic import loosened
 from eom.dynamics.stepper import end
 from eom.dynamics.symplectic import Gauss
-from eom.errors import SettingError
+from eom.errors import SettingError, StepError
 from eom.physics.lattices import cahn_hilliard, korteweg_de_vries, wave
 
 WIDE = torch.float64
@@ -112,3 +112,28 @@ def test_torchs_own_check_of_gradients_finds_them_right(stepper):
 def test_a_grid_of_another_size_is_named():
     with pytest.raises(SettingError, match=r"a state has 6 entries, expected a multiple of those of the grid \[4\]"):
         solve(torch.sin, torch.ones(1, 6), grid=(4,))
+
+
+@pytest.mark.parametrize("stepper", [Gauss(1), Gauss(2)], ids=["midpoint", "two stages"])
+@pytest.mark.parametrize("h", [0.03, 0.1, 1.0])
+def test_stiff_steps_in_single_precision_run_away_in_mixing_and_are_solved_by_newtons_method(stepper, h):
+    u, rates = random(1, 10), torch.logspace(-2, 4, 10, dtype=WIDE)
+
+    def after(dtype: torch.dtype) -> Tensor:
+        return end(lambda t, y: torch.tanh(y.roll(1, -1)) - rates.to(dtype) * y, stepper, u.to(dtype), h=h, steps=5)
+
+    torch.testing.assert_close(after(torch.float32).double(), after(WIDE), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [0.0, 1.0, 3.0])
+def test_iterates_whose_energy_is_infinite_are_no_fault_of_the_energy(place):
+    """Toda's e^(q_2 - q_1): mixing runs far away, and Newton's method finds the step, or says that it is too large."""
+    toda = EnergySystem(lambda u: u[:, 2:].square().sum(1) / 2 + torch.exp(u[:, 1] - u[:, 0]), PENDULUM.structure)
+    u = torch.tensor([[place - 3.0, 3.0, 0.0, 0.0], [0.0, 0.1, 0.0, 1.0]], dtype=WIDE)
+    try:
+        torch.testing.assert_close(
+            toda.energy(end(toda, DiscreteGradient(), u, h=10.0, steps=3)), toda.energy(u), rtol=1e-13, atol=0
+        )
+    except StepError as failure:
+        assert place == 1.0
+        assert str(failure).endswith("take a smaller step")
