@@ -115,3 +115,43 @@ def test_adaptive_steps_are_as_exact_for_small_states(size):
     found, _ = physics.Adaptive().step(lambda t, u: rotate(u), 0.0, 1.0, u, None)
     wanted = size * torch.tensor([[math.cos(1), -math.sin(1)]], dtype=WIDE)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
+FUSED = {
+    "LayerNorm": lambda: nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 1)),
+    "attention": lambda: nn.Sequential(
+        nn.Linear(4, 16), nn.Unflatten(1, (2, 8)),
+        nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, activation="gelu", batch_first=True),
+        nn.Flatten(), nn.Linear(16, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("net", FUSED)
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda net: physics.hamiltonian_network(4, net),
+        lambda net: physics.hamiltonian_network(4, net, rule=physics.midpoint),
+        lambda net: physics.energy_model(4, net),
+        lambda net: physics.lagrangian_network(4, net),
+    ],
+    ids=["rates", "midpoint", "discrete gradient", "Lagrangian"],
+)
+def test_gradients_of_training_are_right_through_what_torch_fuses(net, model):
+    """Where a loss holds derivatives of an energy, its gradient needs the second, of a Lagrangian the third."""
+    learned = model(FUSED[net]())
+    data = Trajectories(0.1 * torch.arange(4.0), torch.randn(6, 4, 4), slopes=torch.randn(6, 4, 4))
+    own = [x for x in learned.parameters() if x.requires_grad]
+    start, along = [x.detach().clone() for x in own], [torch.randn_like(x) for x in own]
+    found = torch.autograd.grad(physics.mean_square(learned, data.windows()), own, allow_unused=True)
+    slope = sum(float((g * d).sum()) for g, d in zip(found, along, strict=True) if g is not None)
+
+    def beside(e: float) -> float:
+        for x, u, d in zip(own, start, along, strict=True):
+            x.data = u + e * d
+        return float(physics.mean_square(learned, data.windows()).detach())
+
+    e = 1e-5
+    differences = [(beside(e / k) - beside(-e / k)) * k / (2 * e) for k in (1, 2)]
+    assert slope == pytest.approx((4 * differences[1] - differences[0]) / 3, rel=1e-5)
