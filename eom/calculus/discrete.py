@@ -177,9 +177,14 @@ def _require_exact(tape: Tape, start: Two, end: Two, found: Tensor) -> None:
         cancelling = CANCELLING * eps * torch.stack(sizes).amax(0)
         if not bool((off.isfinite() & (off <= near + cancelling)).all()):
             worst = float((off / size).nan_to_num(float("inf")).max())
-            why = "a part of it is computed outside of torch's functions or in fewer digits, or samples see each other"
+            why = (
+                "a part of it is computed outside of torch's functions or in fewer digits, or samples see each other, "
+                "or are not along the first axis of a function that has no rule of its own"
+            )
             if not bool(found.isfinite().all()):
                 why = "a discrete derivative in it is not finite, as of a function that grows too fast from v to u"
             if not bool((high + low).isfinite().all()):
                 why = "the energy is not finite, or what it does with torch.vmap, torch.jit or torch.tensor is not seen"
+            if not bool((start.u + start.v).isfinite().all()):
+                why = "the states are not finite"
             raise DiscreteError(f"H(u) - H(v) differs from DG . (u - v) by {worst:.2g} of their size: {why}")

@@ -111,8 +111,8 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
     return out
 
 
-def place(t: float, h: float | Tensor) -> str:
-    """Where a step failed; h may be a step [b, 1] of each member's own."""
-    return f"at time {t:.4g} with h = " + (
+def place(t: float | Tensor, h: float | Tensor) -> str:
+    """Where a step failed; h may be a step [b, 1] of each member's own, and t their times."""
+    return f"at time {float(t if isinstance(t, float | int) else t.max()):.4g} with h = " + (
         f"{float(h.min()):g} to {float(h.max()):g}" if isinstance(h, Tensor) else f"{h:g}"
     )

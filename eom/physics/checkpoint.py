@@ -55,7 +55,8 @@ def about(model: LearnedSystem, window: Window) -> dict[str, str]:
     rule = model.rule if isinstance(model.rule, FunctionType) else type(model.rule)
     observed = [x for x in (window.t, window.u, window.slope) if x is not None]
     numbers = b"".join(_bits(x.contiguous(), torch.uint8).numpy().tobytes() for x in observed)
-    return {"field": type(model.field).__name__, "rule": rule.__name__, "data": hashlib.sha256(numbers).hexdigest()}
+    seen = hashlib.sha256(numbers).hexdigest()
+    return {"field": type(model.field).__name__, "rule": rule.__name__, "data, window or stride": seen}
 
 
 def save(
@@ -92,7 +93,7 @@ def load(
             raise ValueError(f"it holds {', '.join(arrays)}")
         tree = _whole(json.loads(str(arrays["tree"])), arrays)
         if other := [name for name in of if of[name] != tree["of"][name]]:
-            raise ValueError(f"it is of another {' and '.join(other)}: continue that training, or choose another file")
+            raise ValueError(f"it differs in {' and '.join(other)}: continue that training, or choose another file")
         if tree["kind"] != type(optimizer).__name__:
             raise ValueError(f"it was written with {tree['kind']}, and the optimizer is {type(optimizer).__name__}")
         there, here = ({name: list(x.shape) for name, x in part.items()} for part in (tree["model"], before[0]))

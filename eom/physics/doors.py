@@ -49,6 +49,11 @@ def require_of(system: Any, test: Trajectories) -> None:
         raise SettingError(f"the system is a {type(system).__name__}, expected one such as pendulum(), or None")
     if test.size != system.size:
         raise DataError(f"test states have {test.size} entries, {system.name} has {system.size}")
+    if test.entries != system.entries and set(test.entries) == set(system.entries):
+        raise DataError(
+            f"test states are {', '.join(test.entries)}, those of {system.name} {', '.join(system.entries)}: bring the "
+            "columns into its order"
+        )
 
 
 def require_predicted(predicted: Any, test: Trajectories) -> None:

@@ -53,10 +53,12 @@ def fit(
         steps: in all, those that a checkpoint has made among them.
         optimizer: of the model's parameters; by default Adam with learning rate 1e-3. LBFGS wants batch=None.
         batch: windows in a step, drawn anew for each; all of them by default.
-        window: steps of one window, each of which begins ``stride`` points after the last.
+        window: steps of one window, each of which begins ``stride`` points after the last. Rules of single steps look
+            at each of them alone; ``Shooting(stepper)`` goes through them all from the first state.
         validation: whose mean square is measured every so many steps; the best parameters are those at the end, be
             they those at the start.
-        patience: measurements without a better one, after which training stops.
+        patience: measurements without a better one, after which training stops; one that has stopped so goes on from
+            its checkpoint with more patience, not with more steps.
         checkpoint: a file, written at every measurement, from which training goes on if it is
             there, with its optimizer's rate; of the same model, rule, loss and data.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eom.dynamics.stepper import Stepper
 from eom.errors import DataError, SettingError
 from eom.physics.learned_fields import dense
+from eom.physics.limits import is_number
 from eom.physics.models import LearnedSystem
 from eom.physics.rules import Rule
 from eom.physics.trajectories import Trajectories, Window
@@ -101,6 +102,8 @@ def principal_coding(
         raise SettingError(
             f"{components!r} components for {latents!r} latents, expected whole numbers, as many or more"
         )
+    if not isinstance(data, Trajectories):
+        raise DataError(f"the data are a {type(data).__name__}, expected Trajectories, as of frame_pairs(frames, dt)")
     u = data.states.flatten(0, 1)
     mean = u.mean(0)
     _, sizes, rows = torch.linalg.svd(u - mean, full_matrices=False)
@@ -136,10 +139,13 @@ def latent_model(
     Raises:
         SettingError: an odd number of latents, negative weights, or a time that is not positive.
     """
-    if system.size % 2 or not (motion >= 0 and canonical >= 0 and 0 < time < float("inf")):
+    if not isinstance(system, LearnedSystem):
+        raise SettingError(f"the law of latents is a {type(system).__name__}, expected a model such as energy_model(2)")
+    weights = all(is_number(x) and x >= 0 for x in (motion, canonical))
+    if system.size % 2 or not (weights and is_number(time) and time > 0):
         raise SettingError(
-            f"{system.size} latents with motion, canonical, time of {motion}, {canonical}, {time}; expected an even "
-            "number, positions before momenta, weights of 0 or more and a positive time"
+            f"{system.size} latents with motion, canonical, time of {motion!r}, {canonical!r}, {time!r}; expected an "
+            "even number, positions before momenta, weights of 0 or more and a positive time"
         )
     coding = (encode or dense(size, system.size), decode or dense(system.size, size))
     rule = LatentRule(system.rule, motion, canonical, time)

@@ -85,7 +85,7 @@ def compare_energies(
 
 def checked_states(states: Tensor, least: int) -> None:
     if not (isinstance(states, Tensor) and states.ndim == 2 and states.is_floating_point()):
-        raise SettingError(f"states are {getattr(states, 'shape', type(states))}, expected floats [b, n]")
+        raise SettingError(f"states are {said(states)}, expected a tensor of floats [b, n]")
     if not bool(torch.isfinite(states).all()):
         raise SettingError("states hold NaN or infinity, expected finite numbers")
     if len(states) < least:

@@ -24,7 +24,8 @@ class Scores(NamedTuple):
     predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise
     in a step where its structure dissipates, over its spread on the test states; ``invariants`` largest change of what
     the flow keeps; ``rising`` share of steps in which the true H rises though the system dissipates; ``horizon`` mean
-    time to a relative error of 1/2 of the state, of at most the length of the test.
+    time to a relative error of 1/2 of the state, of at most the length of the test. Of a single trajectory there is no
+    spread, and no ``drift`` of an energy that is to stay.
     """
 
     derivative: float

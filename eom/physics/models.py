@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from eom.physics.limits import (
     require_grid,
     require_halves,
     require_periodic,
+    require_whole,
     said,
 )
 from eom.physics.rules import (
@@ -57,6 +59,12 @@ class LearnedSystem(nn.Module):
         own = getattr(getattr(field, "energy", None), "size", size)
         if own != size:
             raise SettingError(f"size is {size}, and the energy is one of states of {own} entries, fields x grid")
+        theirs = getattr(structure, "grid", self.grid or (size,))
+        if prod(theirs) != size or (self.grid and theirs != self.grid):
+            raise SettingError(
+                f"the structure is of one field on the grid {theirs}, and the energy of states of {size} entries"
+                + (f" on {self.grid}: give both the same grid" if self.grid else "")
+            )
         require_stepper(stepper)
         if isinstance(rule, type) or not callable(rule):
             raise SettingError(
@@ -188,10 +196,11 @@ def hamiltonian_network(size: int, energy: nn.Module | None = None, *, rule: Rul
 
 
 def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) -> LearnedSystem:
-    """H = T(p) + V(q), trained and predicted by leapfrog steps, which learns their modified energy.
+    """H = T(p) + V(q), trained and predicted by leapfrog steps, which learns the modified energy of one step size.
 
     Sources: Chen, Zhang, Arjovsky & Bottou, ICLR 2020; Zhu, Jin & Tang 2020 (what it learns).
     """
+    require_whole(size=size)
     field = fields.SeparableField(net(size // 2, 1), net(size // 2, 1))
     return LearnedSystem(size, field, Shooting(Leapfrog()), Leapfrog())
 
@@ -216,12 +225,17 @@ def energy_model(size: int, energy: nn.Module | None = None, structure: Structur
 
 
 def damped_energy_model(size: int, energy: nn.Module | None = None) -> LearnedSystem:
-    """The same with friction that is learned, G = S - diag(0, r), r >= 0."""
+    """The same with friction that is learned, G = S - diag(0, r), r >= 0: constant, and linear in velocities dH/dp.
+
+    Any other drag, as a quadratic one, is none of it: ``second_order_ode`` learns it, without an energy.
+    """
     return energy_model(size, energy, Friction(size))
 
 
 def lagrangian_network(size: int, net: nn.Module | None = None) -> LearnedSystem:
     """Euler-Lagrange equations of a learned L(q, v), for states of positions and velocities (Cranmer et al. 2020).
+
+    ``fit`` refuses states whose positions plainly change 1.5 times as fast as their velocities say, as with momenta.
 
     Motion of one dimension is that of many L: the energy that is learned may be any function of the true one.
     """

@@ -137,7 +137,7 @@ def frame_pairs(frames: Tensor, dt: float) -> Trajectories:
     if len(still):
         raise DataError(f"nothing moves in film {int(still[0])}: all its {films.shape[1]} frames are the same")
     flat = films.flatten(2)
-    times = torch.arange(films.shape[1] - 1, dtype=frames.dtype, device=frames.device) * dt
+    times = torch.arange(films.shape[1] - 1, dtype=torch.float64, device=frames.device) * dt  # frames may be halves
     return Trajectories(times, torch.cat([flat[:, :-1], flat[:, 1:]], -1))
 
 

@@ -32,12 +32,13 @@ def match_slopes(field: Any, window: Window) -> Tensor:
 
 
 def midpoint(field: Any, window: Window) -> Tensor:
-    """(u_1 - u_0) / h - f((u_0 + u_1) / 2)."""
-    return _change(window) - _each((window.u[:, 1:] + window.u[:, :-1]) / 2, lambda u: field(0.0, u))
+    """(u_1 - u_0) / h - f((u_0 + u_1) / 2), of uneven times each step by its share of the mean one."""
+    middle = (window.u[:, 1:] + window.u[:, :-1]) / 2
+    return _weighed(window, _change(window) - _each(middle, lambda u: field(0.0, u)))
 
 
 def match_discrete_gradient(field: Any, window: Window) -> Tensor:
-    """(u_1 - u_0) / h - G DG(u_1, u_0): what the model's own energy-keeping step leaves.
+    """(u_1 - u_0) / h - G DG(u_1, u_0): what the model's own energy-keeping step leaves; weighed as in ``midpoint``.
 
     Source: Matsubara, Ishikawa & Yaguchi, NeurIPS 2020, sec. 4.
     """
@@ -49,7 +50,8 @@ def match_discrete_gradient(field: Any, window: Window) -> Tensor:
     n = window.u.shape[-1]
     after, before = window.u[:, 1:].reshape(-1, n), window.u[:, :-1].reshape(-1, n)
     change = _change(window)
-    return change - field.structure(discrete_gradient(field.energy, after, before)).reshape(change.shape)
+    slopes = field.structure(discrete_gradient(field.energy, after, before))
+    return _weighed(window, change - slopes.reshape(change.shape))
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,11 @@ def _known(number: Tensor, observed: Tensor, window: Window) -> None:
             "the rule has parameters for the windows of the data it was made for, and is given others: give fit the "
             "same data, window and stride; for validation take a model with a plain rule"
         )
+
+
+def _weighed(window: Window, residual: Tensor) -> Tensor:
+    """By h over the mean step: noise in states then counts alike in all steps, however near two times are."""
+    return residual * (window.t.diff(dim=1) / _step(window))[..., None].to(residual.dtype)
 
 
 def _change(window: Window) -> Tensor:

@@ -35,13 +35,13 @@ Number = Callable[[State], Tensor]  # [b, n] -> [b]
 class System:
     """A system of ``size`` entries, named with their units in ``entries``.
 
-    ``conserved`` are numbers that its flow keeps, besides the energy where ``dissipates`` is False; ``solution`` (t,
-    u_0) -> u(t) is exact. ``stepper`` keeps the energy, or lets it fall as the flow does. ``grid`` is that of an
-    ``EnergySystem``.
+    ``conserved`` are numbers [b, n] -> [b] that its flow is said to keep, besides the energy where ``dissipates`` is
+    False: ``evaluate`` measures how far predictions change them. ``solution`` (t, u_0) -> u(t) is exact. ``stepper``
+    keeps the energy, or lets it fall as the flow does. ``grid`` is that of an ``EnergySystem``.
 
     Raises:
-        SettingError: no entries, a grid that they are not on, no stepper, a structure that is not skew, or not negative
-        semidefinite, as ``dissipates`` says.
+        SettingError: no entries, a grid that they are not on, no stepper, what is conserved without names, a structure
+        that is not skew, or not negative semidefinite, as ``dissipates`` says.
     """
 
     name: str
@@ -57,6 +57,9 @@ class System:
     def __post_init__(self) -> None:
         require_names(self.entries)
         require_function(energy=self.energy, structure=self.structure)
+        if not isinstance(self.conserved, Mapping):
+            raise SettingError(f"conserved is {self.conserved!r}, expected functions by name: {{'momentum': function}}")
+        require_function(**self.conserved)
         require_grid(self.grid, self.size)
         require_stepper(self.stepper)
         law, promised = energy_law(self.structure, self.size), "dissipates" if self.dissipates else "conserves"

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from eom import physics
 from eom.dynamics.runge_kutta import RK4
-from eom.errors import DataError, SettingError
+from eom.errors import DataError, EomError, SettingError
 from eom.physics.fitting import fit
 from eom.physics.latents import LatentField, LatentStepper, latent_model, principal_coding
 from eom.physics.learned_fields import EnergyField, PlainField, dense
@@ -326,3 +327,22 @@ def test_a_picture_of_other_numbers_is_refused(tmp_path):
     Image.fromarray(np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)).save(tmp_path / "0.tif")
     with pytest.raises(DataError, match="values of mode F, expected 8 or 16 bits"):
         read_frames([tmp_path / "0.tif"])
+
+
+def test_times_of_frames_are_in_double_precision():
+    pairs = physics.frame_pairs(torch.rand(60, 4, 4, dtype=torch.float16), 0.15)
+    torch.testing.assert_close(pairs.times[0], 0.15 * torch.arange(59.0, dtype=torch.float64), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: physics.principal_coding(torch.rand(3, 4, 5), 2), "the data are a Tensor, expected Trajectories"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.latent_model(4, physics.pendulum()), "the law of latents is a System, expected a model"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.latent_model(4, physics.energy_model(2), motion="1"), "motion, canonical, time of '1', 1.0"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.symplectic_network("a"), "size is 'a', expected 1 or more"),  # type: ignore[arg-type] - as a user may
+    ],
+)  # fmt: skip
+def test_codes_and_laws_of_latents_that_are_none_are_refused(act, message):
+    with pytest.raises(EomError, match=message):
+        act()

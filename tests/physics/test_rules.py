@@ -155,3 +155,17 @@ def test_gradients_of_training_are_right_through_what_torch_fuses(net, model):
     e = 1e-5
     differences = [(beside(e / k) - beside(-e / k)) * k / (2 * e) for k in (1, 2)]
     assert slope == pytest.approx((4 * differences[1] - differences[0]) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", [physics.midpoint, physics.match_discrete_gradient], ids=["midpoint", "automatic"])
+def test_two_times_that_are_near_do_not_outweigh_all_others(rule):
+    """Noise s leaves s^2 / h^2 in a step: weighed by it, a hundredth of a step counts as any other."""
+    data = data_sets.springs(noise=0.0).draw(20, seed=0)
+    near = data.times.clone()
+    near[:, 10] = near[:, 9] + (near[:, 10] - near[:, 9]) / 100
+    noisy = [
+        Trajectories(t, data_sets.springs(noise=0.0).exact(20, 0, t).states + 0.01 * torch.randn(20, 30, 2))
+        for t in (data.times, near)
+    ]
+    even, uneven = (float(physics.mean_square(true_spring(rule), x.windows()).detach()) for x in noisy)
+    assert uneven == pytest.approx(even, rel=0.3)

@@ -162,3 +162,10 @@ def test_what_is_conserved_is_a_number_for_each_state():
     system = dataclasses.replace(physics.spring(), conserved={"both": lambda u: u})
     with pytest.raises(DataError, match=r"both of states \[120, 2\] is \[120, 2\], expected \[120\]"):
         physics.evaluate(true_spring(physics.midpoint), system, data_sets.springs().exact(4, 0))
+
+
+def test_columns_in_another_order_are_refused():
+    data = spring_data()
+    turned = Trajectories(data.times, data.states.flip(-1), ("p", "q"))
+    with pytest.raises(DataError, match="test states are p, q, those of spring q, p: bring the columns into its order"):
+        physics.evaluate(true_spring(physics.midpoint), physics.spring(), turned)

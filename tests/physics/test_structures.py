@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from eom import physics
+from eom.errors import SettingError
 from eom.physics.systems import rotate
 
 WIDE = torch.float64
@@ -52,3 +53,18 @@ def test_a_kernel_weighs_neighbours_as_its_stencil_says():
             kernel[at] * wide.roll([1 - k for k in at], axes) for at in itertools.product(range(3), repeat=len(grid))
         )
         torch.testing.assert_close(free(g).detach(), torch.as_tensor(by_hand).flatten(1), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("energy", "structure"),
+    [
+        (lambda: physics.GridEnergy((64,)), lambda: physics.SkewKernel((8, 8))),
+        (lambda: physics.GridEnergy((4, 16)), lambda: physics.SkewKernel((16, 4))),
+        (lambda: physics.GridEnergy((32,), fields=2), lambda: physics.DissipativeKernel((32,))),
+        (lambda: physics.dense(64, 1), lambda: physics.FreeKernel((8, 4))),
+    ],
+    ids=["a line and a square", "turned", "two fields", "no grid"],
+)
+def test_an_energy_and_a_structure_on_other_grids_are_refused(energy, structure):
+    with pytest.raises(SettingError, match=r"the structure is of one field on the grid .*, and the energy of .* 64"):
+        physics.energy_model(64, energy(), structure())
