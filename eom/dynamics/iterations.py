@@ -131,7 +131,7 @@ def newton(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:
         last = residual
         return u + torch.linalg.lu_solve(*kept[0], (value - u)[..., None])[..., 0]
 
-    return iterated(g, u, wanted, sizes, "newton", MANY // 3, advance)
+    return iterated(g, u, wanted, sizes, "newton", MANY, advance)
 
 
 def newton_krylov(g: Map, u: Tensor, wanted: float, sizes: Sizes) -> Solved:

@@ -92,7 +92,7 @@ def load(
         if "tree" not in arrays:
             raise ValueError(f"it holds {', '.join(arrays)}")
         tree = _whole(json.loads(str(arrays["tree"])), arrays)
-        if other := [name for name in of if of[name] != tree["of"][name]]:
+        if other := [name for name in of if of[name] != tree["of"].get(name)]:
             raise ValueError(f"it differs in {' and '.join(other)}: continue that training, or choose another file")
         if tree["kind"] != type(optimizer).__name__:
             raise ValueError(f"it was written with {tree['kind']}, and the optimizer is {type(optimizer).__name__}")

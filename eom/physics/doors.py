@@ -15,7 +15,8 @@ from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, Window
 
-APART, SURE = 1.5, 0.9  # times, by which velocities may be from what positions do; a squared correlation of both
+APART = 1.8  # times, by which velocities may be from what positions do: tan(x) / x at two or three points a period
+SURE, FEW = 0.9, 8  # a squared correlation of both, of so many steps or more
 
 
 def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
@@ -109,7 +110,7 @@ def require_velocities(windows: Window) -> None:
     moved = (q.diff(dim=1) / windows.t.diff(dim=1)[..., None]).flatten(0, 1)
     said = ((v[:, 1:] + v[:, :-1]) / 2).flatten(0, 1)
     both, square = (moved * said).sum(0), said.square().sum(0)
-    told = both.square() > SURE * square * moved.square().sum(0)  # not hidden in noise, nor at rest
+    told = (both.square() > SURE * square * moved.square().sum(0)) & (len(said) >= FEW)  # by more than noise
     for i, share in enumerate((both / square).tolist()):
         if bool(told[i]) and not 1 / APART <= share <= APART:
             raise DataError(

@@ -59,8 +59,8 @@ class LearnedSystem(nn.Module):
         own = getattr(getattr(field, "energy", None), "size", size)
         if own != size:
             raise SettingError(f"size is {size}, and the energy is one of states of {own} entries, fields x grid")
-        theirs = getattr(structure, "grid", self.grid or (size,))
-        if prod(theirs) != size or (self.grid and theirs != self.grid):
+        theirs = getattr(structure, "grid", ())
+        if theirs and (prod(theirs) != size or (self.grid and theirs != self.grid)):
             raise SettingError(
                 f"the structure is of one field on the grid {theirs}, and the energy of states of {size} entries"
                 + (f" on {self.grid}: give both the same grid" if self.grid else "")
@@ -235,7 +235,7 @@ def damped_energy_model(size: int, energy: nn.Module | None = None) -> LearnedSy
 def lagrangian_network(size: int, net: nn.Module | None = None) -> LearnedSystem:
     """Euler-Lagrange equations of a learned L(q, v), for states of positions and velocities (Cranmer et al. 2020).
 
-    ``fit`` refuses states whose positions plainly change 1.5 times as fast as their velocities say, as with momenta.
+    ``fit`` refuses states whose positions plainly change 1.8 times as fast as their velocities say, as with momenta.
 
     Motion of one dimension is that of many L: the energy that is learned may be any function of the true one.
     """

@@ -195,7 +195,8 @@ def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: i
 
 
 def _step(window: Window) -> float:
-    return float(window.t.diff(dim=1).mean())
+    """The mean step, of the data the windows are from."""
+    return float(window.t.diff(dim=1).mean() if window.step is None else window.step[0])
 
 
 def _windows(data: Any, window: int, stride: int) -> Tensor:

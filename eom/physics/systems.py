@@ -57,7 +57,7 @@ class System:
     def __post_init__(self) -> None:
         require_names(self.entries)
         require_function(energy=self.energy, structure=self.structure)
-        if not isinstance(self.conserved, Mapping):
+        if not (isinstance(self.conserved, Mapping) and all(isinstance(name, str) for name in self.conserved)):
             raise SettingError(f"conserved is {self.conserved!r}, expected functions by name: {{'momentum': function}}")
         require_function(**self.conserved)
         require_grid(self.grid, self.size)

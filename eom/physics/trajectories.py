@@ -17,19 +17,20 @@ from eom.physics.limits import is_dense, is_number, require_file, require_names,
 class Window(NamedTuple):
     """k + 1 states in a row, of b stretches of motion.
 
-    ``t`` [b, k + 1], ``u`` [b, k + 1, n], the ``number`` [b] of each among all stretches of the data, and the rates
-    ``slope`` [b, k + 1, n] where they were observed.
+    ``t`` [b, k + 1], ``u`` [b, k + 1, n], the ``number`` [b] of each among all stretches of the data, the rates
+    ``slope`` [b, k + 1, n] where they were observed, and the mean ``step`` [b] of the data, the same for all.
     """
 
     t: Tensor
     u: Tensor
     number: Tensor
     slope: Tensor | None = None
+    step: Tensor | None = None
 
     def rows(self, chosen: Tensor) -> "Window":
         """Those of the stretches."""
-        slope = None if self.slope is None else self.slope[chosen]
-        return Window(self.t[chosen], self.u[chosen], self.number[chosen], slope)
+        slope, step = (None if x is None else x[chosen] for x in (self.slope, self.step))
+        return Window(self.t[chosen], self.u[chosen], self.number[chosen], slope, step)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Trajectories:
             for x in (self.states, self.slopes)
         )
         assert u is not None
-        return Window(t, u, torch.arange(len(t)), slope)
+        return Window(t, u, torch.arange(len(t)), slope, self.times.diff(dim=1).mean().expand(len(t)))
 
     def select(self, chosen: Sequence[int] | slice) -> "Trajectories":
         """Those trajectories."""

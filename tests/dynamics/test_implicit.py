@@ -140,3 +140,14 @@ def test_a_step_that_no_method_finds_is_too_large():
     u = torch.tensor([[-2.0, 3.0, 0.0, 0.0], [0.0, 0.1, 0.0, 1.0]], dtype=WIDE)
     with pytest.raises(StepError, match=r"take a smaller step$"):
         end(TODA, DiscreteGradient(), u, h=10.0, steps=3)
+
+
+def test_newtons_method_goes_on_while_it_comes_nearer():
+    """Kept matrices of a stiff spring take more than twenty iterations."""
+    spring = EnergySystem(
+        lambda u: 1e4 * (u[:, :2].square().sum(1) / 2 + u[:, 0] * u[:, 1] ** 2 / 3) + u[:, 2:].square().sum(1) / 2,
+        lambda g: torch.cat([g[:, 2:], -g[:, :2]], 1),
+    )
+    for u in random(40, 4)[:, None]:
+        after = end(spring, DiscreteGradient(), u / 4, h=0.3, steps=1)
+        torch.testing.assert_close(spring.energy(after), spring.energy(u / 4), rtol=1e-10, atol=0)

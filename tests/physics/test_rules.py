@@ -169,3 +169,21 @@ def test_two_times_that_are_near_do_not_outweigh_all_others(rule):
     ]
     even, uneven = (float(physics.mean_square(true_spring(rule), x.windows()).detach()) for x in noisy)
     assert uneven == pytest.approx(even, rel=0.3)
+
+
+@pytest.mark.parametrize("rule", [physics.midpoint, physics.Shooting(physics.RK4())], ids=["midpoint", "shooting"])
+def test_batches_of_uneven_times_weigh_as_the_whole_data_do(rule):
+    data = data_sets.springs(noise=0.0).draw(4, seed=0, irregular=True)
+    windows, model = data.windows(), true_spring(rule, Quadratic(start=1.1))
+    parts = [physics.mean_square(model, windows.rows(torch.tensor([i]))) for i in range(len(windows.u))]
+    torch.testing.assert_close(torch.stack(parts).mean(), physics.mean_square(model, windows), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [lambda: physics.EnergyField(physics.dense(2, 1, 8)), lambda: physics.LagrangianField(physics.dense(2, 1, 8))],
+    ids=["energy", "Lagrangian"],
+)
+def test_compiled_fields_are_what_they_were(field):
+    plain, u = field(), torch.randn(5, 2)
+    torch.testing.assert_close(torch.compile(plain, backend="eager")(0.0, u), plain(0.0, u), rtol=1e-13, atol=1e-13)

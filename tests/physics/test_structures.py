@@ -68,3 +68,8 @@ def test_a_kernel_weighs_neighbours_as_its_stencil_says():
 def test_an_energy_and_a_structure_on_other_grids_are_refused(energy, structure):
     with pytest.raises(SettingError, match=r"the structure is of one field on the grid .*, and the energy of .* 64"):
         physics.energy_model(64, energy(), structure())
+
+
+def test_two_fields_on_a_grid_turn_into_each_other_without_a_kernel():
+    model = physics.energy_model(16, physics.GridEnergy((8,), fields=2))
+    assert model(torch.randn(3, 16)).shape == (3, 16)

@@ -321,7 +321,9 @@ def test_a_chain_has_its_solution_with_parameters_of_any_numbers(dtype):
     assert torch.equal(system.solution(1.0, u), double.solution(1.0, u))  # type: ignore[misc] - chains have one
 
 
-@pytest.mark.parametrize("conserved", [{"a": 3}, [lambda u: u[:, 0]], None], ids=["a number", "a list", "none"])
+@pytest.mark.parametrize(
+    "conserved", [{"a": 3}, [lambda u: u[:, 0]], {1: len}, None], ids=["a number", "a list", "no name", "none"]
+)
 def test_what_is_conserved_are_functions_by_name(conserved):
     with pytest.raises(SettingError, match=r"a is 3, expected a function|conserved is .*, expected functions by name"):
         dataclasses.replace(spring(), conserved=conserved)
