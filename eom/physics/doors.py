@@ -34,7 +34,7 @@ def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
 
 def require_models(models: Any) -> None:
     """Raise where they are no learned systems by name."""
-    if not isinstance(models, Mapping):
+    if not (isinstance(models, Mapping) and all(isinstance(name, str) for name in models)):
         raise SettingError(f"models are a {type(models).__name__}, expected them by name, as {{'my model': model}}")
     for name, model in models.items():
         if not isinstance(model, LearnedSystem):

@@ -218,7 +218,10 @@ def _known(number: Tensor, observed: Tensor, window: Window) -> None:
 
 
 def _weighed(window: Window, residual: Tensor) -> Tensor:
-    """By h over the mean step: noise in states then counts alike in all steps, however near two times are."""
+    """By h over the mean step: noise in states counts alike in all steps, however near two times are.
+
+    The error of the rule itself, h^2, is that of the long ones then.
+    """
     return residual * (window.t.diff(dim=1) / _step(window))[..., None].to(residual.dtype)
 
 

@@ -56,6 +56,7 @@ class System:
 
     def __post_init__(self) -> None:
         require_names(self.entries)
+        object.__setattr__(self, "entries", tuple(self.entries))
         require_function(energy=self.energy, structure=self.structure)
         if not (isinstance(self.conserved, Mapping) and all(isinstance(name, str) for name in self.conserved)):
             raise SettingError(f"conserved is {self.conserved!r}, expected functions by name: {{'momentum': function}}")

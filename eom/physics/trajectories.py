@@ -70,6 +70,7 @@ class Trajectories:
         if isinstance(self.entries, tuple | list | None) and not self.entries:
             object.__setattr__(self, "entries", tuple(f"u{i}" for i in range(n)))
         require_names(self.entries)
+        object.__setattr__(self, "entries", tuple(self.entries))
         if len(self.entries) != n:
             raise DataError(f"{len(self.entries)} names for {n} entries: {', '.join(self.entries)}")
         if self.slopes is not None and self.slopes.shape != self.states.shape:

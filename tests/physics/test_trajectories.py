@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from eom import physics
 from eom.errors import DataError, SettingError
 from eom.physics import DataSet, Trajectories, data_sets
-from eom.physics.systems import spring
+from eom.physics.systems import rotate, spring
 
 WIDE = torch.float64
 
@@ -220,3 +221,10 @@ def test_data_are_cut_within_their_span(time):
     assert [x.times.shape[1] for x in ramp().until(2.0)] == [2, 3]
     with pytest.raises(DataError, match=r"there are \d points before .*: take a time well within 0 to 4"):
         ramp().until(time)
+
+
+def test_names_in_a_list_are_those_in_a_tuple():
+    system = physics.System("spring", lambda u: u.square().sum(-1), rotate, ["q", "p"])  # type: ignore[arg-type] - as a user may
+    data = Trajectories(torch.linspace(0, 1, 5), torch.rand(2, 5, 2), ["q", "p"])  # type: ignore[arg-type] - as a user may
+    assert data.entries == system.entries == ("q", "p")
+    assert physics.evaluate(physics.energy_model(2), system, data).state > 0
