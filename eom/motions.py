@@ -68,7 +68,7 @@ def energies_over_time(models: Models, system: System | None, test: Trajectories
                 off = (energy - true).abs()
                 sizes += energy_rows("error of the true energy", "|H predicted − H true|", text, test, off)
     for text, motion in motions.items():
-        learned = learned_energy(models[text])
+        learned = own_energy(models[text])
         if learned is not None:
             change = changes(numbers(learned, motion.states))
             if falls(models[text].field, test.size):
@@ -87,7 +87,7 @@ def energy_rows(panel: str, unit: str, text: str, test: Trajectories, values: Te
     ]
 
 
-def learned_energy(model: LearnedSystem) -> Energy | None:
+def own_energy(model: LearnedSystem) -> Energy | None:
     """[b, n] -> [b], in the floats and the mode of predictions; None where a model has learned no energy."""
     own = getattr(model.field, "energy", None)
     if own is None:

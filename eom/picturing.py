@@ -19,8 +19,8 @@ from eom.motions import (
     all_of,
     energies_over_time,
     in_numpy,
-    learned_energy,
     numpy,
+    own_energy,
     predictions,
     rolled,
 )
@@ -71,7 +71,7 @@ def phase_portrait(
     flat, dtype = (test.size, i, j) == (2, 0, 1), test.states.dtype  # flat: the picture is the state space
     panels = [
         portraits.Portrait(
-            text, numpy(motion.states[..., [i, j]]), in_numpy(learned_energy(models[text]), dtype) if flat else None
+            text, numpy(motion.states[..., [i, j]]), in_numpy(own_energy(models[text]), dtype) if flat else None
         )
         for text, motion in predictions(models, test, predicted).items()
     ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
-from eom.calculus.exact import exact_where_run
+from eom.calculus.exact import exact_unless_compiling
 from eom.calculus.modes import require_derivatives
 from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import differentiable, place, solve
@@ -56,7 +56,7 @@ def gradient(energy: Energy, u: State) -> State:
     """[b, n] grad H(u), that can be differentiated where gradients are recorded, through fused operations as well."""
     require_derivatives()
     train = torch.is_grad_enabled()
-    with torch.enable_grad(), exact_where_run(2) if train else nullcontext():
+    with torch.enable_grad(), exact_unless_compiling(2) if train else nullcontext():
         at = u if train and u.requires_grad else u.detach().requires_grad_()
         total = numbers(energy, at).sum()
         (found,) = torch.autograd.grad(total, at, create_graph=train)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from eom.calculus.exact import exact_where_run
+from eom.calculus.exact import exact
 from eom.calculus.modes import require_derivatives
 from eom.dynamics.energy import Structure, gradient, numbers
 from eom.dynamics.field import require_function
@@ -155,7 +155,9 @@ class LagrangianField(nn.Module):
         half = u.shape[-1] // 2
         v = u[:, half:]
         train = torch.is_grad_enabled()
-        with torch.enable_grad(), exact_where_run(3 if train else 2):  # torch's third ones of LayerNorm are wrong
+        if torch.compiler.is_compiling():  # by torch's third derivatives; so it is left to Python
+            raise SettingError("a Lagrangian's field is not compiled whole: compile its network, by torch.compile(net)")
+        with torch.enable_grad(), exact(3 if train else 2):
             at = u if train and u.requires_grad else u.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.lagrangian(at).sum(), at, create_graph=True)
             rows = [

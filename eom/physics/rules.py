@@ -194,9 +194,10 @@ def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: i
         yield u
 
 
-def _step(window: Window) -> float:
-    """The mean step, of the data the windows are from."""
-    return float(window.t.diff(dim=1).mean() if window.step is None else window.step[0])
+def _step(window: Window) -> Tensor:
+    """[b, 1, 1] the mean step of the data that each is from; of windows made by hand, their own."""
+    step = window.t.diff(dim=1).mean().expand(len(window.t)) if window.step is None else window.step
+    return step[:, None, None].to(window.u.dtype)
 
 
 def _windows(data: Any, window: int, stride: int) -> Tensor:
@@ -222,7 +223,7 @@ def _weighed(window: Window, residual: Tensor) -> Tensor:
 
     The error of the rule itself, h^2, is that of the long ones then.
     """
-    return residual * (window.t.diff(dim=1) / _step(window))[..., None].to(residual.dtype)
+    return residual * window.t.diff(dim=1)[..., None].to(residual.dtype) / _step(window)
 
 
 def _change(window: Window) -> Tensor:

@@ -157,8 +157,8 @@ def test_newtons_method_goes_on_while_it_comes_nearer():
 
 
 @pytest.mark.parametrize("stiffness", [1e1, 1e2])
-def test_linear_equations_are_solved_by_mixing_as_many_times_as_they_have_entries_or_little_more(stiffness):
-    """As many directions, and some for what small doubts in them leave."""
+def test_linear_equations_are_solved_by_mixing_in_a_few_times_their_entries(stiffness):
+    """Of four entries: four directions, and again for what doubts in them leave."""
     matrix, u = stiffness * (random(4, 4) + random(4, 4).T) / 4, random(3, 4)
 
     def g(v: Tensor) -> Tensor:
