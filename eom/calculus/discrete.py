@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eom.calculus.modes import require_derivatives
+from eom.calculus.exact import as_written
+from eom.calculus.modes import evaluated, require_derivatives
 from eom.errors import DiscreteError, EomError
 
 Energy = Callable[[Tensor], Tensor]  # [b, ...] -> [b]
@@ -121,9 +122,9 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         raise DiscreteError(f"u and v have shapes {list(u.shape)} and {list(v.shape)}, expected [b, ...] for both")
     if not callable(energy):
         raise DiscreteError(f"the energy is {energy!r}, expected a function of states, such as lambda u: u[:, 0] ** 2")
-    require_derivatives()
+    require_derivatives(u, v)
     train = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), as_written():
         start = Two(
             *(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u.contiguous(), v.contiguous()))
         )
@@ -134,7 +135,7 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
         except EomError:
             raise
         except Exception as failure:  # torch's, of whatever kind
-            energy(start.u)  # raises again where the error is the energy's own
+            evaluated(energy, start.u)  # raises again where the error is the energy's own
             raise DiscreteError(
                 f"what the energy does is not followed from v to u, write it with other torch functions: {failure}"
             ) from failure

@@ -84,11 +84,6 @@ def exact(order: int) -> Iterator[_Swap]:
         yield swap
 
 
-def exact_unless_compiling(order: int) -> AbstractContextManager:
-    """``exact``, but for what is being compiled: that stays as it was written."""
-    return nullcontext() if torch.compiler.is_compiling() else exact(order)
-
-
 def as_written() -> AbstractContextManager:
     """Compiled code runs uncompiled; there is none where the compiler was never loaded, which takes seconds."""
     if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():

@@ -1,13 +1,54 @@
-"""Modes of torch in which there are no derivatives."""
+"""Modes and floats of torch in which there are no derivatives, or no values."""
+
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
-from eom.errors import SettingError
+from eom.errors import DataError, SettingError
+
+OTHER = {torch.float64: torch.float32, torch.float32: torch.float64}
 
 
-def require_derivatives() -> None:
-    """Raise inside of ``torch.inference_mode()``, which ``torch.enable_grad()`` does not undo."""
+def require_derivatives(*through: Tensor) -> None:
+    """Raise where there are none: inside of ``torch.inference_mode()``, which ``torch.enable_grad()`` does not undo,
+
+    and of forward mode, whose tangents do not go ``through`` what was detached to be differentiated.
+    """
     if torch.is_inference_mode_enabled():
         raise SettingError(
             "torch.inference_mode() is on, and derivatives are needed: take torch.no_grad() instead, or none to train"
         )
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in through):
+        raise SettingError(
+            "a state has a tangent of torch.autograd.forward_ad, which does not go through the derivatives inside: "
+            "take reverse mode, as torch.autograd.grad"
+        )
+
+
+def evaluated(energy: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    """energy(u).
+
+    Raises:
+        DataError: it takes states in other floats than these.
+    """
+    try:
+        return energy(u)
+    except RuntimeError as failure:
+        other = OTHER.get(u.dtype)
+        if other is None or not _takes(energy, u.detach().to(other)):
+            raise
+        raise DataError(
+            f"states are {u.dtype}, and the energy takes {other} alone, as a network in these floats does: bring both "
+            "to the same ones, by net.double() or u.float()"
+        ) from failure
+
+
+def _takes(energy: Callable[[Tensor], Tensor], u: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            energy(u)
+    except Exception:  # its own, of whatever kind
+        return False
+    return True

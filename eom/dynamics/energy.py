@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from eom.calculus.discrete import discrete_gradient
-from eom.calculus.exact import exact_unless_compiling
-from eom.calculus.modes import require_derivatives
+from eom.calculus.exact import exact
+from eom.calculus.modes import evaluated, require_derivatives
 from eom.dynamics.field import State, require_function
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.iterations import Solved
@@ -35,11 +35,11 @@ def numbers(energy: Energy, u: State, name: str = "the energy") -> Tensor:
     """[...] H(u) of states [..., n], for an energy [b, n] -> [b] or [b, 1].
 
     Raises:
-        DataError: the energy is not a number for each state.
+        DataError: the energy is not a number for each state, or takes other floats.
     """
     if u.ndim != 2:  # an energy may count its axes from the first
         return numbers(energy, u.reshape(-1, u.shape[-1]), name).view(u.shape[:-1])
-    found = energy(u)
+    found = evaluated(energy, u)
     shape = found.shape if isinstance(found, Tensor) else None
     if shape == u.shape[:1]:
         return found
@@ -54,9 +54,12 @@ def numbers(energy: Energy, u: State, name: str = "the energy") -> Tensor:
 
 def gradient(energy: Energy, u: State) -> State:
     """[b, n] grad H(u), that can be differentiated where gradients are recorded, through fused operations as well."""
-    require_derivatives()
     train = torch.is_grad_enabled()
-    with torch.enable_grad(), exact_unless_compiling(2) if train else nullcontext():
+    if train and torch.compiler.is_compiling():  # compiled code has no second derivatives
+        plain: Any = torch.compiler.disable(gradient)
+        return plain(energy, u)
+    require_derivatives(u)
+    with torch.enable_grad(), exact(2) if train else nullcontext():
         at = u if train and u.requires_grad else u.detach().requires_grad_()
         total = numbers(energy, at).sum()
         (found,) = torch.autograd.grad(total, at, create_graph=train)

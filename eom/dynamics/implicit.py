@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from eom.calculus.modes import require_derivatives
 from eom.dynamics.iterations import ROUNDING, Map, Solved, anderson, newton, newton_krylov, sizes_of
 from eom.dynamics.periodic import loosened
 from eom.errors import SettingError, StepError
@@ -87,6 +88,7 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
         return solved
     at = solved.detach().requires_grad_()
     value = g(at)
+    require_derivatives(value)
     if not value.requires_grad:
         return solved
 

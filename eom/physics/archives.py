@@ -19,4 +19,5 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as failure:
-        raise DataError(f"{path} is no whole .npz file of arrays: {failure}") from failure
+        why = failure if isinstance(failure, OSError) else "it is damaged, cut off, or of another kind"
+        raise DataError(f"{path} is no whole .npz file of arrays: {why}") from failure

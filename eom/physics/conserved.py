@@ -24,11 +24,12 @@ from torch.func import jacfwd, vmap
 
 from eom.dynamics.field import VectorField, require_function
 from eom.errors import SettingError
-from eom.physics.laws import checked_states, in_floats_of
+from eom.physics.laws import checked_states, in_floats_of, require_size
 from eom.physics.limits import is_number
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 
+FAR = 5.0  # times the power of ten above the spread, beyond which a mean is taken off
 SAME = 1e-10  # of the largest singular value, below which a direction of features is constant
 
 
@@ -63,25 +64,46 @@ class Candidate:
         return self.features(u) @ self.weights
 
     def __str__(self) -> str:
-        """As a polynomial in the entries themselves, u0, u1, ...: terms of more than a hundredth of the largest."""
+        """As a polynomial in the entries, u0, u1, ..., or what is left of those that are far from 0.
+
+        Terms and digits are those that change it by a hundredth of its spread or more.
+        """
         f = self.features
-        names = [f"u{i}" for i in range(len(f.mean)) if i not in f.angles]
+        shift = _round(f.mean, f.spread)
+        names = [f"u{i}" if x == 0 else f"(u{i} {'-' if x > 0 else '+'} {abs(x):.15g})" for i, x in enumerate(shift)]
+        names = [name for i, name in enumerate(names) if i not in f.angles]
         names += [f"{turn}(u{i})" for i in f.angles for turn in ("cos", "sin")]
         sines = {i for i, name in enumerate(names) if name.startswith("sin")}
         powers = [m for m in f.powers if not any(i == j and i in sines for i, j in pairwise(m))]  # sin^2 is 1 - cos^2
-        plain = Features(torch.zeros_like(f.mean), torch.ones_like(f.spread), f.angles, tuple(powers))
+        plain = Features(torch.tensor(shift, dtype=f.mean.dtype), torch.ones_like(f.spread), f.angles, tuple(powers))
         noise = torch.randn(4 * len(f.powers), len(f.mean), generator=torch.Generator().manual_seed(0))
         u = f.mean + f.spread * noise.double()
         terms = torch.cat([torch.ones_like(u[:, :1]), plain(u)], 1)
         units = terms.abs().amax(0)  # powers of small or large entries
         weights = (torch.linalg.lstsq(terms / units, self(u)[:, None]).solution[:, 0] / units)[1:]
         sizes = weights.abs() * terms[:, 1:].std(0)
+        shares = (sizes / min(sizes.max(), self(u).std())).tolist()  # large where terms cancel
         written = [
-            " ".join([f"{w:.3g}", *(names[i] + (f"^{k}" if k > 1 else "") for i, k in Counter(m).items())])
-            for w, size, m in zip((weights / weights[sizes.argmax()]).tolist(), sizes, powers, strict=True)
-            if size > 0.01 * sizes.max()
+            " ".join(
+                [f"{w:.{_digits(share)}g}", *(names[i] + (f"^{k}" if k > 1 else "") for i, k in Counter(m).items())]
+            )
+            for w, share, m in zip((weights / weights[sizes.argmax()]).tolist(), shares, powers, strict=True)
+            if share > 0.01
         ]
         return " + ".join(written).replace("+ -", "- ")
+
+
+def _round(mean: Tensor, spread: Tensor) -> list[float]:
+    """A round number near each mean that is far from 0, beside the spread; or 0."""
+    units = [10 ** math.ceil(math.log10(s)) for s in spread.tolist()]
+    return [
+        round(m / unit) * unit if abs(m) > FAR * unit else 0.0 for m, unit in zip(mean.tolist(), units, strict=True)
+    ]
+
+
+def _digits(share: float) -> int:
+    """Of a number whose term is so many times as large as the whole: three, and those that cancel."""
+    return 3 + max(0, math.ceil(math.log10(share)))
 
 
 @dataclass(frozen=True)
@@ -142,8 +164,7 @@ def conserved_quantity(
     if type(degree) is not int or degree < 1 or not (is_number(tolerance) and 0 < tolerance < 1):
         raise SettingError(f"degree is {degree!r}, tolerance {tolerance!r}; expected 1, 2, ... and a number in (0, 1)")
     n = states.shape[1]
-    if isinstance(field, LearnedSystem | System) and n != field.size:
-        raise SettingError(f"states end in {n} entries, those of the {type(field).__name__} in {field.size}")
+    require_size(field, states)
     try:
         turned = sorted({index(i) for i in angles})
     except TypeError:

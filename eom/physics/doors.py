@@ -10,7 +10,7 @@ from torch import Tensor
 from eom.calculus.modes import require_derivatives
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
 from eom.physics.learned_fields import LagrangianField
-from eom.physics.limits import require_seed
+from eom.physics.limits import require_seed, said
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, Window
@@ -145,10 +145,9 @@ def require_optimizer(model: LearnedSystem, optimizer: Any, checkpoint: str | Pa
 
 def require_loss(found: Any) -> None:
     """Raise where a loss cannot be made small."""
-    if not isinstance(found, Tensor) or found.numel() != 1:
-        came = f"of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if not isinstance(found, Tensor) or found.numel() != 1 or found.is_complex():
         raise LossNotScalarError(
-            f"the loss is {came}, expected one number as a tensor, as of mean_square(model, window)"
+            f"the loss is {said(found)}, expected one real number as a tensor, as of mean_square(model, window)"
         )
     if not found.requires_grad:
         raise LossNotDifferentiableError(

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.optim import LBFGS, Adam, Optimizer
 
-from eom.errors import LossNotFiniteError, SettingError
+from eom.errors import DiscreteError, LossNotFiniteError, SettingError, StepError
 from eom.physics.checkpoint import Kept, about, load, save
 from eom.physics.doors import accepted, require_fit, require_longer, require_loss, require_optimizer
 from eom.physics.models import LearnedSystem, mean_square
@@ -64,8 +64,9 @@ def fit(
 
     Raises:
         DataError: data that are not of this model. SettingError: settings out of their range.
-        LossNotFiniteError: the loss is not finite; the model then has its best parameters so far. LossNotScalarError,
-        LossNotDifferentiableError: a loss that is not one number, or has no gradient.
+        LossNotFiniteError, StepError, DiscreteError: the loss is not finite, or a step of the motion fails; the model
+        then has its best parameters so far. LossNotScalarError, LossNotDifferentiableError: a loss that is not one
+        number, or has no gradient.
     """
     data = accepted(model, data)
     windows = require_fit(
@@ -104,20 +105,23 @@ def fit(
             chosen = windows if batch is None or batch >= len(windows.u) else windows.rows(
                 torch.randint(len(windows.u), (batch,), generator=draw)
             )  # fmt: skip
-            value = after = seen = advance(optimizer, measure, chosen)
+            measured = step % every == every - 1 or step == steps - 1
+            try:
+                value = after = seen = advance(optimizer, measure, chosen)
+                if measured:
+                    after = _trained(model, measure, chosen, value)
+                    seen = _after(model, squares, chosen if unseen is None else unseen)
+                if not all(map(math.isfinite, (value, after, seen))):
+                    raise LossNotFiniteError(f"the loss is {value}, and {after} (mean square {seen}) after the step")
+            except (LossNotFiniteError, StepError, DiscreteError) as failure:
+                model.load_state_dict(kept.parameters)
+                raise type(failure)(
+                    f"at step {step}, {failure}. The model has its parameters of step {kept.best} again: take a "
+                    "smaller learning rate, or shorter windows"
+                ) from failure
             if step == 0:
                 kept = kept._replace(history=[(0, value, start)])
             bar.update(task, completed=step + 1)
-            measured = step % every == every - 1 or step == steps - 1
-            if measured:
-                after = _trained(model, measure, chosen, value)
-                seen = _after(model, squares, chosen if unseen is None else unseen)
-            if not all(map(math.isfinite, (value, after, seen))):
-                model.load_state_dict(kept.parameters)
-                raise LossNotFiniteError(
-                    f"the loss is {value} at step {step}, and {after} (mean square {seen}) after it: the model has its "
-                    f"parameters of step {kept.best} again. Take a smaller learning rate, or shorter windows"
-                )
             if measured:
                 kept = kept.after(step + 1, after, None if unseen is None else seen, model)
                 bar.update(task, description=f"loss {after:.3g}")

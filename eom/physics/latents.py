@@ -12,7 +12,7 @@ from eom.errors import DataError, SettingError
 from eom.physics.learned_fields import dense
 from eom.physics.limits import is_number
 from eom.physics.models import LearnedSystem
-from eom.physics.rules import Rule
+from eom.physics.rules import Rule, mean_step
 from eom.physics.trajectories import Trajectories, Window
 
 
@@ -41,7 +41,8 @@ class LatentRule:
     With z = E(u) = (q, p): (D(z) - u) / sigma(u);  m^(1/2) r / sigma(z') with the residual r of ``rule`` on z and the
     weight m of ``motion``;  c^(1/2) ((q_1 - q_0) / h - (p_0 + p_1) / (2 tau)) / sigma(q') with the weight c of
     ``canonical``, which makes p the velocity of q in the unit of ``time`` tau. The spreads sigma are those of the
-    window's rows: without them latents would shrink, and the last two with them, while nothing is learned.
+    window's rows: without them latents would shrink, and the last two with them, while nothing is learned. Of uneven
+    times the last two weigh by h over the mean step, as in ``midpoint``.
 
     Raises:
         DataError: a window of one row.
@@ -59,14 +60,15 @@ class LatentRule:
             raise DataError("one window has no spread by which to measure what is left of it: take batch=2 or more")
         z = field.encode(window.u)
         q, p = z.chunk(2, -1)
-        rate = z.diff(dim=1) / window.t.diff(dim=1)[..., None]
+        step = mean_step(window)
+        rate, share = z.diff(dim=1) / step, window.t.diff(dim=1)[..., None].to(z.dtype) / step
         spread = rate.flatten(0, 1).std(0)
         n, half = z.shape[-1], q.shape[-1]
         velocity = (p[:, 1:] + p[:, :-1]) / (2 * self.time)
         parts = [
             (field.decode(z) - window.u) / window.u[:, 0].var(0).sum().sqrt(),
             (self.motion / n) ** 0.5 * self.rule(field.field, window._replace(u=z)) / spread,
-            (self.canonical / half) ** 0.5 * (rate[..., :half] - velocity) / spread[:half],
+            (self.canonical / half) ** 0.5 * (rate[..., :half] - share * velocity) / spread[:half],
         ]
         return torch.cat([x.flatten(1) / x.shape[1] ** 0.5 for x in parts], 1)
 
@@ -147,6 +149,9 @@ def latent_model(
             f"{system.size} latents with motion, canonical, time of {motion!r}, {canonical!r}, {time!r}; expected an "
             "even number, positions before momenta, weights of 0 or more and a positive time"
         )
-    coding = (encode or dense(size, system.size), decode or dense(system.size, size))
+    coding = (
+        dense(size, system.size) if encode is None else encode,
+        dense(system.size, size) if decode is None else decode,
+    )
     rule = LatentRule(system.rule, motion, canonical, time)
     return LearnedSystem(size, LatentField(*coding, system.field), rule, LatentStepper(system.stepper))

@@ -46,7 +46,8 @@ def compare_energies(
 
     Energies, or a model and a system that have one.
 
-    Of a learned Lagrangian that is too little in one dimension: there any function of H may be its energy.
+    Of a learned Lagrangian that is too little in one dimension, where any function of H may be its energy, and of
+    parts that hardly move each other, of which each may have a scale of its own.
 
     ``unseen`` are what the structure cannot see, G grad C = 0, such as the mass of a field whose G is a derivative: any
     multiple of them may stand in a learned energy, and is left out of both.
@@ -58,8 +59,8 @@ def compare_energies(
     """
     if isinstance(unseen, str) or not isinstance(unseen, Sequence):
         raise SettingError(f"unseen is {unseen!r}, expected energies in a list or a tuple, as (mass,)")
-    learned, true = energy_of("learned", learned), energy_of("true", true)
     checked_states(states, 3 + len(unseen))
+    learned, true = energy_of("learned", learned, states), energy_of("true", true, states)
     with torch.no_grad():
         x, y = (scalars(name, e, states) for name, e in (("learned", learned), ("true", true)))
         basis = torch.stack([torch.ones_like(x), *(scalars("unseen", c, states) for c in unseen)], 1)
@@ -97,22 +98,33 @@ def in_floats_of(function: Any, u: Tensor) -> Tensor:
     return u.to(next((x.dtype for x in getattr(function, "parameters", tuple)()), u.dtype))
 
 
-def energy_of(name: str, source: Any) -> Energy:
-    """An energy, or that of a model or a system."""
+def require_size(source: Any, states: Tensor) -> None:
+    """Raise where states are not those of a model or a system."""
+    if isinstance(source, LearnedSystem | System) and states.shape[-1] != source.size:
+        raise SettingError(
+            f"states end in {states.shape[-1]} entries, those of the {type(source).__name__} in {source.size}"
+        )
+
+
+def energy_of(name: str, source: Any, states: Tensor) -> Energy:
+    """An energy, or that of a model or a system of such states."""
+    require_size(source, states)
     if not isinstance(source, LearnedSystem | System):
         require_function(**{f"the {name} energy": source})
         return source
     field: Any = source.field
     if not hasattr(field, "energy"):
         raise SettingError(f"the {name} model has no energy, expected one that learns it, as energy_model(size)")
-    return field.energy
+    energy: Energy = field.energy
+    return (lambda u: energy(u.to(source.dtype))) if isinstance(source, LearnedSystem) else energy
 
 
 def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
     found = energy(in_floats_of(energy, states))
-    found = found[..., 0] if found.shape == (len(states), 1) else found
-    if found.shape != states.shape[:1] or found.is_complex():
+    shape = found.shape if isinstance(found, Tensor) else None
+    found = found[..., 0] if shape == (len(states), 1) else found
+    if shape not in (states.shape[:1], (len(states), 1)) or found.is_complex():
         raise SettingError(f"the {name} energy of {len(states)} states is {said(found)}, expected one real number each")
     if not bool(torch.isfinite(found).all()):
         raise SettingError(f"the {name} energy is NaN or infinite on some states")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from eom.calculus.modes import require_derivatives
 from eom.dynamics.energy import Structure, gradient, numbers
 from eom.dynamics.field import require_function
 from eom.errors import SettingError
-from eom.physics.limits import require_grid, require_whole
+from eom.physics.limits import require_grid, require_positive, require_whole
 from eom.physics.systems import rotate
 
 
@@ -22,8 +23,7 @@ def dense(inputs: int, outputs: int, width: int = 100, activation: Callable[[], 
     """
     if not all(type(x) is int and x > 0 for x in (inputs, outputs, width)):
         raise SettingError(
-            f"inputs, outputs, width are {inputs!r}, {outputs!r}, {width!r}; expected whole numbers of 1 or more, "
-            "and for a model with momenta two entries or more"
+            f"inputs, outputs, width are {inputs!r}, {outputs!r}, {width!r}; expected whole numbers of 1 or more"
         )
     layers = [nn.Linear(inputs, width), nn.Linear(width, width), nn.Linear(width, outputs)]
     for layer in layers:
@@ -54,7 +54,8 @@ class GridEnergy(nn.Module):
     ):
         super().__init__()
         require_grid(grid)
-        require_whole(fields=fields)
+        require_whole(fields=fields, width=width)
+        require_positive(cell=cell, unit=unit, step=step)
         self.grid, self.cell, self.unit, self.step = grid, cell, unit, step
         self.fields, self.size, inputs = fields, fields * math.prod(grid), fields * (1 + len(grid))
         self.last = nn.Linear(width, 1)
@@ -151,12 +152,13 @@ class LagrangianField(nn.Module):
         return (v * gradient(self.lagrangian, u).chunk(2, -1)[1]).sum(-1) - self.lagrangian(u)
 
     def forward(self, t: float, u: Tensor) -> Tensor:
-        require_derivatives()
+        if torch.compiler.is_compiling():  # compiled code has no second derivatives
+            plain: Any = torch.compiler.disable(self.forward)
+            return plain(t, u)
+        require_derivatives(u)
         half = u.shape[-1] // 2
         v = u[:, half:]
         train = torch.is_grad_enabled()
-        if torch.compiler.is_compiling():  # by torch's third derivatives; so it is left to Python
-            raise SettingError("a Lagrangian's field is not compiled whole: compile its network, by torch.compile(net)")
         with torch.enable_grad(), exact(3 if train else 2):
             at = u if train and u.requires_grad else u.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.lagrangian(at).sum(), at, create_graph=True)

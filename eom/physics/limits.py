@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eom.dynamics.energy import gradient, numbers
-from eom.errors import DataError, SettingError
+from eom.errors import DataError, EomError, SettingError
 
 SEAM = 4.0  # times the largest jump inside of the same state, beyond which a grid has an edge
 ROUNDING = 1e-12  # of the largest value
@@ -130,11 +130,12 @@ def require_energy(energy: Any, u: Tensor) -> None:
         require_apart("the energy", of, u)
         of(u[:1])  # alone, where one written for a single state takes rows for entries
         gradient(energy, u)
-    except (RuntimeError, TypeError, IndexError) as failure:
+    except EomError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as failure:
         raise DataError(
             f"the energy has no gradient at states {u.dtype} {list(u.shape)}: {failure}. It is to be made of torch "
-            "functions of a batch, with entries as u[..., 0], in the floats of the states: of a network in float32, "
-            "call .double() for float64"
+            "functions of a batch, with entries as u[..., 0]"
         ) from failure
     require_fixed("the energy", of, u)
 

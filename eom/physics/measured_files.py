@@ -40,7 +40,11 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             f"time is {time!r}, coordinates are {coordinates!r} and member is {member!r}, expected different names of "
             "columns, as time='t', coordinates=['q', 'p']"
         )
-    read = partial(pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True)  # a byte-order mark is no name
+    if not path.is_file():
+        raise DataError(f"{path} could not be read: there is no such file")
+    read = partial(
+        pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True, compression=None
+    )  # a byte-order mark is no name
     try:
         header = [str(name) for name in read(header=None, nrows=1, dtype=str).iloc[0]]
         names = [name.strip() for name in header]  # twice the same too
@@ -70,14 +74,12 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         raise DataError(f"{path} has a header and no rows, expected one row for each time")
     table.columns = [str(name).strip() for name in table.columns]
     table = table.astype(dict.fromkeys(table.select_dtypes(bool).columns, str))  # True is no number
-    absent = [name for name in wanted + runs if name not in table]
+    absent = [name for name in wanted + runs if name not in names]
     if absent:
-        raise DataError(f"{path} has the columns {', '.join(table.columns)}, and not {', '.join(absent)}")
-    twice = [name for name in wanted if names.count(name) > 1 or wanted.count(name) > 1]
+        raise DataError(f"{path} has the columns {', '.join(names)}, and not {', '.join(absent)}")
+    twice = [name for name in wanted + runs if names.count(name) > 1]
     if twice:
-        raise DataError(
-            f"{path}: time {time!r} and coordinates {coordinates!r} are to be different columns, each there once"
-        )
+        raise DataError(f"{path} has {names.count(twice[0])} columns {twice[0]!r}, expected one")
     unknown = [] if member is None else np.flatnonzero(pd.isna(table[member].to_numpy()))
     if len(unknown):
         raise DataError(
@@ -136,7 +138,7 @@ def read_frames(paths: str | Path | Iterable[str | Path]) -> Tensor:
     if isinstance(paths, str | Path) and Path(paths).suffix == ".npy":
         try:
             found = np.load(paths, allow_pickle=False)
-        except (OSError, ValueError) as failure:
+        except (OSError, ValueError, EOFError) as failure:
             raise DataError(f"{paths} holds no array without pickle: {failure}") from failure
         if found.ndim != 3 or found.dtype.kind not in "uif" or not np.isfinite(found).all():
             raise DataError(

@@ -174,6 +174,11 @@ def mean_square(model: Any, window: Window) -> Tensor:
     return model.residual(window).square().sum(-1).mean()
 
 
+def _given(net: nn.Module | None, inputs: int, outputs: int) -> nn.Module:
+    """A network of the user's own, of whatever length, or a dense one."""
+    return dense(inputs, outputs) if net is None else net
+
+
 def neural_ode(size: int, net: nn.Module | None = None, *, adjoint: bool = False) -> LearnedSystem:
     """u' = net(u), trained through adaptive steps (Chen et al. 2018).
 
@@ -181,18 +186,20 @@ def neural_ode(size: int, net: nn.Module | None = None, *, adjoint: bool = False
     Shooting(RK4()), Adaptive())`` is trained through one step of four.
     """
     steps = Adaptive(adjoint=adjoint)
-    return LearnedSystem(size, fields.PlainField(net or dense(size, size)), Shooting(steps), steps)
+    return LearnedSystem(size, fields.PlainField(_given(net, size, size)), Shooting(steps), steps)
 
 
 def second_order_ode(size: int, net: nn.Module | None = None) -> LearnedSystem:
     """q' = p / m, p' = net(q, p), trained through Runge-Kutta steps (Gruver et al. 2022)."""
-    field = fields.SecondOrderField(net or dense(size, size // 2), size)
+    require_whole(size=size)
+    require_halves(size)
+    field = fields.SecondOrderField(_given(net, size, size // 2), size)
     return LearnedSystem(size, field, Shooting(RK4()), RK4())
 
 
 def hamiltonian_network(size: int, energy: nn.Module | None = None, *, rule: Rule = match_slopes) -> LearnedSystem:
     """u' = S grad H(u), of observed rates, or of states by another ``rule`` (Greydanus, Dzamba & Yosinski 2019)."""
-    return LearnedSystem(size, fields.EnergyField(energy or dense(size, 1)), rule, Adaptive())
+    return LearnedSystem(size, fields.EnergyField(_given(energy, size, 1)), rule, Adaptive())
 
 
 def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) -> LearnedSystem:
@@ -201,6 +208,7 @@ def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) 
     Sources: Chen, Zhang, Arjovsky & Bottou, ICLR 2020; Zhu, Jin & Tang 2020 (what it learns).
     """
     require_whole(size=size)
+    require_halves(size)
     field = fields.SeparableField(net(size // 2, 1), net(size // 2, 1))
     return LearnedSystem(size, field, Shooting(Leapfrog()), Leapfrog())
 
@@ -209,13 +217,13 @@ def energy_model(size: int, energy: nn.Module | None = None, structure: Structur
     """(u_1 - u_0) / h = G DG(u_1, u_0), in training and in prediction: energy behaves as G says, whatever is learned.
 
     Raises:
-        SettingError: a structure without parameters by which energy may rise and fall.
+        SettingError: a structure that is not learned and by which energy may rise and fall.
 
     Source: Matsubara, Ishikawa & Yaguchi, NeurIPS 2020.
     """
-    field = fields.EnergyField(energy or dense(size, 1), structure)
+    field = fields.EnergyField(_given(energy, size, 1), structure)
     model = LearnedSystem(size, field, match_discrete_gradient, DiscreteGradient())
-    learned = any(True for _ in getattr(structure, "parameters", tuple)())
+    learned = any(x.requires_grad for x in getattr(structure, "parameters", tuple)())
     if not learned and energy_law(structure, size) is None:
         raise SettingError(
             "the structure G is neither skew nor negative semidefinite: energy may rise and fall. Take another sign, "
@@ -240,5 +248,5 @@ def lagrangian_network(size: int, net: nn.Module | None = None) -> LearnedSystem
     Motion of one dimension is that of many L: the energy that is learned may be any function of the true one.
     """
     softplus: Any = nn.Softplus
-    field = fields.LagrangianField(net or dense(size, 1, activation=softplus))
+    field = fields.LagrangianField(dense(size, 1, activation=softplus) if net is None else net)
     return LearnedSystem(size, field, Shooting(RK4()), RK4())

@@ -120,7 +120,8 @@ def learned_energy(
     """
     split = _checked(field, stepper, h, order)
     if not split:
-        return EnergySystem(_midpoint(field, h, order, INVERSE), field.structure)
+        found = _midpoint(field, h, order, INVERSE)
+        return EnergySystem(lambda u: found(in_floats_of(field, u)), field.structure)
     if order == 0:
         return split
     if at is None:
@@ -137,7 +138,7 @@ def learned_energy(
 def mixing(energy: Energy, at: State) -> float:
     """Root mean square of d^2 E / dq dp over that of all second derivatives, on ``at`` [b, 2 n]: 0 for T(p) + V(q)."""
     require_halves(at.shape[-1])
-    pull, n = slope(energy), at.shape[-1] // 2
+    pull, n = slope(partial(numbers, energy)), at.shape[-1] // 2
     unit = torch.eye(2 * n, dtype=at.dtype, device=at.device)
     rows = torch.stack([jvp(pull, (at,), (e.expand_as(at),))[1] for e in unit], 1)  # [b, 2 n, 2 n]
     whole = float(rows.square().sum())

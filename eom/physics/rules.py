@@ -69,7 +69,7 @@ class Shooting:
 
     def __call__(self, field: Any, window: Window) -> Tensor:
         marched = torch.stack(list(followed(field, self.stepper, window.u[:, 0], window.t, self.substeps)), 1)
-        return (window.u[:, 1:] - marched) / _step(window)
+        return (window.u[:, 1:] - marched) / mean_step(window)
 
 
 class FromFittedStarts(nn.Module):
@@ -91,7 +91,7 @@ class FromFittedStarts(nn.Module):
         _known(window.number, self.observed, window)
         start = self.starts[window.number].to(window.u.dtype)
         marched = torch.stack([start, *followed(field, self.stepper, start, window.t, self.substeps)], 1)
-        return (window.u - marched) / _step(window)
+        return (window.u - marched) / mean_step(window)
 
 
 class ErrorsInVariables(nn.Module):
@@ -116,7 +116,7 @@ class ErrorsInVariables(nn.Module):
             )
         _known(window.number, self.observed, window)
         v = self.states[window.number].to(window.u.dtype)
-        off = (v - window.u) / _step(window)
+        off = (v - window.u) / mean_step(window)
         return torch.cat([off, self.weight * self.rule(field, window._replace(u=v))], 1)
 
 
@@ -194,7 +194,7 @@ def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: i
         yield u
 
 
-def _step(window: Window) -> Tensor:
+def mean_step(window: Window) -> Tensor:
     """[b, 1, 1] the mean step of the data that each is from; of windows made by hand, their own."""
     step = window.t.diff(dim=1).mean().expand(len(window.t)) if window.step is None else window.step
     return step[:, None, None].to(window.u.dtype)
@@ -223,7 +223,7 @@ def _weighed(window: Window, residual: Tensor) -> Tensor:
 
     The error of the rule itself, h^2, is that of the long ones then.
     """
-    return residual * window.t.diff(dim=1)[..., None].to(residual.dtype) / _step(window)
+    return residual * window.t.diff(dim=1)[..., None].to(residual.dtype) / mean_step(window)
 
 
 def _change(window: Window) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from eom.errors import SettingError
 from eom.physics.limits import require_grid, require_halves, require_positive, require_whole
-from eom.physics.systems import rotate_with_friction
+from eom.physics.systems import rotate, rotate_with_friction
 
 
 class Friction(nn.Module):
@@ -43,12 +43,16 @@ class FreeMatrix(nn.Module):
 
 
 class DissipativeMatrix(nn.Module):
-    """G = A - A^T - B B^T: energy never rises."""
+    """G = A - A^T - B B^T: energy never rises. A - A^T starts near the S of positions and momenta.
+
+    From the other sign -H would be learned, which no B B^T lets lose what H loses.
+    """
 
     def __init__(self, size: int):
         super().__init__()
         require_whole(size=size)
-        self.turning = nn.Parameter(0.1 * torch.randn(size, size))
+        start = -rotate(torch.eye(size)) / 2 if size % 2 == 0 else torch.zeros(size, size)
+        self.turning = nn.Parameter(start + 0.1 * torch.randn(size, size))
         self.losing = nn.Parameter(0.1 * torch.randn(size, size))
 
     def forward(self, g: Tensor) -> Tensor:
@@ -86,6 +90,7 @@ class DissipativeKernel(nn.Module):
     def __init__(self, grid: tuple[int, ...], width: int = 2, count: int | None = None, scale: float = 1.0):
         super().__init__()
         require_whole(width=width, count=1 if count is None else count)
+        require_positive(scale=scale)
         _require_within(grid, 2 * width - 1)
         self.grid, self.scale = grid, scale
         self.weight = nn.Parameter(0.5 * torch.randn((count or 2 ** len(grid), *(width,) * len(grid))))

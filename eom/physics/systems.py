@@ -89,14 +89,14 @@ class System:
         Raises:
             SettingError: no state, one of another size, a step that is no number. DataError: a state that is not
             finite, or not periodic as the grid is; an energy that sees the batch, has no gradient, or is
-            drawn anew. StepError: a step too large for the implicit equation; it names the step, the time and the
-            residuals.
+            drawn anew. StepError: a step too large for the implicit equation, with its time and residuals, or a motion
+            that leaves the finite numbers; it names the step.
         """
         if not is_dense(u) or not (u.is_floating_point() and u.ndim and u.numel()):
             raise SettingError(f"u is {said(u)}, expected a dense tensor of floats [..., {self.size}]")
         require_whole(steps=steps, substeps=substeps)
-        if not (is_number(h) and h):
-            raise SettingError(f"h is {h!r}, expected a finite step other than 0")
+        if getattr(h, "requires_grad", False) or not (is_number(h) and h):
+            raise SettingError(f"h is {h!r}, expected a finite step other than 0, that has no gradient")
         if u.shape[-1] != self.size:
             raise SettingError(f"{self.name} has the entries {', '.join(self.entries)}, and u ends in {u.shape[-1]}")
         require_finite("u", u)
@@ -110,6 +110,8 @@ class System:
         try:
             with torch.set_grad_enabled(live):  # the field's own derivatives make no graph that somebody asked for
                 for k, (_, y) in enumerate(march(self.field, self.stepper, u, h=h / substeps, steps=steps * substeps)):
+                    if not bool(y.isfinite().all()):
+                        raise StepError("the motion has left the finite numbers: take a smaller step")
                     kept += [y] if k % substeps == 0 else []
         except StepError as failure:
             raise StepError(f"in step {len(kept)} of {steps}, {failure}") from failure

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mechanics import CAHN_HILLIARD, HENON_HEILES, PENDULUM, SPLIT_PENDULUM, interface, start
 from torch import nn
+from torch.autograd import forward_ad
 
 from eom.calculus.discrete import discrete_gradient
 from eom.dynamics.energy import DiscreteGradient, EnergySystem, MeanValue, gonzalez, gradient, itoh_abe
@@ -18,6 +19,7 @@ from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import end, march
 from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, suzuki, yoshida
 from eom.errors import DataError, SettingError, StepError
+from eom.physics.learned_fields import LagrangianField
 from eom.physics.systems import pendulum
 
 STEPPERS = {
@@ -200,6 +202,31 @@ def test_each_row_may_have_a_step_of_its_own(stepper):
     after = end(PENDULUM, stepper, start(), h=h, steps=2)
     alone = [end(PENDULUM, stepper, y, h=float(k), steps=2) for k, y in zip(h, start(), strict=True)]
     torch.testing.assert_close(after, torch.stack(alone), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule", [discrete_gradient, gonzalez, MeanValue(2), itoh_abe])
+def test_a_network_in_other_floats_is_named_and_its_own_errors_are_its_own(rule):
+    net, u = nn.Linear(2, 1).float(), torch.ones(3, 2)
+    with pytest.raises(DataError, match=r"states are torch\.float64, and the energy takes torch\.float32 alone"):
+        rule(net, u, 2 * u)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        rule(nn.Linear(3, 1), u, 2 * u)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda u: end(PENDULUM, DiscreteGradient(), u, h=0.1, steps=2),
+        lambda u: end(PENDULUM, RK4(), u, h=0.1, steps=2),
+        lambda u: end(lambda t, y: -y, Gauss(2), u, h=0.1, steps=2),
+        lambda u: discrete_gradient(PENDULUM.energy, u, 2 * u),
+        lambda u: LagrangianField(nn.Linear(2, 1))(0.0, u),
+    ],
+    ids=["implicit steps", "explicit steps", "of any field", "discrete gradient", "Lagrangian"],
+)
+def test_forward_derivatives_that_would_be_wrong_are_refused(act):
+    with forward_ad.dual_level(), pytest.raises(SettingError, match=r"has a tangent .* take reverse mode"):
+        act(forward_ad.make_dual(torch.ones(1, 2), torch.ones(1, 2)))
 
 
 @pytest.mark.parametrize("rtol", [math.inf, 1e3, 0, -1.0, "tight"])

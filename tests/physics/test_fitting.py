@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 import eom
 from eom import physics
-from eom.errors import (
-    DataError,
-    LossNotFiniteError,
-)
+from eom.errors import DataError, DiscreteError, LossNotFiniteError, StepError
 from eom.physics import data_sets
 from eom.physics.checkpoint import copied
 
@@ -157,8 +154,35 @@ def test_a_loss_that_is_not_finite_leaves_the_best_parameters():
     model = physics.energy_model(2, physics.dense(2, 1, 8)).double()
     before = [x.detach().clone() for x in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), 1e200)
-    with pytest.raises(LossNotFiniteError, match=r"has its parameters of step 0 again\. Take a smaller learning rate"):
+    with pytest.raises(LossNotFiniteError, match=r"has its parameters of step 0 again: take a smaller learning rate"):
         physics.fit(model, spring_data(), optimizer=optimizer, steps=50)
+    for a, b in zip(before, model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class Seventh(nn.Module):
+    """sum net(u)^7."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, u: Tensor) -> Tensor:
+        return (self.net(u) ** 7).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(physics.neural_ode, StepError), (lambda size, net: physics.energy_model(size, Seventh(net)), DiscreteError)],
+    ids=["adaptive steps", "discrete gradient"],
+)
+def test_a_step_that_fails_in_training_leaves_the_best_parameters(make, kind):
+    torch.manual_seed(0)
+    model = make(2, physics.dense(2, 2, 8)).double()
+    before = [x.detach().clone() for x in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), 1e45 if kind is DiscreteError else 1e6)
+    with pytest.raises(kind, match=r"^at step \d, .* parameters of step 0 again: take a smaller learning rate"):
+        physics.fit(model, spring_data(), optimizer=optimizer, steps=20)
     for a, b in zip(before, model.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -1,6 +1,8 @@
 """What learned laws say: energies up to their gauge, kernels as equations, conserved quantities of black boxes."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
@@ -13,6 +15,10 @@ from eom.physics.kernels import read_kernel
 from eom.physics.laws import compare_energies
 from eom.physics.models import neural_ode
 from eom.physics.systems import bodies, pendulum, spring
+
+
+def code(size: int) -> physics.LearnedSystem:
+    return physics.latent_model(size, physics.energy_model(2))
 
 
 def sample(size: int, n: int) -> torch.Tensor:
@@ -92,6 +98,27 @@ def test_the_energy_is_found_from_the_field_alone(system, states, how, independe
         assert compare_energies(laws.found[0], system.energy, states).residual < 1e-10
 
 
+@pytest.mark.parametrize(
+    ("middle", "wanted"),
+    [(0, "1 u0^2 + 1 u1^2"), (100, "1 (u0 - 100)^2 + 1 u1^2"), (-2e5, "1 (u0 + 200000)^2 + 1 u1^2")],
+)
+def test_what_is_found_far_from_zero_is_written_around_where_the_states_are(middle, wanted):
+    u, far = sample(60, 2), torch.tensor([middle, 0.0], dtype=torch.float64)
+    found = conserved_quantity(lambda t, u: spring().field(t, u - far), u + far, tolerance=1e-2)
+    assert str(found.found[0]) == wanted
+
+
+@pytest.mark.parametrize("middle", [3.37, 4.01])
+def test_what_is_found_is_written_with_the_digits_that_its_terms_lose_to_each_other(middle):
+    u, far = 0.9 * sample(60, 2), torch.tensor([middle, 0.0], dtype=torch.float64)
+    found = conserved_quantity(lambda t, u: spring().field(t, u - far), u + far).found[0]
+    python = re.sub(r"(\d) u", r"\1*u", str(found)).replace("^", "**")
+    written = eval(python, {"u0": u[:, 0] + middle, "u1": u[:, 1]})
+    both = torch.stack([torch.ones_like(written), u.square().sum(-1)], 1)
+    left = written - both @ torch.linalg.lstsq(both, written[:, None]).solution[:, 0]
+    assert float(left.std()) < 0.01 * float(written.std())
+
+
 def test_what_is_found_is_written_in_the_entries_and_of_a_model_too():
     assert str(conserved_quantity(spring(), sample(60, 2)).found[0]) == "1 u0^2 + 1 u1^2"
     swing = conserved_quantity(pendulum(), 2 + sample(200, 2), angles=[0])
@@ -121,6 +148,9 @@ def test_a_model_in_single_precision_is_read_on_states_in_double():
     net.weight.data = torch.tensor([[0.0, 2.0], [-1.0, 0.0]], dtype=torch.float32)
     assert str(conserved_quantity(neural_ode(2, net), sample(60, 2)).found[0]) == "0.5 u0^2 + 1 u1^2"
     assert compare_energies(energy, lambda u: u @ energy.weight[0].double(), sample(60, 2)).residual < 1e-6
+    for make in (physics.energy_model, physics.symplectic_network, physics.lagrangian_network, code):
+        wide = copy.deepcopy(model := make(2)).double()
+        assert compare_energies(model, wide, sample(60, 2)).residual_at_scale_one < 1e-4
 
 
 def test_two_bodies_keep_momenta_angular_momentum_and_the_turning_of_their_centre():
@@ -178,8 +208,12 @@ def test_what_cannot_be_read_is_refused_at_the_door():
             compare_energies(energy, energy, states)
         with pytest.raises(SettingError):
             conserved_quantity(spring().field, states)
-    with pytest.raises(SettingError, match="one real number each"):
-        compare_energies(lambda u: u, energy, u)
+    for learned in (lambda u: u, lambda u: u.numpy().sum(-1)):
+        with pytest.raises(SettingError, match="one real number each"):
+            compare_energies(learned, energy, u)
+    for pair in ((bodies(2), spring()), (spring(), physics.energy_model(4))):
+        with pytest.raises(SettingError, match=r"states end in 2 entries, those of the (System|LearnedSystem) in [48]"):
+            compare_energies(*pair, u)
     with pytest.raises(SettingError, match="different energies"):
         compare_energies(energy, lambda u: 0 * u[:, 0] + 1, u)
     with pytest.raises(SettingError, match="60 states for 27 features"):

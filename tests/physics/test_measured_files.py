@@ -1,5 +1,7 @@
 """Files that others have made: tables of motions, and frames of films."""
 
+import gzip
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,8 +79,12 @@ def test_csv_files_with_errors_are_refused_with_the_line(tmp_path, text, message
 
 def test_a_csv_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"t,x\n0,\xff\xfe\n")
-    for name in ("a.csv", "b.csv"):
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"t,x\n0,1\n1,y\n"))
+    for name in ("b.csv", "b.csv.gz"):
         with pytest.raises(DataError, match=f"{name} could not be read .* Save it as one"):
+            read_csv(tmp_path / name, time="t", coordinates=["x"])
+    for name in ("a.csv", "."):
+        with pytest.raises(DataError, match="could not be read: there is no such file"):
             read_csv(tmp_path / name, time="t", coordinates=["x"])
     (tmp_path / "c.csv").write_text("r,t,x\na,0,1\na,1,2\nb,0,1\n")
     with pytest.raises(DataError, match="trajectories have 1 to 2 rows; expected as many in each: cut all to 1, or"):
@@ -89,10 +95,12 @@ def test_a_csv_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     ("text", "message"),
     [
         ("t,x\n5,0,1\n6,1,2\n", "could not be read as a CSV file"),
-        ("t,x,x\n0,1,2\n1,1,2\n", "different columns, each there once"),
+        ("t,x,x\n0,1,2\n1,1,2\n", "has 2 columns .x., expected one"),
+        ("t,x,run,run \n0,1,a,b\n1,2,a,b\n", "has 2 columns .run., expected one"),
+        ("t,y,y\n0,1,2\n1,1,2\n", "has the columns t, y, y, and not x"),
         ("t,x,run\n0,1,a\n1,2,\n", r"line 3: run is empty, so that its trajectory is not known"),
     ],
-    ids=["longer rows", "twice", "no run"],
+    ids=["longer rows", "twice", "two runs", "not there", "no run"],
 )
 def test_csv_files_whose_columns_are_not_what_they_seem_are_refused(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
@@ -121,6 +129,9 @@ def test_frames_come_in_the_order_of_their_numbers_and_values_beyond_one_are_ref
     chosen = (tmp_path / f"frame_{k}.png" for k in (10, 1))
     assert (read_frames(chosen)[:, 0, 0] * 255).round().tolist() == [10, 1]
     np.save(tmp_path / "a.npy", np.full((2, 3, 4), 40_000, np.uint16))
+    (tmp_path / "b.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="holds no array without pickle"):
+        read_frames(tmp_path / "b.npy")
     with pytest.raises(DataError, match=r"values 40000 to 40000: scale them to 0\.\.1"):
         read_frames(tmp_path / "a.npy")
 

@@ -12,7 +12,7 @@ from eom.dynamics.order import ladder
 from eom.dynamics.stepper import end, march
 from eom.dynamics.symplectic import Gauss, ImplicitMidpoint, Leapfrog, yoshida
 from eom.errors import DataError, SettingError
-from eom.physics.models import symplectic_network
+from eom.physics.models import energy_model, symplectic_network
 from eom.physics.modified import Split, learned_energy, mixing, modified_energy
 from eom.physics.systems import rotate, rotate_with_friction
 
@@ -214,3 +214,7 @@ def test_the_modified_energy_of_a_model_takes_states_in_other_floats():
     assert u.dtype is torch.float64
     model.float()
     assert torch.equal(energy(u), energy(u.float()))
+    foretold: Any = learned_energy(energy_model(2).float().field, ImplicitMidpoint(), 0.1).energy
+    assert torch.equal(foretold(u), foretold(u.float()))
+    with pytest.raises(DataError, match=r"states are torch\.float64, and the energy takes torch\.float32 alone"):
+        mixing(nn.Linear(2, 1).float(), u)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from eom import physics
 from eom.dynamics.runge_kutta import RK4
@@ -18,7 +18,7 @@ from eom.physics.learned_fields import EnergyField, PlainField, dense
 from eom.physics.measured_files import read_frames
 from eom.physics.models import LearnedSystem, energy_model, mean_square, neural_ode
 from eom.physics.pixels import BLUR, film_angle, film_energy, film_of, frame_pairs, pendulum_film, render
-from eom.physics.rules import Shooting
+from eom.physics.rules import Shooting, midpoint
 from eom.physics.systems import pendulum, spring
 from eom.physics.trajectories import Trajectories
 
@@ -128,6 +128,11 @@ def test_a_film_that_shows_no_motion_or_is_none_is_refused(film, dt, complaint):
         (lambda: film_energy(FILM, 0), DataError, "dt is 0, expected the positive time"),
         (lambda: frame_pairs(FILM, None), DataError, "dt is None, expected"),  # type: ignore[arg-type] - as a user may
         (lambda: pendulum_film(1, 1.5), SettingError, r"seed is 1\.5"),  # type: ignore[arg-type] - as a user may
+        (
+            lambda: frame_pairs(FILM[..., None].expand(-1, -1, -1, -1, 3)[0], 0.1),
+            DataError,
+            r"colours last: .*mean\(-1\)",
+        ),
         (lambda: film_of(frame_pairs(FILM, 0.1), 28, 27), DataError, "1568 entries, expected two frames of 28 x 27"),
         (lambda: latent_model(8, neural_ode(3)), SettingError, "3 latents"),
         (lambda: latent_model(8, energy_model(2), time=0.0), SettingError, "a positive time"),
@@ -186,6 +191,24 @@ def test_with_the_true_code_and_energy_nothing_is_left_and_the_motion_is_predict
     torch.testing.assert_close(model(march[:, 3]), rate)
     backward = latent_model(6, energy_model(2, Sum()), linear(-basis.T), linear(basis), time=0.5)
     assert float(mean_square(backward, exact.windows()).detach()) > 1
+
+
+def test_two_near_frames_do_not_outweigh_the_motion():
+    """Noise over a short step is a large rate: the wrong law is still seen, and weighed as without them."""
+    seen = physics.data_sets.springs(noise=0.01).draw(10, seed=0)
+    near = torch.cat([seen.times, seen.times[:, 10:11] + 1e-5], 1).sort(1).values
+    noisy = seen.states[:, 10:11] + 0.01 * torch.randn(10, 1, 2, generator=torch.Generator().manual_seed(0), dtype=WIDE)
+    uneven = Trajectories(near, torch.cat([seen.states[:, :11], noisy, seen.states[:, 11:]], 1))
+
+    def losses(size: float) -> list[float]:
+        law: Any = physics.EnergyField(lambda u: size * u.square().sum(-1))  # type: ignore[arg-type] - a function
+        model = latent_model(2, LearnedSystem(2, law, midpoint, RK4()), nn.Identity(), nn.Identity(), time=0.5)
+        return [float(mean_square(model, data.windows())) for data in (seen, uneven)]
+
+    for size in (0.0, 1.0):
+        even, other = losses(size)
+        assert other == pytest.approx(even, rel=0.1, abs=0.01)
+    assert losses(1.0)[1] < 0.1 * losses(0.0)[1]
 
 
 def test_only_the_first_state_is_encoded():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from known_laws import spring_data
-from torch import nn
+from torch import Tensor, nn
 
 from eom import physics
 from eom.errors import DataError, SettingError
@@ -14,16 +14,32 @@ from eom.physics import LearnedSystem
 FIELD = physics.PlainField(nn.Linear(2, 2))
 
 
+class Upwards(nn.Module):
+    """G = 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = nn.Parameter(torch.ones(()))
+
+    def forward(self, g: Tensor) -> Tensor:
+        return self.size * g
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: physics.energy_model(1), "size is 1, expected positions and as many"),
-        (lambda: physics.symplectic_network(1), "inputs, outputs, width are 0, 1, 100; expected whole numbers"),
-        (lambda: physics.second_order_ode(1), "are 1, 0, 100; .* two entries or more"),
+        (lambda: physics.symplectic_network(1), "size is 1, expected positions and as many"),
+        (lambda: physics.second_order_ode(1), "size is 1, expected positions and as many"),
         (lambda: physics.neural_ode(0, nn.Identity()), "size is 0, expected a whole number of entries"),
         (lambda: physics.energy_model(64, physics.GridEnergy((50,))), r"a multiple of the points of the grid \(50,\)"),
         (lambda: physics.energy_model(100, physics.GridEnergy((50,))), "size is 100, .* of states of 50 entries"),
         (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
+        (lambda: physics.energy_model(2, None, Upwards().requires_grad_(False)), "neither skew nor negative semidef"),
+        (lambda: physics.DissipativeKernel((16,), scale=-1.0), r"scale is -1\.0, expected positive"),
+        (lambda: physics.GridEnergy((16,), width=0), "width is 0, expected 1 or more"),
+        (lambda: physics.GridEnergy((16,), cell=-1.0), r"cell is -1\.0, expected positive"),
+        (lambda: physics.dense(2, 0), "inputs, outputs, width are 2, 0, 100; expected whole numbers"),
         (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[32, 2\] to \[32, 1\]"),
         (lambda: physics.energy_model(2, None, lambda g: None), r"maps \[32, 2\] to a NoneType"),  # type: ignore[arg-type] - as a user may
         (
@@ -43,6 +59,11 @@ FIELD = physics.PlainField(nn.Linear(2, 2))
         "grid",
         "fields",
         "rising",
+        "frozen",
+        "scale",
+        "width",
+        "cell",
+        "dense",
         "narrow",
         "none",
         "rule",

@@ -255,9 +255,10 @@ OF_TWO: dict[str, Any] = {
         ({"structure": lambda g: None}, SettingError, "to a NoneType, expected the same"),
         ({"energy": 3}, SettingError, "energy is 3, expected a function of states"),
         ({"structure": nn.Linear}, SettingError, "structure is <class .*Linear'>, expected a function"),
-        ({"energy": nn.Linear(2, 1)}, DataError, r"torch\.float64 \[2, 2\]: .* dtype.* call \.double\(\) for"),
+        ({"energy": nn.Linear(2, 1)}, DataError, r"takes torch\.float32 alone.* net\.double\(\)"),
         ({"energy": lambda u: u[0] ** 2 + u[1] ** 2}, DataError, r"index 1 is out .* with entries as u\[\.\.\., 0\]"),
         ({"energy": lambda u: (lambda q, p: q + p)(*u)}, DataError, "no gradient at .* missing 1 .* of a batch"),
+        ({"energy": lambda u: u[:, 1] - math.cos(u[:, 0])}, DataError, "to Python scalars.* of torch functions"),
         ({"energy": lambda u: u.detach().square().sum(-1)}, DataError, "no gradient at .* made of torch functions"),
         ({"energy": lambda u: torch.rand(len(u)) * u.sum(-1)}, DataError, "at first and .* it draws random numbers"),
         ({"stepper": DiscreteGradient}, SettingError, "the stepper is 'DiscreteGradient', expected one"),
@@ -267,7 +268,7 @@ OF_TWO: dict[str, Any] = {
     ids=[
         "grid", "grid as a number", "no entries", "None", "numbers", "twice", "G of a number",
         "G of nothing", "H of none", "class of G",
-        "float32", "of one state", "of two numbers", "detached", "drawn", "stepper", "H of a float", "numpy",
+        "float32", "of one state", "of two numbers", "math", "detached", "drawn", "stepper", "H of a float", "numpy",
     ],
 )  # fmt: skip
 def test_what_makes_no_system_is_named(changed, kind, message):
@@ -285,9 +286,20 @@ def test_what_makes_no_system_is_named(changed, kind, message):
         (torch.ones(2), None, SettingError, "h is None, expected a finite step other than 0"),
         (torch.ones(2), torch.ones(2), SettingError, r"h is tensor\(\[1"),
         (torch.ones(2), math.nan, SettingError, "h is nan"),
+        (torch.ones(2), torch.tensor(0.1, requires_grad=True), SettingError, "expected .* that has no gradient"),
         (torch.tensor([1.0, math.nan]), 0.1, DataError, "u holds NaN or infinity in 1 of its 2 entries"),
     ],
-    ids=["array", "no state", "number", "sparse", "no step", "two steps", "step of no number", "NaN"],
+    ids=[
+        "array",
+        "no state",
+        "number",
+        "sparse",
+        "no step",
+        "two steps",
+        "step of no number",
+        "step with a gradient",
+        "NaN",
+    ],
 )
 def test_starts_and_steps_that_are_none_are_named(u, h, kind, message):
     with pytest.raises(kind, match=message):
@@ -299,6 +311,12 @@ def test_an_energy_that_sees_the_batch_is_refused_by_every_stepper(stepper):
     centred: dict[str, Any] = OF_TWO | {"energy": lambda u: (u - u.mean(0)).square().sum(-1)}
     with pytest.raises(DataError, match="beside a second one and 0 beside itself: samples must not see each other"):
         System(**centred, stepper=stepper).simulate(SOME, h=0.1, steps=1)
+
+
+def test_a_motion_that_runs_away_from_explicit_steps_is_told():
+    falling: dict[str, Any] = OF_TWO | {"energy": lambda u: u[..., 1] ** 2 / 2 - u[..., 0] ** 4, "stepper": RK4()}
+    with pytest.raises(StepError, match=r"^in step \d of 30, the motion has left the finite numbers: take a smaller"):
+        System(**falling).simulate(torch.tensor([[3.0, 1.0]]), h=0.5, steps=30)
 
 
 def test_states_of_any_shape_are_simulated_as_rows_are():
