@@ -1,7 +1,7 @@
 """Systems that are known by their energy, u' = G grad H(u), and steppers that keep it: discrete gradients.
 
 G skew: H is conserved, by the flow and by u_1 = u_0 + h G DG(u_1, u_0) exactly, as H(u_1) - H(u_0) = DG . (u_1 - u_0) =
-h DG . G DG = 0. G negative semidefinite: H falls. Any of them is of second order and symmetric.
+h DG . G DG = 0. G negative semidefinite: H falls. Those that are symmetric are of second order.
 
 Sources: Gonzalez, J. Nonlinear Sci. 6, 1996 (the midpoint one); McLachlan, Quispel & Robidoux, Phil. Trans. R. Soc. A
 357, 1999 (mean value; Itoh-Abe).
@@ -58,9 +58,10 @@ def gradient(energy: Energy, u: State) -> State:
     if train and torch.compiler.is_compiling():  # compiled code has no second derivatives
         plain: Any = torch.compiler.disable(gradient)
         return plain(energy, u)
-    require_derivatives(u)
+    known = train and u.requires_grad
+    require_derivatives(*(() if known else (u,)))
     with torch.enable_grad(), exact(2) if train else nullcontext():
-        at = u if train and u.requires_grad else u.detach().requires_grad_()
+        at = u if known else u.detach().requires_grad_()
         total = numbers(energy, at).sum()
         (found,) = torch.autograd.grad(total, at, create_graph=train)
     return found

@@ -88,7 +88,6 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
         return solved
     at = solved.detach().requires_grad_()
     value = g(at)
-    require_derivatives(value)
     if not value.requires_grad:
         return solved
 
@@ -109,6 +108,7 @@ def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor
         out = g(solved.detach())
     if not out.requires_grad:  # g depends on u alone
         return solved
+    require_derivatives(out)
     out.register_hook(pulled)
     return out
 

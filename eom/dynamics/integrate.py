@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -76,11 +77,11 @@ def course(
 ) -> State:
     """States [s, n] at ``times``, of which the first is 0, as by ``flow``; a step ends at each of them.
 
-    Left to itself torchdiffeq steps past the end and interpolates back, with an error of up to 1e-5.
+    Left to itself torchdiffeq steps past the end and interpolates back, with an error of up to 1e-5. Told of several
+    ends, it does so after one at which a step of its own happens to end: it is told of one at a time.
     """
     t, steps = times[-1], 0
-    span = torch.tensor(times, dtype=torch.float64)
-    options = {"max_num_steps": max_steps, "step_t": torch.tensor(times[1:], dtype=torch.float64)}
+    widest = 0.0  # of the last steps
 
     def f(s: torch.Tensor, x: State) -> State:
         nonlocal steps
@@ -93,13 +94,24 @@ def course(
             )
         return value
 
+    def accepted(s: torch.Tensor, x: State, h: torch.Tensor) -> None:
+        nonlocal widest
+        widest = max(widest, float(h))
+
+    f.callback_accept_step = accepted  # type: ignore[attr-defined] - where torchdiffeq looks for it
+    states = [y.detach()]
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="torchdiffeq")
-            solution = torchdiffeq.odeint(f, y, span, rtol=rtol, atol=atol, method=method, options=options)
+            for ends in pairwise(times):
+                span = torch.tensor(ends, dtype=torch.float64)
+                options = {"max_num_steps": max_steps, "step_t": span[1:], "first_step": widest or None}
+                widest = 0.0
+                found = torchdiffeq.odeint(f, states[-1], span, rtol=rtol, atol=atol, method=method, options=options)
+                states.append(found[-1])  # type: ignore[index] - torchdiffeq is untyped
     except AssertionError as failure:
         raise IntegrationError(
             f"the flow over time {t:.6g} was given up after {steps} evaluations ({failure}). Shorten the time, or "
             "loosen rtol and atol: below rounding (about 1e-13 in float64) no tolerance can be met."
         ) from failure
-    return solution  # type: ignore[return-value] - torchdiffeq is untyped
+    return torch.stack(states)

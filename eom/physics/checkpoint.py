@@ -100,8 +100,8 @@ def load(
         if there != here:
             name = next(x for x in (*here, *there) if there.get(x) != here.get(x))
             raise ValueError(
-                f"its {name} has the shape {there.get(name)}, and the model's {here.get(name)}: make the model as it "
-                "was, or choose another file"
+                f"its {name} is of shape {there.get(name, 'none')}, the model's {here.get(name, 'none')}: make the "
+                "model as it was, or choose another file"
             )
         *counts, history = tree["kept"]
         kept = Kept._make([*counts, [tuple(row) for row in history], tree["best"]])

@@ -12,7 +12,7 @@ from eom.errors import DataError, SettingError
 from eom.physics.learned_fields import dense
 from eom.physics.limits import is_number
 from eom.physics.models import LearnedSystem
-from eom.physics.rules import Rule, mean_step
+from eom.physics.rules import Rule, match_slopes, mean_step
 from eom.physics.trajectories import Trajectories, Window
 
 
@@ -45,7 +45,7 @@ class LatentRule:
     times the last two weigh by h over the mean step, as in ``midpoint``.
 
     Raises:
-        DataError: a window of one row.
+        DataError: a window of one row. SettingError: a rule of rates.
 
     Source: Greydanus, Dzamba & Yosinski, NeurIPS 2019, sec. 5, with differences over a step in place of rates.
     """
@@ -54,6 +54,13 @@ class LatentRule:
     motion: float = 1.0
     canonical: float = 1.0
     time: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rule is match_slopes:
+            raise SettingError(
+                "the rule compares rates, and those of codes are not observed: take one of states, as by "
+                "energy_model(2) or hamiltonian_network(2, rule=physics.midpoint)"
+            )
 
     def __call__(self, field: Any, window: Window) -> Tensor:
         if len(window.u) < 2:

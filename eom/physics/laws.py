@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eom.calculus.modes import evaluated
 from eom.dynamics.field import require_function
 from eom.errors import SettingError
 from eom.physics.limits import said
@@ -121,7 +122,7 @@ def energy_of(name: str, source: Any, states: Tensor) -> Energy:
 
 def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
-    found = energy(in_floats_of(energy, states))
+    found = evaluated(energy, in_floats_of(energy, states))
     shape = found.shape if isinstance(found, Tensor) else None
     found = found[..., 0] if shape == (len(states), 1) else found
     if shape not in (states.shape[:1], (len(states), 1)) or found.is_complex():

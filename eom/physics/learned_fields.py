@@ -54,6 +54,7 @@ class GridEnergy(nn.Module):
     ):
         super().__init__()
         require_grid(grid)
+        grid = tuple(grid)
         require_whole(fields=fields, width=width)
         require_positive(cell=cell, unit=unit, step=step)
         self.grid, self.cell, self.unit, self.step = grid, cell, unit, step
@@ -155,12 +156,13 @@ class LagrangianField(nn.Module):
         if torch.compiler.is_compiling():  # compiled code has no second derivatives
             plain: Any = torch.compiler.disable(self.forward)
             return plain(t, u)
-        require_derivatives(u)
+        train = torch.is_grad_enabled()
+        known = train and u.requires_grad
+        require_derivatives(*(() if known else (u,)))
         half = u.shape[-1] // 2
         v = u[:, half:]
-        train = torch.is_grad_enabled()
         with torch.enable_grad(), exact(3 if train else 2):
-            at = u if train and u.requires_grad else u.detach().requires_grad_()
+            at = u if known else u.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.lagrangian(at).sum(), at, create_graph=True)
             rows = [
                 torch.autograd.grad(slope[:, half + i].sum(), at, create_graph=train, retain_graph=True)[0]

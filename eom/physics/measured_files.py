@@ -41,7 +41,7 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             "columns, as time='t', coordinates=['q', 'p']"
         )
     if not path.is_file():
-        raise DataError(f"{path} could not be read: there is no such file")
+        raise DataError(f"{path} could not be read: there is no such file, or it is a folder")
     read = partial(
         pd.read_csv, path, encoding="utf-8-sig", skipinitialspace=True, compression=None
     )  # a byte-order mark is no name
@@ -59,16 +59,11 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             told = {name: str for name in header if name.strip() == member}  # 1.1 and 1.10 are two
             table = read(index_col=False, dtype=told)  # type: ignore[call-overload, arg-type] - a partial of overloads
-    except (
-        OSError,
-        UnicodeDecodeError,
-        pd.errors.ParserError,
-        pd.errors.ParserWarning,
-        pd.errors.EmptyDataError,
-    ) as failure:
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as failure:
+        raise DataError(f"{path} could not be read as a CSV file: {_longer(path) or failure}") from failure
+    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError) as failure:
         raise DataError(
-            f"{path} could not be read as a CSV file in UTF-8: {failure}. Save it as one, with commas and as many "
-            "columns in each row"
+            f"{path} could not be read as a CSV file in UTF-8: {failure}. Save it as one, with commas"
         ) from failure
     if table.empty:
         raise DataError(f"{path} has a header and no rows, expected one row for each time")
@@ -119,6 +114,20 @@ def read_csv(path: str | Path, *, time: str, coordinates: Sequence[str], member:
         back = member is None and bool((np.diff(times[0]) <= 0).any())
         hint = " If there are several trajectories, name the column that tells them apart, as member=." if back else ""
         raise DataError(f"{path}: {failure}{hint}") from failure
+
+
+def _longer(path: Path) -> str:
+    """The first row of more cells than the header."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        header = next(cells for cells in reader if cells)
+        for cells in reader:
+            if len(cells) > len(header):
+                return (
+                    f"line {reader.line_num} has {len(cells)} entries, and the header names {len(header)} columns: "
+                    "name them all, or put quotes around entries with commas"
+                )
+    return ""
 
 
 def _line(path: Path, row: int) -> int:

@@ -122,10 +122,10 @@ def frame_pairs(frames: Tensor, dt: float) -> Trajectories:
             "number for each pixel. Divide bytes by 255, and take the mean over colours"
         )
     _require_time(dt)
-    if frames.ndim == 4 and frames.shape[-1] in (3, 4):
+    if frames.ndim == 4 and frames.shape[-1] in (1, 3, 4):
         raise DataError(
-            f"frames have shape {list(frames.shape)}, {frames.shape[-1]} pixels wide, or with colours last: expected "
-            "one number for each pixel, as the mean over colours, frames.mean(-1)"
+            f"frames have shape {list(frames.shape)}, with colours last, or {frames.shape[-1]} pixels wide: expected "
+            "one number for each pixel, as frames.mean(-1); give so narrow films turned by 90 degrees"
         )
     films = frames if frames.ndim == 4 else frames[None]
     if not len(films) or films.shape[1] < 3 or films[0, 0].numel() < 2:

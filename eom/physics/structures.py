@@ -43,9 +43,9 @@ class FreeMatrix(nn.Module):
 
 
 class DissipativeMatrix(nn.Module):
-    """G = A - A^T - B B^T: energy never rises. A - A^T starts near the S of positions and momenta.
+    """G = A - A^T - B B^T: energy never rises. A - A^T starts near the S of positions, then momenta.
 
-    From the other sign -H would be learned, which no B B^T lets lose what H loses.
+    Give entries in this order: from the other sign -H is learned, which no B B^T lets lose what H loses.
     """
 
     def __init__(self, size: int):
@@ -69,7 +69,7 @@ class FreeKernel(nn.Module):
         if width % 2 == 0:
             raise SettingError(f"width is {width}, expected an odd number: a kernel has a middle")
         _require_within(grid, width)
-        self.grid, self.scale = grid, scale
+        self.grid, self.scale = tuple(grid), scale
         self.weight = nn.Parameter(0.1 * torch.randn((width,) * len(grid)))
 
     @property
@@ -92,7 +92,7 @@ class DissipativeKernel(nn.Module):
         require_whole(width=width, count=1 if count is None else count)
         require_positive(scale=scale)
         _require_within(grid, 2 * width - 1)
-        self.grid, self.scale = grid, scale
+        self.grid, self.scale = tuple(grid), scale
         self.weight = nn.Parameter(0.5 * torch.randn((count or 2 ** len(grid), *(width,) * len(grid))))
 
     @property
@@ -112,7 +112,7 @@ class SkewKernel(nn.Module):
 
     def __init__(self, grid: tuple[int, ...], width: int = 3, scale: float = 1.0):
         super().__init__()
-        self.grid, self.free = grid, FreeKernel(grid, width, scale)
+        self.grid, self.free = tuple(grid), FreeKernel(grid, width, scale)
 
     @property
     def kernel(self) -> Tensor:

@@ -62,6 +62,7 @@ class System:
             raise SettingError(f"conserved is {self.conserved!r}, expected functions by name: {{'momentum': function}}")
         require_function(**self.conserved)
         require_grid(self.grid, self.size)
+        object.__setattr__(self, "grid", tuple(self.grid))
         require_stepper(self.stepper)
         law, promised = energy_law(self.structure, self.size), "dissipates" if self.dissipates else "conserves"
         if law != promised:

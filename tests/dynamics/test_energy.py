@@ -218,7 +218,7 @@ def test_a_network_in_other_floats_is_named_and_its_own_errors_are_its_own(rule)
     [
         lambda u: end(PENDULUM, DiscreteGradient(), u, h=0.1, steps=2),
         lambda u: end(PENDULUM, RK4(), u, h=0.1, steps=2),
-        lambda u: end(lambda t, y: -y, Gauss(2), u, h=0.1, steps=2),
+        lambda u: end(lambda t, y: -y, Gauss(2), u.requires_grad_(), h=0.1, steps=2),
         lambda u: discrete_gradient(PENDULUM.energy, u, 2 * u),
         lambda u: LagrangianField(nn.Linear(2, 1))(0.0, u),
     ],
@@ -227,6 +227,21 @@ def test_a_network_in_other_floats_is_named_and_its_own_errors_are_its_own(rule)
 def test_forward_derivatives_that_would_be_wrong_are_refused(act):
     with forward_ad.dual_level(), pytest.raises(SettingError, match=r"has a tangent .* take reverse mode"):
         act(forward_ad.make_dual(torch.ones(1, 2), torch.ones(1, 2)))
+
+
+def test_forward_derivatives_go_through_reverse_ones_and_iterations():
+    y, d = start(3), torch.ones(3, 2)
+    reverse = torch.func.jvp(torch.func.vmap(torch.func.grad(lambda u: PENDULUM.energy(u))), (y,), (d,))[1]
+    with forward_ad.dual_level():
+        slope = gradient(PENDULUM.energy, forward_ad.make_dual(y.clone().requires_grad_(), d))
+        torch.testing.assert_close(tangent(slope), reverse, rtol=1e-12, atol=1e-14)
+        after = end(lambda t, u: -u, Gauss(2), forward_ad.make_dual(y, d), h=0.1, steps=1)
+        torch.testing.assert_close(tangent(after), after.detach() * d / y, rtol=1e-10, atol=1e-12)  # of a linear map
+
+
+def tangent(x):
+    found: Any = forward_ad.unpack_dual(x).tangent
+    return found.detach()
 
 
 @pytest.mark.parametrize("rtol", [math.inf, 1e3, 0, -1.0, "tight"])

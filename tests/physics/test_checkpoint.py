@@ -141,7 +141,7 @@ def given_up() -> tuple[float, float]:
         (lambda path, m: other_kind(path, physics.energy_model(2, Quadratic()), torch.optim.SGD), "no checkpoint of"),
         (
             lambda path, m: other_kind(path, wide(), torch.optim.SGD),
-            r"weight has the shape \[9, 2\], .*s \[8, 2\]: make",
+            r"weight is of shape \[9, 2\], .*s \[8, 2\]: make",
         ),
         (
             lambda path, m: other_kind(path, m, torch.optim.SGD, spring_data(3)),

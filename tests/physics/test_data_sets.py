@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eom import physics
-from eom.dynamics.integrate import course
+from eom.dynamics.integrate import course, flow
 from eom.errors import DataError, EomError
 from eom.physics import DataSet, Trajectories, data_sets, read_csv
 from eom.physics.data_sets import motion
@@ -85,6 +85,23 @@ def test_motion_is_as_exact_among_members_at_rest_as_alone():
     exact = course(system.field, one, times.tolist(), 1e-13, 1e-15)[:, 0]
     alone, among = (float((motion(system, u, times)[0] - exact).abs().max()) for u in (one, many))
     assert among <= 2 * alone
+
+
+@pytest.mark.parametrize(
+    ("drawn", "seed"),
+    [
+        (dataclasses.replace(data_sets.pendulums(), times=0.1 * torch.arange(60)), 0),
+        (dataclasses.replace(data_sets.pendulums(), times=0.12 * torch.arange(60)), 1),
+        (data_sets.double_pendulums(), 0),
+    ],
+)
+def test_motion_is_as_exact_at_all_of_many_even_times(drawn, seed):
+    """A step of the solver's own may end at a time, by which it then knew no more of later ones: 1e-6 was lost."""
+    states = drawn.exact(1, seed).states
+    energies = drawn.system.energy(states)
+    assert float((energies - energies[:, :1]).abs().max()) < 1e-9
+    last = flow(drawn.system.field, states[:, 0], float(drawn.times[-1]), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(states[:, -1], last, rtol=0, atol=1e-8)
 
 
 def test_irregular_times_lie_between_the_first_and_the_last():

@@ -94,13 +94,14 @@ def test_a_csv_file_that_is_not_there_or_not_text_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("t,x\n5,0,1\n6,1,2\n", "could not be read as a CSV file"),
+        ("t,x\n\n5,0,1\n6,1,2\n", "line 3 has 3 entries, and the header names 2 columns: name them all"),
+        ("t,x\n5,0\n6,1,2\n", "line 3 has 3 entries, and the header names 2 columns: name them all"),
         ("t,x,x\n0,1,2\n1,1,2\n", "has 2 columns .x., expected one"),
         ("t,x,run,run \n0,1,a,b\n1,2,a,b\n", "has 2 columns .run., expected one"),
         ("t,y,y\n0,1,2\n1,1,2\n", "has the columns t, y, y, and not x"),
         ("t,x,run\n0,1,a\n1,2,\n", r"line 3: run is empty, so that its trajectory is not known"),
     ],
-    ids=["longer rows", "twice", "two runs", "not there", "no run"],
+    ids=["longer rows", "a longer row", "twice", "two runs", "not there", "no run"],
 )
 def test_csv_files_whose_columns_are_not_what_they_seem_are_refused(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)

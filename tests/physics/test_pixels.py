@@ -131,7 +131,7 @@ def test_a_film_that_shows_no_motion_or_is_none_is_refused(film, dt, complaint):
         (
             lambda: frame_pairs(FILM[..., None].expand(-1, -1, -1, -1, 3)[0], 0.1),
             DataError,
-            r"colours last: .*mean\(-1\)",
+            r"colours last, or 3 .*mean\(-1\)",
         ),
         (lambda: film_of(frame_pairs(FILM, 0.1), 28, 27), DataError, "1568 entries, expected two frames of 28 x 27"),
         (lambda: latent_model(8, neural_ode(3)), SettingError, "3 latents"),
@@ -143,6 +143,7 @@ def test_a_film_that_shows_no_motion_or_is_none_is_refused(film, dt, complaint):
             DataError,
             "take batch=2 or more",
         ),
+        (lambda: latent_model(4, physics.hamiltonian_network(2)), SettingError, "those of codes are not observed"),
     ],
 )
 def test_bad_input_is_named(act, kind, complaint):
