@@ -56,7 +56,12 @@ class Tape:
                 continue
             filled = [torch.zeros_like(x.u) if w is None else w for x, w in zip(step.went, known, strict=True)]
             if sizes is not None:
-                sizes += [self.largest(w * x.u) for x, w in zip(step.went, filled, strict=True) if w.numel()]
+                sizes += [
+                    self.largest(w * end)
+                    for x, w in zip(step.went, filled, strict=True)
+                    if w.numel()
+                    for end in (x.u, x.v)
+                ]
             for x, w in zip(step.came, step.pull(filled), strict=True):
                 weights[id(x)] = weights[id(x)] + w if id(x) in weights else w
         return weights.get(id(start), torch.zeros_like(start.u))

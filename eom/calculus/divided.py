@@ -156,12 +156,32 @@ def absolute(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (u + v) / torch.where(a + b > 0, a + b, 1.0)
 
 
+def rectified(x: Tensor) -> Tensor:
+    """max(x, 0) with the derivative 1/2 at 0, the mean of both sides.
+
+    So, as with |x|, all derivatives of what is made of it are means of both sides, and right where it is smooth.
+    """
+    return torch.where(x == 0, x / 2, torch.relu(x))
+
+
 def relu(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """1, 0, or the share of the way that is positive; at u = v = 0 the derivative that torch takes, 0."""
     high, low = torch.maximum(u, v), torch.minimum(u, v)
-    across = (high > 0) & (low < 0)
-    share = torch.where(across, high, 0.0) / torch.where(across, high - low, 1.0)
-    return torch.where(across, share, ((high > 0) & (low >= 0)).to(u.dtype))
+    across = (high >= 0) & (low <= 0) & (high > low)
+    share = torch.where(across, rectified(high) - rectified(low), 0.0) / torch.where(across, high - low, 1.0)
+    return torch.where(across, share, (low > 0).to(u.dtype))
+
+
+def elu(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """That of exp below 0, 1 above; across, 1 + (l - expm1 l) / gap, or the quotient where the lower one l is far."""
+    high, low = torch.maximum(u, v), torch.minimum(u, v)
+    below, across = high <= 0, (high > 0) & (low < 0)
+    u_below, v_below = torch.where(below, u, 0.0), torch.where(below, v, 0.0)
+    gap, near = torch.where(across, high - low, 1.0), low > -NEAR
+    small, far = torch.where(across & near, low, 0.0), torch.where(across & ~near, low, 0.0)
+    mean: Any = sum(w / 2 * (1 - x) / 2 * (small * (1 + x) / 2).exp() for x, w in zip(X, W, strict=True))
+    bent = torch.where(near, 1 - small * small * mean / gap, (high - torch.expm1(far)) / gap)
+    return torch.where(below, exp(u_below, v_below, a, b), torch.where(across, bent, 1.0))
 
 
 def sqrt(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:

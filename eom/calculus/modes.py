@@ -36,8 +36,8 @@ def evaluated(energy: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     try:
         return energy(u)
     except RuntimeError as failure:
-        other = OTHER.get(u.dtype)
-        if other is None or not _takes(energy, u.detach().to(other)):
+        other, here = OTHER.get(u.dtype), u.detach().clone()
+        if other is None or _takes(energy, here) or not _takes(energy, here.to(other)):
             raise
         raise DataError(
             f"states are {u.dtype}, and the energy takes {other} alone, as a network in these floats does: bring both "

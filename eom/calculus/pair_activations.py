@@ -13,6 +13,7 @@ from torch import Tensor
 from eom.calculus import divided
 from eom.calculus.discrete import elementwise
 from eom.calculus.pair_powers import absolute, whole_power
+from eom.errors import DiscreteError
 
 # Pieces
 
@@ -60,11 +61,18 @@ def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def elu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    return torch.relu(x) + alpha * torch.expm1(-torch.relu(-x))
+    return alpha * smooth_elu(x) + (1 - alpha) * torch.relu(x)
 
 
 def celu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    return torch.relu(x) + alpha * torch.expm1(-torch.relu(-x) / alpha)
+    if alpha <= 0:
+        raise DiscreteError(f"alpha of CELU is {alpha}, expected a positive number")
+    return alpha * smooth_elu(x / alpha)
+
+
+def smooth_elu(x: Tensor) -> Tensor:
+    """Of alpha = 1, with which it has no kink."""
+    return elementwise(x, lambda y: torch.where(y > 0, y, torch.expm1(y.where(y <= 0, 0.0))), divided.elu)
 
 
 def selu(x: Tensor, inplace: bool = False) -> Tensor:

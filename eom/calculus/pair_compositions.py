@@ -129,6 +129,26 @@ def lerp(a: Any, b: Any, weight: Any) -> Tensor:
     return a + weight * (b - a)
 
 
+def huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
+    """c (d - c / 2) with d the difference and c the same within -delta and delta."""
+    d = input - target
+    c = torch.clamp(d, -delta, delta)
+    found = c * (d - c / 2) if weight is None else weight * (c * (d - c / 2))
+    return found if reduction == "none" else getattr(torch, reduction)(found)
+
+
+def smooth_l1_loss(
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+    beta: float = 1.0,
+) -> Tensor:  # fmt: skip
+    if beta:
+        return huber_loss(input, target, reduction, beta) / beta
+    found = (input - target).abs()
+    return found if reduction == "none" else getattr(torch, reduction)(found)
+
+
 def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Tensor:
     return x + value * (a * b)
 
@@ -173,7 +193,7 @@ COMPOSED: dict[str, Callable] = {
 } | {
     f.__name__: f
     for f in (
-        logaddexp, softmax, log_softmax, logsumexp, norm, batch_norm, group_norm, rms_norm, lerp, addcmul, addcdiv,
-        scaled_dot_product_attention, dropout,
+        logaddexp, softmax, log_softmax, logsumexp, norm, batch_norm, group_norm, rms_norm, lerp, huber_loss,
+        smooth_l1_loss, addcmul, addcdiv, scaled_dot_product_attention, dropout,
     )
 } | POWERS | ACTIVATIONS | RECURRENT  # fmt: skip

@@ -81,7 +81,7 @@ def course(
     ends, it does so after one at which a step of its own happens to end: it is told of one at a time.
     """
     t, steps = times[-1], 0
-    widest = 0.0  # of the last steps
+    proposed: float | None = None  # as the next step, before it was cut to end at a time
 
     def f(s: torch.Tensor, x: State) -> State:
         nonlocal steps
@@ -94,19 +94,18 @@ def course(
             )
         return value
 
-    def accepted(s: torch.Tensor, x: State, h: torch.Tensor) -> None:
-        nonlocal widest
-        widest = max(widest, float(h))
+    def begun(s: torch.Tensor, x: State, h: torch.Tensor) -> None:
+        nonlocal proposed
+        proposed = float(h)
 
-    f.callback_accept_step = accepted  # type: ignore[attr-defined] - where torchdiffeq looks for it
+    f.callback_step = begun  # type: ignore[attr-defined] - where torchdiffeq looks for it
     states = [y.detach()]
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="torchdiffeq")
             for ends in pairwise(times):
                 span = torch.tensor(ends, dtype=torch.float64)
-                options = {"max_num_steps": max_steps, "step_t": span[1:], "first_step": widest or None}
-                widest = 0.0
+                options = {"max_num_steps": max_steps, "step_t": span[1:], "first_step": proposed}
                 found = torchdiffeq.odeint(f, states[-1], span, rtol=rtol, atol=atol, method=method, options=options)
                 states.append(found[-1])  # type: ignore[index] - torchdiffeq is untyped
     except AssertionError as failure:

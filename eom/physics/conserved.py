@@ -25,7 +25,7 @@ from torch.func import jacfwd, vmap
 from eom.dynamics.field import VectorField, require_function
 from eom.errors import SettingError
 from eom.physics.laws import checked_states, in_floats_of, require_size
-from eom.physics.limits import is_number
+from eom.physics.limits import is_number, said
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 
@@ -176,8 +176,8 @@ def conserved_quantity(
     u = states.detach().double()
     with torch.no_grad():
         f = rates_of(0.0, in_floats_of(rates_of, states.detach()))
-    if f.shape != states.shape or not bool(torch.isfinite(f).all()):
-        raise SettingError(f"the field of states {list(u.shape)} is {list(f.shape)}, or not finite")
+    if not isinstance(f, Tensor) or f.shape != states.shape or not bool(torch.isfinite(f).all()):
+        raise SettingError(f"the field of states {list(u.shape)} is {said(f)}, or not finite")
     spread = u.std(0)
     if bool((spread == 0).any()) or not bool((f != 0).any()):
         raise SettingError("some entry is the same in all states, or the field is 0 on all: nothing can be told")

@@ -15,7 +15,7 @@ from eom.dynamics.energy import gradient
 from eom.dynamics.integrate import course
 from eom.errors import DataError, SettingError
 from eom.physics import lattices, systems
-from eom.physics.limits import is_dense, is_number, require_positive, require_seed, require_whole, said
+from eom.physics.limits import is_dense, is_number, require_finite, require_positive, require_seed, require_whole, said
 from eom.physics.rules import followed
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, clock, tensor_of
@@ -29,7 +29,7 @@ class DataSet:
     """A system, how its ``starts`` are drawn, at which ``times`` [s] it is observed, with which standard ``noise``.
 
     Raises:
-        DataError: times that are none of ``Trajectories``, or not those of all.
+        DataError: times that are none of ``Trajectories``, or not those of all. SettingError: no system.
     """
 
     system: System
@@ -38,6 +38,8 @@ class DataSet:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.system, System):
+            raise SettingError(f"the system is a {type(self.system).__name__}, expected one such as pendulum()")
         times = tensor_of("times", self.times)
         if times.ndim != 1:
             raise DataError(f"times have shape {list(times.shape)}, expected [s], which all trajectories share")
@@ -99,6 +101,7 @@ class DataSet:
                 f"starts of {count} are {said(u)}, expected a tensor of floats {[count, self.system.size]}, as by "
                 "torch.rand(count, n, generator=generator)"
             )
+        require_finite("starts", u)
         return u.detach().to(WIDE), random
 
 

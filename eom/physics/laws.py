@@ -61,6 +61,7 @@ def compare_energies(
     if isinstance(unseen, str) or not isinstance(unseen, Sequence):
         raise SettingError(f"unseen is {unseen!r}, expected energies in a list or a tuple, as (mass,)")
     checked_states(states, 3 + len(unseen))
+    require_function(**{f"what is unseen, its entry {k}": c for k, c in enumerate(unseen)})
     learned, true = energy_of("learned", learned, states), energy_of("true", true, states)
     with torch.no_grad():
         x, y = (scalars(name, e, states) for name, e in (("learned", learned), ("true", true)))
@@ -122,7 +123,7 @@ def energy_of(name: str, source: Any, states: Tensor) -> Energy:
 
 def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
-    found = evaluated(energy, in_floats_of(energy, states))
+    found = evaluated(energy, in_floats_of(energy, states).clone())  # which it may write to
     shape = found.shape if isinstance(found, Tensor) else None
     found = found[..., 0] if shape == (len(states), 1) else found
     if shape not in (states.shape[:1], (len(states), 1)) or found.is_complex():

@@ -158,7 +158,7 @@ def is_number(x: Any) -> bool:
     """Whether it is one finite number."""
     try:
         return isfinite(x)
-    except (TypeError, ValueError, RuntimeError):  # of other things, and of tensors of several numbers
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # of other things, and of tensors of several numbers
         return False
 
 

@@ -6,6 +6,7 @@ Each is a function of (field, window). Those of one step look at every two state
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,18 +158,16 @@ class Adaptive:
         size = float(y.detach().square().mean().sqrt())
         atol = self.atol if self.atol is not None else self.rtol / 100 * (size or 1.0)
         span = torch.tensor([0.0, 1.0], dtype=y.dtype, device=y.device)  # of h, which may differ between members
-        solve = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
-        try:
-            found = solve(
-                _Scaled(field, h), y, span, rtol=self.rtol, atol=atol, method=self.method,
-                options={"max_num_steps": self.max_steps},
-            )  # fmt: skip
+        options, back = ({"max_num_steps": self.max_steps, "step_t": end} for end in (span[1:], span[:1]))
+        solve: Any = partial(torchdiffeq.odeint_adjoint, adjoint_options=back) if self.adjoint else torchdiffeq.odeint
+        try:  # a step ends at the end, as otherwise torchdiffeq goes on and interpolates back
+            found = solve(_Scaled(field, h), y, span, rtol=self.rtol, atol=atol, method=self.method, options=options)
         except AssertionError as failure:
             require_fixed("the rate", lambda u: field(0.0, u), y)  # of which no step is small enough
             raise StepError(
                 f"the adaptive step of {self.method} was given up ({failure}): the field is stiff or its flow runs away"
             ) from failure
-        return found[-1], None  # type: ignore[index] - torchdiffeq is untyped
+        return found[-1], None
 
 
 class _Scaled(nn.Module):

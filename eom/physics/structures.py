@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eom.errors import SettingError
-from eom.physics.limits import require_grid, require_halves, require_positive, require_whole
+from eom.physics.limits import is_number, require_grid, require_halves, require_positive, require_whole
 from eom.physics.systems import rotate, rotate_with_friction
 
 
@@ -69,6 +69,8 @@ class FreeKernel(nn.Module):
         if width % 2 == 0:
             raise SettingError(f"width is {width}, expected an odd number: a kernel has a middle")
         _require_within(grid, width)
+        if not (is_number(scale) and scale):
+            raise SettingError(f"scale is {scale!r}, expected a finite number other than 0")
         self.grid, self.scale = tuple(grid), scale
         self.weight = nn.Parameter(0.1 * torch.randn((width,) * len(grid)))
 

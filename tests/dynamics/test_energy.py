@@ -20,8 +20,18 @@ from eom.dynamics.stepper import end, march
 from eom.dynamics.symplectic import Composed, Gauss, ImplicitMidpoint, Leapfrog, suzuki, yoshida
 from eom.errors import DataError, SettingError, StepError
 from eom.physics.learned_fields import LagrangianField
-from eom.physics.systems import pendulum
+from eom.physics.modified import Split
+from eom.physics.systems import bodies, pendulum
 
+TWO_BODIES = Split(
+    lambda p: p.square().sum(-1) / 2, lambda q: -1 / (q[..., :2] - q[..., 2:]).norm(dim=-1)
+)  # fmt: skip
+MOMENTA = {  # and how many of two momenta and the angular momentum are kept
+    "leapfrog": (Leapfrog(), 3), "Yoshida of leapfrog": (yoshida(Leapfrog()), 3),
+    "implicit midpoint": (ImplicitMidpoint(), 3), "Gauss": (Gauss(2), 3), "Runge-Kutta": (RK4(), 2),
+    "automatic": (DiscreteGradient(), 3), "mean value": (DiscreteGradient(MeanValue(4)), 2),
+    "Gonzalez": (DiscreteGradient(gonzalez), 0), "Itoh-Abe": (DiscreteGradient(itoh_abe), 0),
+}  # fmt: skip
 STEPPERS = {
     "leapfrog": (Leapfrog(), SPLIT_PENDULUM, 2),
     "Yoshida": (yoshida(Leapfrog()), SPLIT_PENDULUM, 4),
@@ -79,6 +89,18 @@ def test_a_looser_tolerance_keeps_the_energy_as_well_as_it_says(rtol):
     system = dataclasses.replace(pendulum(), stepper=DiscreteGradient(rtol=rtol))
     energies = system.energy(system.simulate(u, h=0.3, steps=100))
     assert float((energies - energies[0]).abs().max()) < 100 * rtol
+
+
+@pytest.mark.parametrize("name", sorted(MOMENTA))
+def test_momenta_of_two_bodies_are_kept_to_rounding_by_those_that_can(name):
+    """The sums of momenta by all but Gonzalez's and Itoh-Abe's rules; the angular one, quadratic, by fewer."""
+    (stepper, kept), system = MOMENTA[name], bodies(2)
+    u = torch.tensor([[1.0, 0.0, -1.0, 0.2, 0.1, 0.4, 0.0, -0.5]])
+    after = end(TWO_BODIES if "leapfrog" in name else system.field, stepper, u, h=0.1, steps=50)
+    measured = (system.conserved[k] for k in ("momentum in x", "momentum in y", "angular momentum"))
+    drifts = [float((number(after) - number(u)).abs().max().detach()) for number in measured]
+    assert max(drifts[:kept], default=0.0) < 1e-13
+    assert kept == 3 or drifts[kept] > 1e-10
 
 
 def test_others_keep_it_up_to_their_order():
@@ -211,6 +233,11 @@ def test_a_network_in_other_floats_is_named_and_its_own_errors_are_its_own(rule)
         rule(net, u, 2 * u)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         rule(nn.Linear(3, 1), u, 2 * u)
+
+
+def test_an_energy_that_writes_to_its_states_is_not_said_to_be_of_other_floats():
+    with pytest.raises(RuntimeError, match="in-place"):
+        gradient(lambda u: u.sub_(1).square().sum(-1), torch.ones(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,12 @@ def test_a_loss_that_is_not_finite_leaves_the_best_parameters():
         assert torch.equal(a, b)
 
 
+def test_progress_is_shown_where_it_is_wanted(capsys):
+    for wanted in (False, True):
+        physics.fit(physics.neural_ode(2).double(), spring_data(), steps=1, progress=wanted)
+        assert ("loss" in capsys.readouterr().out) is wanted
+
+
 class Seventh(nn.Module):
     """sum net(u)^7."""
 

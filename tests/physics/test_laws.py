@@ -208,6 +208,8 @@ def test_what_cannot_be_read_is_refused_at_the_door():
             compare_energies(energy, energy, states)
         with pytest.raises(SettingError):
             conserved_quantity(spring().field, states)
+    with pytest.raises(SettingError, match="what is unseen, its entry 0 is 3, expected a function of states"):
+        compare_energies(energy, energy, u, [3])  # type: ignore[list-item] - as a user may
     for learned in (lambda u: u, lambda u: u.numpy().sum(-1)):
         with pytest.raises(SettingError, match="one real number each"):
             compare_energies(learned, energy, u)
@@ -218,8 +220,9 @@ def test_what_cannot_be_read_is_refused_at_the_door():
         compare_energies(energy, lambda u: 0 * u[:, 0] + 1, u)
     with pytest.raises(SettingError, match="60 states for 27 features"):
         conserved_quantity(spring().field, u, degree=6)
-    with pytest.raises(SettingError, match="the field of states"):
-        conserved_quantity(lambda t, u: u[:, :1], u)
+    for field in (lambda t, u: u[:, :1], lambda t, u: [1]):
+        with pytest.raises(SettingError, match="the field of states"):
+            conserved_quantity(field, u)  # type: ignore[arg-type] - as a user may
     for angles in ((0.0,), (2,), 0, None):
         with pytest.raises(SettingError, match=r"angles are .*, expected entries of 0 to 1"):
             conserved_quantity(spring(), u, angles=angles)  # type: ignore[arg-type] - as a user may
@@ -283,6 +286,13 @@ def test_a_symbol_has_the_extremes_of_a_fine_grid(shape):
     assert found.symbol[0] <= float(symbol.real.min()) + 1e-12
     assert found.symbol[1] >= float(symbol.real.max()) - 1e-12
     assert found.imaginary == pytest.approx(float(symbol.imag.abs().max()), abs=1e-3)
+
+
+def test_an_energy_that_writes_to_its_states_is_compared_as_any_other():
+    u = sample(50, 2)
+    before, shifted = u.clone(), compare_energies(lambda u: u.sub_(1).square().sum(-1), spring(), u)
+    assert torch.equal(u, before)
+    assert shifted == compare_energies(lambda u: (u - 1).square().sum(-1), spring(), u)
 
 
 def test_models_and_systems_are_compared_by_their_energies():

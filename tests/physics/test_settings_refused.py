@@ -37,6 +37,8 @@ class Upwards(nn.Module):
         (lambda: physics.energy_model(2, None, lambda g: g), "neither skew nor negative semidefinite: .* another sign"),
         (lambda: physics.energy_model(2, None, Upwards().requires_grad_(False)), "neither skew nor negative semidef"),
         (lambda: physics.DissipativeKernel((16,), scale=-1.0), r"scale is -1\.0, expected positive"),
+        (lambda: physics.SkewKernel((16,), scale=0.0), r"scale is 0\.0, expected a finite number other than 0"),
+        (lambda: physics.DataSet(None, None, [0.0, 1.0]), "the system is a NoneType, expected one such as pendulum"),  # type: ignore[arg-type] - as a user may
         (lambda: physics.GridEnergy((16,), width=0), "width is 0, expected 1 or more"),
         (lambda: physics.GridEnergy((16,), cell=-1.0), r"cell is -1\.0, expected positive"),
         (lambda: physics.dense(2, 0), "inputs, outputs, width are 2, 0, 100; expected whole numbers"),
@@ -61,6 +63,8 @@ class Upwards(nn.Module):
         "rising",
         "frozen",
         "scale",
+        "no scale",
+        "no system",
         "width",
         "cell",
         "dense",
