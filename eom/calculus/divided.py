@@ -156,19 +156,11 @@ def absolute(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (u + v) / torch.where(a + b > 0, a + b, 1.0)
 
 
-def rectified(x: Tensor) -> Tensor:
-    """max(x, 0) with the derivative 1/2 at 0, the mean of both sides.
-
-    So, as with |x|, all derivatives of what is made of it are means of both sides, and right where it is smooth.
-    """
-    return torch.where(x == 0, x / 2, torch.relu(x))
-
-
 def relu(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """1, 0, or the share of the way that is positive; at u = v = 0 the derivative that torch takes, 0."""
+    """1, 0, or the share of the way that is positive; 0 is taken for negative, as by torch's derivative there."""
     high, low = torch.maximum(u, v), torch.minimum(u, v)
-    across = (high >= 0) & (low <= 0) & (high > low)
-    share = torch.where(across, rectified(high) - rectified(low), 0.0) / torch.where(across, high - low, 1.0)
+    across = (high > 0) & (low <= 0)
+    share = torch.where(across, high, 0.0) / torch.where(across, high - low, 1.0)
     return torch.where(across, share, (low > 0).to(u.dtype))
 
 

@@ -37,7 +37,7 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     weight = weight.view(-1, *[1] * (x.ndim - 2)) if weight.numel() > 1 else weight
-    return torch.relu(x) - weight * torch.relu(-x)
+    return weight * x + (1 - weight) * torch.relu(x)
 
 
 def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
@@ -72,7 +72,7 @@ def celu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 def smooth_elu(x: Tensor) -> Tensor:
     """Of alpha = 1, with which it has no kink."""
-    return elementwise(x, lambda y: torch.where(y > 0, y, torch.expm1(y.where(y <= 0, 0.0))), divided.elu)
+    return elementwise(x, lambda y: torch.where(y > 0, y, torch.expm1(y.where(~(y > 0), 0.0))), divided.elu)
 
 
 def selu(x: Tensor, inplace: bool = False) -> Tensor:

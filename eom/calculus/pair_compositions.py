@@ -143,6 +143,8 @@ def smooth_l1_loss(
     input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
     beta: float = 1.0,
 ) -> Tensor:  # fmt: skip
+    if size_average is not None or reduce is not None:
+        raise DiscreteError("size_average and reduce are of old: give reduction=")
     if beta:
         return huber_loss(input, target, reduction, beta) / beta
     found = (input - target).abs()

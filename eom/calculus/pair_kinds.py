@@ -52,7 +52,7 @@ ELEMENTWISE: dict[str, tuple[Function, Function]] = {
     "sqrt": (torch.sqrt, divided.sqrt),
     "rsqrt": (torch.rsqrt, divided.rsqrt),
     "reciprocal": (torch.reciprocal, divided.reciprocal),
-    "relu": (divided.rectified, divided.relu),
+    "relu": (torch.relu, divided.relu),
 }
 # the rank-one rule entry by entry, in whatever order they stand
 ENTRYWISE = words(

@@ -10,6 +10,7 @@ Sources: Gonzalez, J. Nonlinear Sci. 6, 1996 (the midpoint one); McLachlan, Quis
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ def numbers(energy: Energy, u: State, name: str = "the energy") -> Tensor:
         return numbers(energy, u.reshape(-1, u.shape[-1]), name).view(u.shape[:-1])
     found = evaluated(energy, u)
     shape = found.shape if isinstance(found, Tensor) else None
+    if shape is not None and not found.is_floating_point():
+        raise DataError(f"{name} of states {list(u.shape)} is {found.dtype}, expected a real number for each state")
     if shape == u.shape[:1]:
         return found
     if shape != (len(u), 1):
@@ -178,16 +181,18 @@ class DiscreteGradient:
             )
         rows, grid = y if y.ndim > 1 else y[None], getattr(field, "grid", ())
 
-        def g(u: State) -> State:
+        def from_(before: State, u: State) -> State:
             try:
-                return rows + h * field.structure(self.rule(field.energy, u, rows))
+                return before + h * field.structure(self.rule(field.energy, u, before))
             except DiscreteError:
                 if bool(numbers(field.energy, u).isfinite().all()):
                     raise
-                return torch.full_like(rows, torch.nan)  # of an iterate that has run away
+                return torch.full_like(before, torch.nan)  # of an iterate that has run away
+
+        g, still = (partial(from_, x) for x in (rows, rows.detach()))
 
         try:
             solved: Solved = solve(g, predicted(field, h, rows), rtol=self.rtol, near=rows, grid=grid)
         except StepError as failure:
             raise StepError(f"{place(t, h)}, {failure}") from failure
-        return differentiable(g, solved.u, grid).view(y.shape), None
+        return differentiable(g, still, solved.u, grid).view(y.shape), None

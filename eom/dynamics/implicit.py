@@ -79,15 +79,16 @@ def is_rounding(g: Map, found: Solved) -> bool:
     return bool(((left <= NOISE * near) & (far <= NOISE * near)).all())
 
 
-def differentiable(g: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor:
+def differentiable(g: Map, still: Map, solved: Tensor, grid: tuple[int, ...] = ()) -> Tensor:
     """``solved`` [b, n], a solution of u = g(u), with the gradient of the solution in all that g depends on.
 
-    The pulled-back weight w of u solves w = w_0 + g'(u)^T w, an equation of the same kind.
+    The pulled-back weight w of u solves w = w_0 + g'(u)^T w, an equation of the same kind; ``still`` is g of the same
+    values without the past that they are of, which each product would go through again.
     """
     if not torch.is_grad_enabled():
         return solved
     at = solved.detach().requires_grad_()
-    value = g(at)
+    value = still(at)
     if not value.requires_grad:
         return solved
 

@@ -6,6 +6,7 @@ Source: Hairer, Lubich & Wanner, Geometric Numerical Integration (2006), sec. I.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,14 +149,15 @@ class Gauss:
             parts = zip(times, at.view(len(rows), self.stages, -1).unbind(1), strict=True)
             return torch.stack([field(s, x) for s, x in parts], 1)
 
-        def g(at: Tensor) -> Tensor:
-            return (rows[:, None] + each * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)
+        def from_(before: Tensor, at: Tensor) -> Tensor:
+            return (before[:, None] + each * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)
 
+        g, still = (partial(from_, x) for x in (rows, rows.detach()))
         try:
             solved = solve(g, rows.repeat(1, self.stages), grid=grid)
         except StepError as failure:
             raise StepError(f"{place(t, h)}, {failure}") from failure
-        stages = differentiable(g, solved.u, grid)
+        stages = differentiable(g, still, solved.u, grid)
         return (rows + h * torch.einsum("j,bjn->bn", b, slopes(stages))).view(y.shape), None
 
 

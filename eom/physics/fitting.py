@@ -140,7 +140,10 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
         optimizer.zero_grad()
         found = loss(window)
         require_loss(found)
-        found.backward()
+        try:
+            found.backward()
+        except AssertionError as failure:  # of torchdiffeq
+            raise StepError(f"the adjoint equation was given up ({failure}): take adjoint=False") from failure
         return found
 
     if isinstance(optimizer, LBFGS):  # which asks several times

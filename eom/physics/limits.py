@@ -14,7 +14,7 @@ from eom.dynamics.energy import gradient, numbers
 from eom.errors import DataError, EomError, SettingError
 
 SEAM = 4.0  # times the largest jump inside of the same state, beyond which a grid has an edge
-ROUNDING = 1e-12  # of the largest value
+ROUNDING = 1e-12, 16  # of the largest value; times that of its floats
 APART = 1e-6  # of it, by which neighbours of a repeated point differ, far from rounding
 
 
@@ -171,17 +171,18 @@ def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:
     """
     u = states.detach().reshape(-1, *grid)
     size = float(u.abs().max())
+    rounding = max(ROUNDING[0], ROUNDING[1] * torch.finfo(u.dtype).eps) * size if u.is_floating_point() else 0.0
     for axis in (k for k in range(1, u.ndim) if u.shape[k] > 3):
         first, second, *_, before, last = u.unbind(axis)
         jump, inside = (x.abs().reshape(len(u), -1).amax(1) for x in (first - last, u.diff(dim=axis)))
-        twice = float(jump.max()) <= ROUNDING * size and float((second - before).abs().max()) > APART * size
+        twice = float(jump.max()) <= rounding and float((second - before).abs().max()) > APART * size
         if states.ndim > 2 and twice:
             raise DataError(
                 f"the first and last values along axis {axis - 1} of the grid are the same throughout: on a periodic "
                 "grid that point comes once; leave the last one out"
             )
         worst = int((jump - SEAM * inside).argmax())
-        if float(jump[worst]) > SEAM * float(inside[worst]) + ROUNDING * size:
+        if float(jump[worst]) > SEAM * float(inside[worst]) + rounding:
             raise DataError(
                 f"values jump by {float(jump[worst]):.3g} from the last to the first point along axis {axis - 1} of "
                 f"the grid, and by {float(inside[worst]):.3g} at most between neighbours: it is not periodic, and the "

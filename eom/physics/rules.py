@@ -157,28 +157,29 @@ class Adaptive:
 
         size = float(y.detach().square().mean().sqrt())
         atol = self.atol if self.atol is not None else self.rtol / 100 * (size or 1.0)
-        span = torch.tensor([0.0, 1.0], dtype=y.dtype, device=y.device)  # of h, which may differ between members
+        span = torch.tensor([0.0, 1.0], dtype=torch.float64, device=y.device)  # of h, which may differ between members
         options, back = ({"max_num_steps": self.max_steps, "step_t": end} for end in (span[1:], span[:1]))
         solve: Any = partial(torchdiffeq.odeint_adjoint, adjoint_options=back) if self.adjoint else torchdiffeq.odeint
-        try:  # a step ends at the end, as otherwise torchdiffeq goes on and interpolates back
-            found = solve(_Scaled(field, h), y, span, rtol=self.rtol, atol=atol, method=self.method, options=options)
+        scaled = _Scaled(field, t, h, y.dtype)
+        try:  # a step ends at the end, as otherwise torchdiffeq goes on; it interpolates even so, and loses a digit
+            found = solve(scaled, y.double(), span, rtol=self.rtol, atol=atol, method=self.method, options=options)
         except AssertionError as failure:
             require_fixed("the rate", lambda u: field(0.0, u), y)  # of which no step is small enough
             raise StepError(
                 f"the adaptive step of {self.method} was given up ({failure}): the field is stiff or its flow runs away"
             ) from failure
-        return found[-1], None
+        return found[-1].to(y.dtype), None
 
 
 class _Scaled(nn.Module):
-    """s -> h f."""
+    """(s, u) -> h f(t + s h, u), of states in double precision."""
 
-    def __init__(self, field: Any, h: Any):
+    def __init__(self, field: Any, t: float, h: Any, dtype: torch.dtype):
         super().__init__()
-        self.field, self.h = field, h
+        self.field, self.t, self.h, self.dtype = field, t, h, dtype
 
-    def forward(self, s: Tensor, y: Tensor) -> Tensor:
-        return self.h * self.field(0.0, y)
+    def forward(self, s: Tensor, u: Tensor) -> Tensor:
+        return self.h * self.field(self.t + float(s.detach()) * self.h, u.to(self.dtype)).double()
 
 
 def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: int = 1):

@@ -1,5 +1,7 @@
 """Every activation of torch.nn, alone, between two points: against fifty digits, with derivatives where it has them."""
 
+import math
+
 import mpmath
 import pytest
 import torch
@@ -49,6 +51,7 @@ SMOOTH = {  # everywhere, or with one derivative everywhere
     "squared ReLU": (lambda x: torch.relu(x) ** 2, lambda x: max(x, 0) ** 2),
     "cubed ReLU": (lambda x: torch.relu(-x) ** 3, lambda x: max(-x, 0) ** 3),
     "x ReLU": (lambda x: x * torch.relu(x), lambda x: x * max(x, 0)),
+    "x ReLU of ReLU": (lambda x: x * torch.relu(torch.relu(x)), lambda x: x * max(x, 0)),
     "Huber": (lambda x: F.huber_loss(x, torch.zeros_like(x), reduction="none"), lambda x: huber(x)),
     "smooth L1": (lambda x: F.smooth_l1_loss(x, torch.zeros_like(x), reduction="none"), lambda x: huber(x)),
 }
@@ -107,6 +110,12 @@ def test_an_activation_without_kinks_has_the_derivatives_of_its_divided_differen
                     wanted = (slope(exact, x) - value) / (x - y), (value - slope(exact, y)) / (x - y)
                     for got, right in zip(between(f, u, v)[1:], wanted, strict=True):
                         assert abs(got - right) <= 1e-12 * (1 + abs(right)), (u, v)
+
+
+def test_a_sum_of_pieces_that_is_smooth_has_its_derivative_at_the_joint():
+    """tanh of relu(x) + min(x, 0): s[0, 1] = tanh 1, ds/du = (1 - tanh 1) / (0 - 1)."""
+    found, slope, _ = between(lambda x: torch.tanh(torch.relu(x) + x.clamp(max=0)), 0.0, 1.0)
+    assert (found, slope) == (pytest.approx(math.tanh(1), rel=1e-14), pytest.approx(math.tanh(1) - 1, rel=1e-14))
 
 
 def slope(f, x):

@@ -47,7 +47,7 @@ def test_gradients_of_small_losses_are_as_exact_as_of_large_ones(size):
     def g(u: Tensor) -> Tensor:
         return 1 + u * a / 2
 
-    u = differentiable(g, solve(g, torch.ones(3, 1, dtype=torch.float32)).u)
+    u = differentiable(g, g, solve(g, torch.ones(3, 1, dtype=torch.float32)).u)
     (found,) = torch.autograd.grad(size * u.mean(), a)
     assert float(found) == pytest.approx(2 * size, rel=1e-5)
 

@@ -193,6 +193,24 @@ def test_a_step_that_fails_in_training_leaves_the_best_parameters(make, kind):
         assert torch.equal(a, b)
 
 
+class Stiff(nn.Module):
+    """-k u."""
+
+    def __init__(self):
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(1000.0))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return -self.k * u
+
+
+def test_an_adjoint_equation_that_cannot_be_solved_is_told():
+    times = torch.linspace(0, 5, 6)
+    data = physics.Trajectories(times, torch.exp(-2 * times)[None, :, None] * torch.tensor([1.0, 0.5]))
+    with pytest.raises(StepError, match=r"^at step 0, the adjoint equation was given up .* take adjoint=False"):
+        physics.fit(physics.neural_ode(2, Stiff(), adjoint=True), data, steps=1)
+
+
 def test_a_last_step_that_destroys_the_model_is_undone():
     torch.manual_seed(0)
     model = physics.energy_model(2, physics.dense(2, 1, 8)).double()

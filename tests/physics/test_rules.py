@@ -221,6 +221,16 @@ class Chain(nn.Module):
         return u
 
 
+@pytest.mark.parametrize("method", ["dopri5", "dopri8"])
+def test_adaptive_steps_round_as_the_states_do_and_go_by_the_time(method):
+    u = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    steps, field = physics.Adaptive(method=method), physics.pendulum().field
+    wide, narrow = (steps.step(field, 0.0, 0.005, x, None)[0] for x in (u, u.float()))
+    torch.testing.assert_close(narrow.double(), wide, rtol=0, atol=1e-6)  # two or three roundings of numbers up to 4
+    [(_, after)] = list(eom.march(lambda t, u: u * 0 + math.cos(t), steps, torch.zeros(1, 2), h=0.1, steps=10))[-1:]
+    assert float(after[0, 0]) == pytest.approx(math.sin(1), abs=1e-6)
+
+
 @pytest.mark.parametrize("adjoint", [False, True])
 @pytest.mark.parametrize(("method", "rtol"), [("bosh3", 1e-6), ("dopri5", 1e-6), ("dopri8", 1e-10)])
 @pytest.mark.parametrize("h", [0.03, 0.3])

@@ -262,13 +262,15 @@ OF_TWO: dict[str, Any] = {
         ({"energy": lambda u: u.detach().square().sum(-1)}, DataError, "no gradient at .* made of torch functions"),
         ({"energy": lambda u: torch.rand(len(u)) * u.sum(-1)}, DataError, "at first and .* it draws random numbers"),
         ({"stepper": DiscreteGradient}, SettingError, "the stepper is 'DiscreteGradient', expected one"),
+        ({"energy": lambda u: (u > 0).sum(-1)}, DataError, r"is torch.int64, expected a real number for each"),
         ({"energy": lambda u: 1.0}, DataError, r"energy of states \[2, 2\] is float, expected \[2\]"),
         ({"energy": lambda u: u.detach().numpy().sum(-1)}, DataError, "is ndarray, expected .*, by torch functions"),
     ],
     ids=[
         "grid", "grid as a number", "no entries", "None", "numbers", "twice", "G of a number",
         "G of nothing", "H of none", "class of G",
-        "float32", "of one state", "of two numbers", "math", "detached", "drawn", "stepper", "H of a float", "numpy",
+        "float32", "of one state", "of two numbers", "math", "detached", "drawn", "stepper",
+        "H of whole numbers", "H of a float", "numpy",
     ],
 )  # fmt: skip
 def test_what_makes_no_system_is_named(changed, kind, message):
