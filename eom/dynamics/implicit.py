@@ -89,8 +89,6 @@ def differentiable(g: Map, still: Map, solved: Tensor, grid: tuple[int, ...] = (
         return solved
     at = solved.detach().requires_grad_()
     value = still(at)
-    if not value.requires_grad:
-        return solved
 
     def pulled(weight: Tensor | None) -> Tensor | None:
         if weight is None:  # no gradient comes
@@ -101,7 +99,8 @@ def differentiable(g: Map, still: Map, solved: Tensor, grid: tuple[int, ...] = (
             )
 
         def product(w: Tensor) -> Tensor:
-            return weight + torch.autograd.grad(value, at, w, retain_graph=True)[0]
+            (pulled,) = torch.autograd.grad(value, at, w, retain_graph=True, materialize_grads=True, allow_unused=True)
+            return weight + pulled
 
         return solve(product, weight, grid=grid).u
 
@@ -110,7 +109,8 @@ def differentiable(g: Map, still: Map, solved: Tensor, grid: tuple[int, ...] = (
     if not out.requires_grad:  # g depends on u alone
         return solved
     require_derivatives(out)
-    out.register_hook(pulled)
+    if value.requires_grad:
+        out.register_hook(pulled)
     return out
 
 

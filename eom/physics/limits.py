@@ -175,7 +175,9 @@ def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:
     for axis in (k for k in range(1, u.ndim) if u.shape[k] > 3):
         first, second, *_, before, last = u.unbind(axis)
         jump, inside = (x.abs().reshape(len(u), -1).amax(1) for x in (first - last, u.diff(dim=axis)))
-        twice = float(jump.max()) <= rounding and float((second - before).abs().max()) > APART * size
+        twice = float(jump.max()) <= rounding and float((second - before).abs().max()) > max(
+            APART * size, 10 * rounding
+        )
         if states.ndim > 2 and twice:
             raise DataError(
                 f"the first and last values along axis {axis - 1} of the grid are the same throughout: on a periodic "

@@ -160,9 +160,12 @@ class Adaptive:
         span = torch.tensor([0.0, 1.0], dtype=torch.float64, device=y.device)  # of h, which may differ between members
         options, back = ({"max_num_steps": self.max_steps, "step_t": end} for end in (span[1:], span[:1]))
         solve: Any = partial(torchdiffeq.odeint_adjoint, adjoint_options=back) if self.adjoint else torchdiffeq.odeint
-        scaled = _Scaled(field, t, h, y.dtype)
+        scaled, wide = _Scaled(field, t, h, y.dtype), y.double()
+        with torch.no_grad():  # that of torchdiffeq's own choice has a gradient
+            share = 0.1 * wide.norm() / scaled(span[0], wide).norm()
+            options["first_step"] = torch.nan_to_num(share, nan=1.0).clamp(1e-6, 1.0)
         try:  # a step ends at the end, as otherwise torchdiffeq goes on; it interpolates even so, and loses a digit
-            found = solve(scaled, y.double(), span, rtol=self.rtol, atol=atol, method=self.method, options=options)
+            found = solve(scaled, wide, span, rtol=self.rtol, atol=atol, method=self.method, options=options)
         except AssertionError as failure:
             require_fixed("the rate", lambda u: field(0.0, u), y)  # of which no step is small enough
             raise StepError(

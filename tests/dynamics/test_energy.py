@@ -277,6 +277,19 @@ def test_a_tolerance_that_is_none_is_named(rtol):
         DiscreteGradient(rtol=rtol)
 
 
+@pytest.mark.parametrize("rule", [discrete_gradient, gonzalez, MeanValue(2), itoh_abe])
+def test_gradients_flow_through_steps_of_a_linear_energy(rule):
+    """u_1 = u_0 + h S w."""
+    y, w = start().requires_grad_(), torch.tensor([2.0, 1.0], requires_grad=True)
+    after = DiscreteGradient(rule).step(EnergySystem(lambda u: u @ w, PENDULUM.structure), 0.0, 0.1, y, None)[0]
+    slopes = torch.autograd.grad((after * torch.tensor([1.0, 3.0])).sum(), [y, w])
+    torch.testing.assert_close(slopes[0], torch.tensor([1.0, 3.0]).expand_as(y))
+    torch.testing.assert_close(slopes[1], 0.1 * len(y) * torch.tensor([-3.0, 1.0]))
+    plain = EnergySystem(lambda u: 2 * u[:, 0] + u[:, 1], PENDULUM.structure)
+    (slope,) = torch.autograd.grad(DiscreteGradient(rule).step(plain, 0.0, 0.1, y, None)[0].sum(), y)
+    torch.testing.assert_close(slope, torch.ones_like(y))
+
+
 def test_second_derivatives_through_an_implicit_step_are_refused():
     y = start().requires_grad_()
     after = end(PENDULUM, DiscreteGradient(), y, h=0.1, steps=1)

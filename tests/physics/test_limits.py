@@ -51,6 +51,9 @@ def test_a_point_that_stands_twice_is_told_through_rounding_and_not_from_symmetr
     for states in (u, (u * (1 + 1e-7 * torch.rand(u.shape, dtype=WIDE, generator=random))).float()):
         with pytest.raises(DataError, match="that point comes once"):
             require_periodic(states.flatten(2), (9,) * dimensions)
+    x = torch.linspace(-7.5, 7.5, 65, dtype=WIDE)[:-1]
+    pulses = torch.stack([torch.cosh(x - shift) ** -2 for shift in (-0.1, 0.0, 0.1)])[None]
+    require_periodic(pulses.float(), (64,))  # whose ends are alike in these floats, and their neighbours too
     mirrored = torch.cat([u, u.flip(-1)], -1) if dimensions == 1 else u + u.flip(-1)
     require_periodic(mirrored.flatten(2), tuple(mirrored.shape[2:]))
     require_periodic(u[:, 0].flatten(1), (9,) * dimensions)  # a single state may have equal ends

@@ -227,6 +227,10 @@ def test_adaptive_steps_round_as_the_states_do_and_go_by_the_time(method):
     steps, field = physics.Adaptive(method=method), physics.pendulum().field
     wide, narrow = (steps.step(field, 0.0, 0.005, x, None)[0] for x in (u, u.float()))
     torch.testing.assert_close(narrow.double(), wide, rtol=0, atol=1e-6)  # two or three roundings of numbers up to 4
+    push = torch.tensor(1.2, requires_grad=True)  # of u' = -u + k sin 3 t
+    one = steps.step(lambda t, u: -u + push * math.sin(3 * t), 0.0, 1.0, torch.tensor([[1.0]]), None)[0]
+    (slope,) = torch.autograd.grad(one.sum(), push)
+    assert float(slope) == pytest.approx((3 * math.exp(-1) + math.sin(3) - 3 * math.cos(3)) / 10, abs=1e-6)
     [(_, after)] = list(eom.march(lambda t, u: u * 0 + math.cos(t), steps, torch.zeros(1, 2), h=0.1, steps=10))[-1:]
     assert float(after[0, 0]) == pytest.approx(math.sin(1), abs=1e-6)
 
