@@ -128,7 +128,7 @@ def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
     if not callable(energy):
         raise DiscreteError(f"the energy is {energy!r}, expected a function of states, such as lambda u: u[:, 0] ** 2")
     train = torch.is_grad_enabled()
-    require_derivatives(*(x for x in (u, v) if not (train and x.requires_grad)))
+    require_derivatives(u, v)
     with torch.enable_grad(), as_written():
         start = Two(
             *(x if train and x.requires_grad else x.detach().requires_grad_() for x in (u.contiguous(), v.contiguous()))

@@ -11,16 +11,22 @@ from eom.errors import DataError, SettingError
 OTHER = {torch.float64: torch.float32, torch.float32: torch.float64}
 
 
-def require_derivatives(*through: Tensor) -> None:
-    """Raise where there are none: inside of ``torch.inference_mode()``, which ``torch.enable_grad()`` does not undo,
-
-    and of forward mode, whose tangents do not go ``through`` what was detached to be differentiated.
+def require_derivatives(*at: Tensor) -> None:
+    """Raise where there are none ``at`` states [b, n]: inside of ``torch.inference_mode()``, which
+    ``torch.enable_grad()`` does not undo, and in forward mode, unless they require gradients: others are detached.
     """
     if torch.is_inference_mode_enabled():
         raise SettingError(
             "torch.inference_mode() is on, and derivatives are needed: take torch.no_grad() instead, or none to train"
         )
-    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in through):
+    for x in at:
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            require_no_tangent(x)
+
+
+def require_no_tangent(x: Tensor) -> None:
+    """Raise where forward mode goes along with ``x``."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
         raise SettingError(
             "a state has a tangent of torch.autograd.forward_ad, which does not go through the derivatives inside: "
             "take reverse mode, as torch.autograd.grad"

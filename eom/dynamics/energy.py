@@ -62,7 +62,7 @@ def gradient(energy: Energy, u: State) -> State:
         plain: Any = torch.compiler.disable(gradient)
         return plain(energy, u)
     known = train and u.requires_grad
-    require_derivatives(*(() if known else (u,)))
+    require_derivatives(u)
     with torch.enable_grad(), exact(2) if train else nullcontext():
         at = u if known else u.detach().requires_grad_()
         total = numbers(energy, at).sum()

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eom.calculus.modes import require_derivatives
+from eom.calculus.modes import require_no_tangent
 from eom.dynamics.iterations import ROUNDING, Map, Solved, anderson, newton, newton_krylov, sizes_of
 from eom.dynamics.periodic import loosened
 from eom.errors import SettingError, StepError
@@ -108,7 +108,7 @@ def differentiable(g: Map, still: Map, solved: Tensor, grid: tuple[int, ...] = (
         out = g(solved.detach())
     if not out.requires_grad:  # g depends on u alone
         return solved
-    require_derivatives(out)
+    require_no_tangent(out)
     if value.requires_grad:
         out.register_hook(pulled)
     return out

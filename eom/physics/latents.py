@@ -11,7 +11,7 @@ from eom.dynamics.stepper import Stepper
 from eom.errors import DataError, SettingError
 from eom.physics.learned_fields import dense
 from eom.physics.limits import is_number
-from eom.physics.models import LearnedSystem
+from eom.physics.models import LearnedSystem, given
 from eom.physics.rules import Rule, match_slopes, mean_step
 from eom.physics.trajectories import Trajectories, Window
 
@@ -156,9 +156,6 @@ def latent_model(
             f"{system.size} latents with motion, canonical, time of {motion!r}, {canonical!r}, {time!r}; expected an "
             "even number, positions before momenta, weights of 0 or more and a positive time"
         )
-    coding = (
-        dense(size, system.size) if encode is None else encode,
-        dense(system.size, size) if decode is None else decode,
-    )
+    coding = given(encode, size, system.size), given(decode, system.size, size)
     rule = LatentRule(system.rule, motion, canonical, time)
     return LearnedSystem(size, LatentField(*coding, system.field), rule, LatentStepper(system.stepper))

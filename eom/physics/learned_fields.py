@@ -158,7 +158,7 @@ class LagrangianField(nn.Module):
             return plain(t, u)
         train = torch.is_grad_enabled()
         known = train and u.requires_grad
-        require_derivatives(*(() if known else (u,)))
+        require_derivatives(u)
         half = u.shape[-1] // 2
         v = u[:, half:]
         with torch.enable_grad(), exact(3 if train else 2):

@@ -174,9 +174,9 @@ def mean_square(model: Any, window: Window) -> Tensor:
     return model.residual(window).square().sum(-1).mean()
 
 
-def _given(net: nn.Module | None, inputs: int, outputs: int) -> nn.Module:
-    """A network of the user's own, of whatever length, or a dense one."""
-    return dense(inputs, outputs) if net is None else net
+def given(net: nn.Module | None, inputs: int, outputs: int, **settings: Any) -> nn.Module:
+    """A network [..., inputs] -> [..., outputs] of the user's own, of whatever length, or a dense one."""
+    return dense(inputs, outputs, **settings) if net is None else net
 
 
 def neural_ode(size: int, net: nn.Module | None = None, *, adjoint: bool = False) -> LearnedSystem:
@@ -186,20 +186,20 @@ def neural_ode(size: int, net: nn.Module | None = None, *, adjoint: bool = False
     Shooting(RK4()), Adaptive())`` is trained through one step of four.
     """
     steps = Adaptive(adjoint=adjoint)
-    return LearnedSystem(size, fields.PlainField(_given(net, size, size)), Shooting(steps), steps)
+    return LearnedSystem(size, fields.PlainField(given(net, size, size)), Shooting(steps), steps)
 
 
 def second_order_ode(size: int, net: nn.Module | None = None) -> LearnedSystem:
     """q' = p / m, p' = net(q, p), trained through Runge-Kutta steps (Gruver et al. 2022)."""
     require_whole(size=size)
     require_halves(size)
-    field = fields.SecondOrderField(_given(net, size, size // 2), size)
+    field = fields.SecondOrderField(given(net, size, size // 2), size)
     return LearnedSystem(size, field, Shooting(RK4()), RK4())
 
 
 def hamiltonian_network(size: int, energy: nn.Module | None = None, *, rule: Rule = match_slopes) -> LearnedSystem:
     """u' = S grad H(u), of observed rates, or of states by another ``rule`` (Greydanus, Dzamba & Yosinski 2019)."""
-    return LearnedSystem(size, fields.EnergyField(_given(energy, size, 1)), rule, Adaptive())
+    return LearnedSystem(size, fields.EnergyField(given(energy, size, 1)), rule, Adaptive())
 
 
 def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) -> LearnedSystem:
@@ -221,7 +221,7 @@ def energy_model(size: int, energy: nn.Module | None = None, structure: Structur
 
     Source: Matsubara, Ishikawa & Yaguchi, NeurIPS 2020.
     """
-    field = fields.EnergyField(_given(energy, size, 1), structure)
+    field = fields.EnergyField(given(energy, size, 1), structure)
     model = LearnedSystem(size, field, match_discrete_gradient, DiscreteGradient())
     learned = any(x.requires_grad for x in getattr(structure, "parameters", tuple)())
     if not learned and energy_law(structure, size) is None:
@@ -248,5 +248,5 @@ def lagrangian_network(size: int, net: nn.Module | None = None) -> LearnedSystem
     Motion of one dimension is that of many L: the energy that is learned may be any function of the true one.
     """
     softplus: Any = nn.Softplus
-    field = fields.LagrangianField(dense(size, 1, activation=softplus) if net is None else net)
+    field = fields.LagrangianField(given(net, size, 1, activation=softplus))
     return LearnedSystem(size, field, Shooting(RK4()), RK4())

@@ -167,7 +167,7 @@ class Adaptive:
         try:  # a step ends at the end, as otherwise torchdiffeq goes on; it interpolates even so, and loses a digit
             found = solve(scaled, wide, span, rtol=self.rtol, atol=atol, method=self.method, options=options)
         except AssertionError as failure:
-            require_fixed("the rate", lambda u: field(0.0, u), y)  # of which no step is small enough
+            require_fixed("the rate", lambda u: field(t, u), y)  # of which no step is small enough
             raise StepError(
                 f"the adaptive step of {self.method} was given up ({failure}): the field is stiff or its flow runs away"
             ) from failure
