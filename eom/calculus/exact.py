@@ -22,6 +22,7 @@ SECOND: Table = {  # second derivatives are wrong or missing
     F.hardsigmoid: plain.hardsigmoid,
     F.linear_cross_entropy: plain.linear_cross_entropy,
     F.ctc_loss: plain.ctc_loss,
+    F.l1_loss: plain.l1_loss,
     torch.ctc_loss: plain.ctc_loss,
     torch.cdist: plain.cdist,
     torch.pdist: plain.pdist,

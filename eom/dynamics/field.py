@@ -116,6 +116,13 @@ def require_function(**settings: Any) -> None:
         raise SettingError(f"{', '.join(wrong)}, expected a function of states, as a network is")
 
 
+def require_rate(rate: Any, y: State) -> None:
+    """Raise where it is not one of each entry of ``y``, which torch would make of it in silence."""
+    if not isinstance(rate, Tensor) or rate.shape != y.shape:
+        came = f"of shape {list(rate.shape)}" if isinstance(rate, Tensor) else f"that is a {type(rate).__name__}"
+        raise SettingError(f"the field gives a rate {came} for states {list(y.shape)}, expected one of each entry")
+
+
 def plus(*fields: VectorField) -> VectorField:
     """Sum of fields; it keeps their own derivatives where each of them brings some."""
     if all(isinstance(f, SmoothField) for f in fields):

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from eom.dynamics.field import State, VectorField
+from eom.dynamics.field import State, VectorField, require_rate
 
 Row = tuple[Fraction, ...]
 
@@ -34,6 +34,7 @@ class RungeKutta:
         for row in self.a:
             at = y + h * _combine(row, stages) if any(row) else y
             stages.append(field(t + float(sum(row)) * h, at))
+            require_rate(stages[-1], y)
         return _combine(self.b, stages)
 
     def __repr__(self) -> str:

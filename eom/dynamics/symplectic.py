@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eom.dynamics.composition_order import composes
 from eom.dynamics.energy_law import energy_law
-from eom.dynamics.field import State, VectorField
+from eom.dynamics.field import State, VectorField, require_rate
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.errors import SettingError, StepError
@@ -147,7 +147,9 @@ class Gauss:
 
         def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]
             parts = zip(times, at.view(len(rows), self.stages, -1).unbind(1), strict=True)
-            return torch.stack([field(s, x) for s, x in parts], 1)
+            rates = [field(s, x) for s, x in parts]
+            require_rate(rates[0], rows)
+            return torch.stack(rates, 1)
 
         def from_(before: Tensor, at: Tensor) -> Tensor:
             return (before[:, None] + each * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)

@@ -27,9 +27,8 @@ def accepted(model: LearnedSystem, data: Trajectories) -> Trajectories:
         )
     if not isinstance(data, Trajectories):
         raise DataError(f"the data are a {type(data).__name__}, expected Trajectories(times, states)")
-    data = data.to(model.dtype)
-    model.require(data.states)
-    return data
+    model.require(data.states)  # in their own floats, by which they round
+    return data.to(model.dtype)
 
 
 def require_models(models: Any) -> None:

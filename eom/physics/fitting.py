@@ -15,12 +15,12 @@ from torch.optim import LBFGS, Adam, Optimizer
 from eom.errors import DiscreteError, LossNotFiniteError, SettingError, StepError
 from eom.physics.checkpoint import Kept, about, load, save
 from eom.physics.doors import accepted, require_fit, require_longer, require_loss, require_optimizer
-from eom.physics.models import LearnedSystem, mean_square
+from eom.physics.models import LearnedSystem, as_predicting, mean_square
+from eom.physics.rules import given_up
 from eom.physics.trajectories import Trajectories, Window
 
 Loss = Callable[[Window], Tensor]
 FEW = 8  # windows, spread over the data
-GIVEN_UP = "underflow in dt", "max_num_steps exceeded", "non-finite values in state"  # what torchdiffeq asserts
 
 
 class Fitted(NamedTuple):
@@ -56,8 +56,8 @@ def fit(
         batch: windows in a step, drawn anew for each; all of them by default.
         window: steps of one window, each of which begins ``stride`` points after the last. Rules of single steps look
             at each of them alone; ``Shooting(stepper)`` goes through them all from the first state.
-        validation: whose mean square is measured every so many steps; the best parameters are those at the end, be
-            they those at the start.
+        validation: whose mean square is measured every so many steps, in the mode of ``eval()``; the best parameters
+            are those at the end, be they those at the start.
         patience: measurements without a better one, after which training stops; one that has stopped so goes on from
             its checkpoint with more patience, not with more steps.
         checkpoint: a file, written at every measurement, from which training goes on if it is
@@ -91,9 +91,13 @@ def fit(
 
     def losses() -> tuple[float, float]:
         """By which trainings of the same parameters are told apart."""
-        return _trained(model, measure, few, math.nan), math.nan if unseen is None else _after(model, squares, unseen)
+        return _trained(model, measure, few, math.nan), validated()
 
-    of, start = about(model, windows), math.nan if unseen is None else _after(model, squares, unseen)
+    def validated() -> float:
+        with as_predicting(model):
+            return math.nan if unseen is None else _after(model, squares, unseen)
+
+    of, start = about(model, windows), validated()
     if checkpoint and Path(checkpoint).exists():
         kept = load(checkpoint, model, optimizer, draw, of, losses)
     else:
@@ -111,7 +115,7 @@ def fit(
                 value = after = seen = advance(optimizer, measure, chosen)
                 if measured:
                     after = _trained(model, measure, chosen, value)
-                    seen = _after(model, squares, chosen if unseen is None else unseen)
+                    seen = _after(model, squares, chosen) if unseen is None else validated()
                 if not all(map(math.isfinite, (value, after, seen))):
                     raise LossNotFiniteError(f"the loss is {value}, and {after} (mean square {seen}) after the step")
             except (LossNotFiniteError, StepError, DiscreteError) as failure:
@@ -144,9 +148,8 @@ def advance(optimizer: Optimizer, loss: Loss, window: Window) -> float:
         try:
             found.backward()
         except AssertionError as failure:
-            if not any(text in str(failure) for text in GIVEN_UP):
-                raise
-            raise StepError(f"the adjoint equation was given up ({failure}): take adjoint=False") from failure
+            why = given_up(failure)
+            raise StepError(f"the adjoint equation was given up: {why}; or take adjoint=False") from failure
         return found
 
     if isinstance(optimizer, LBFGS):  # which asks several times

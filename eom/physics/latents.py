@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eom.dynamics.field import require_function
 from eom.dynamics.stepper import Stepper
 from eom.errors import DataError, SettingError
 from eom.physics.learned_fields import dense
@@ -21,6 +22,7 @@ class LatentField(nn.Module):
 
     def __init__(self, encode: nn.Module, decode: nn.Module, field: nn.Module):
         super().__init__()
+        require_function(encode=encode, decode=decode)
         self.encode, self.decode, self.field = encode, decode, field
 
     @property

@@ -11,7 +11,7 @@ from eom.calculus.exact import exact
 from eom.calculus.modes import require_derivatives
 from eom.dynamics.energy import Structure, gradient, numbers
 from eom.dynamics.field import require_function
-from eom.errors import SettingError
+from eom.errors import SettingError, StepError
 from eom.physics.limits import require_grid, require_positive, require_whole
 from eom.physics.systems import rotate
 
@@ -75,6 +75,7 @@ class PlainField(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
+        require_function(net=net)
         self.net = net
 
     def forward(self, t: float, u: Tensor) -> Tensor:
@@ -86,6 +87,7 @@ class SecondOrderField(nn.Module):
 
     def __init__(self, net: nn.Module, size: int):
         super().__init__()
+        require_function(net=net)
         self.net = net
         self.log_rate = nn.Parameter(torch.zeros(size // 2))
 
@@ -141,6 +143,7 @@ class LagrangianField(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
+        require_function(net=net)
         self.net = net
 
     def lagrangian(self, u: Tensor) -> Tensor:
@@ -170,5 +173,11 @@ class LagrangianField(nn.Module):
             ]
             second = torch.stack(rows, 1)  # [b, n/2, n] of d^2 L / dv du
             force = slope[:, :half] - (second[..., :half] @ v[..., None])[..., 0]
-            found = torch.cat([v, torch.linalg.solve(second[..., half:], force[..., None])[..., 0]], -1)
+            try:
+                found = torch.cat([v, torch.linalg.solve(second[..., half:], force[..., None])[..., 0]], -1)
+            except torch.linalg.LinAlgError as failure:  # type: ignore[attr-defined] - documented, not exported
+                raise StepError(
+                    "the masses d^2L/dv^2 are singular at one of the states, and L says no acceleration there: take "
+                    "another L, or start from other parameters"
+                ) from failure
         return found if train else found.detach()

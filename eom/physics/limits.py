@@ -151,7 +151,7 @@ def _compared(x: Tensor, y: Tensor) -> tuple[float, float, bool]:
     """Their entries that differ most, and whether by little: batches of one shape are summed up in one order."""
     k = (x - y).abs().argmax()
     eps = torch.finfo(x.dtype).eps
-    return float(x[k]), float(y[k]), torch.allclose(x[k], y[k], rtol=eps**0.5, atol=eps)
+    return float(x[k]), float(y[k]), torch.allclose(x[k], y[k], rtol=eps**0.5, atol=eps, equal_nan=True)
 
 
 def is_number(x: Any) -> bool:

@@ -13,7 +13,7 @@ from eom.dynamics.energy_law import energy_law
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.dynamics.symplectic import Leapfrog
-from eom.errors import DataError, SettingError, StepError
+from eom.errors import DataError, EomError, SettingError, StepError
 from eom.physics import learned_fields as fields
 from eom.physics.learned_fields import dense
 from eom.physics.limits import (
@@ -34,6 +34,7 @@ from eom.physics.rules import (
     followed,
     match_discrete_gradient,
     match_slopes,
+    require_rule,
 )
 from eom.physics.structures import Friction
 from eom.physics.systems import rotate
@@ -50,6 +51,8 @@ class LearnedSystem(nn.Module):
         super().__init__()
         if type(size) is not int or size < 1:
             raise SettingError(f"size is {size!r}, expected a whole number of entries")
+        if not isinstance(field, nn.Module):
+            raise SettingError(f"the field is a {type(field).__name__}, expected a module, such as PlainField(net)")
         halved = (fields.SecondOrderField, fields.SeparableField, fields.LagrangianField)
         structure = getattr(field, "structure", None)
         if isinstance(field, halved) or structure is rotate or isinstance(structure, Friction):
@@ -66,11 +69,7 @@ class LearnedSystem(nn.Module):
                 + (f" on {self.grid}: give both the same grid" if self.grid else "")
             )
         require_stepper(stepper)
-        if isinstance(rule, type) or not callable(rule):
-            raise SettingError(
-                f"the rule is {getattr(rule, '__name__', rule)!r}, expected a function of field and window, such as "
-                "midpoint or Shooting(RK4())"
-            )
+        require_rule(rule)
         self.size, self.field, self.rule, self.stepper = size, field, rule, stepper
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -147,12 +146,14 @@ class LearnedSystem(nn.Module):
         try:
             with torch.no_grad():
                 came = self(at)
-        except RuntimeError as failure:
+        except EomError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as failure:
             raise DataError(f"the model's field does not take states {list(at.shape)}: {failure}") from failure
-        if came.shape != at.shape:
+        if not is_dense(came) or not came.is_floating_point() or came.shape != at.shape:
             raise DataError(
-                f"the model's field maps states {list(at.shape)} to {list(came.shape)}, expected a rate of each entry: "
-                "give its network as many outputs"
+                f"the model's field maps states {list(at.shape)} to {said(came)}, expected a rate of each entry, as a "
+                "tensor of real numbers: give its network as many outputs"
             )
         require_periodic(u, self.grid)
 
@@ -209,6 +210,8 @@ def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) 
     """
     require_whole(size=size)
     require_halves(size)
+    if isinstance(net, nn.Module) or not callable(net):
+        raise SettingError(f"net is {net!r}, expected a function of sizes that makes one, such as dense")
     field = fields.SeparableField(net(size // 2, 1), net(size // 2, 1))
     return LearnedSystem(size, field, Shooting(Leapfrog()), Leapfrog())
 

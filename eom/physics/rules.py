@@ -14,6 +14,7 @@ import torchdiffeq
 from torch import Tensor, nn
 
 from eom.calculus.discrete import discrete_gradient
+from eom.dynamics.field import require_rate
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper, require_stepper, require_tolerance
 from eom.errors import DataError, SettingError, StepError
@@ -22,6 +23,11 @@ from eom.physics.trajectories import Trajectories, Window
 
 Rule = Callable[[Any, Window], Tensor]
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")  # of torchdiffeq; others have a fixed step
+GIVEN_UP = {  # what torchdiffeq asserts
+    "underflow in dt": "no step is small enough: the flow runs away or jumps, or its floats round by more than rtol",
+    "max_num_steps exceeded": "max_steps are used up, as by a stiff field: allow more, or take a larger rtol",
+    "non-finite values in state": "the motion has left the finite numbers",
+}
 
 
 def match_slopes(field: Any, window: Window) -> Tensor:
@@ -53,6 +59,15 @@ def match_discrete_gradient(field: Any, window: Window) -> Tensor:
     change = _change(window)
     slopes = field.structure(discrete_gradient(field.energy, after, before))
     return _weighed(window, change - slopes.reshape(change.shape))
+
+
+def require_rule(rule: Any) -> None:
+    """Raise where it is none; the class of one is called first."""
+    if isinstance(rule, type) or not callable(rule):
+        raise SettingError(
+            f"the rule is {getattr(rule, '__name__', rule)!r}, expected a function of field and window, such as "
+            "midpoint or Shooting(RK4())"
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class ErrorsInVariables(nn.Module):
 
     def __init__(self, rule: Rule, data: Trajectories, *, window: int, stride: int, weight: float = 10.0):
         super().__init__()
+        require_rule(rule)
         if not 0 < weight < math.inf:
             raise SettingError(f"weight is {weight}, expected a positive number: 1 for states nearly as observed, 10")
         self.rule, self.weight = rule, weight
@@ -119,6 +135,14 @@ class ErrorsInVariables(nn.Module):
         v = self.states[window.number].to(window.u.dtype)
         off = (v - window.u) / mean_step(window)
         return torch.cat([off, self.weight * self.rule(field, window._replace(u=v))], 1)
+
+
+def given_up(failure: AssertionError) -> str:
+    """Why a solver of torchdiffeq took no further step; an assertion of the field's own is raised again."""
+    for text, why in GIVEN_UP.items():
+        if text in str(failure):
+            return why
+    raise failure
 
 
 @dataclass(frozen=True)
@@ -154,23 +178,27 @@ class Adaptive:
     def step(self, field: Any, t: float, h: Any, y: Tensor, carry: None) -> tuple[Tensor, None]:
         if self.adjoint and not isinstance(field, nn.Module):
             raise SettingError("the adjoint equation needs a field that is a module, whose parameters are known")
-
-        size = float(y.detach().square().mean().sqrt())
+        if not (y.is_floating_point() or y.is_complex()):
+            raise SettingError(f"states are {y.dtype}, expected floats: take y.double()")
+        size = float(y.detach().abs().square().mean().sqrt())
         atol = self.atol if self.atol is not None else self.rtol / 100 * (size or 1.0)
         span = torch.tensor([0.0, 1.0], dtype=torch.float64, device=y.device)  # of h, which may differ between members
         options, back = ({"max_num_steps": self.max_steps, "step_t": end} for end in (span[1:], span[:1]))
         solve: Any = partial(torchdiffeq.odeint_adjoint, adjoint_options=back) if self.adjoint else torchdiffeq.odeint
-        scaled, wide = _Scaled(field, t, h, y.dtype), y.double()
+        scaled, wide = _Scaled(field, t, h, y.dtype), y.to(torch.promote_types(y.dtype, torch.float64))
         with torch.no_grad():  # that of torchdiffeq's own choice has a gradient
-            share = 0.1 * wide.norm() / scaled(span[0], wide).norm()
+            rate = scaled(span[0], wide)
+            require_rate(rate, y)
+            if not bool(rate.isfinite().all()):
+                raise StepError("the rate is not finite at the start of the step")
+            share = 0.1 * wide.norm() / rate.norm()
             options["first_step"] = torch.nan_to_num(share, nan=1.0).clamp(1e-6, 1.0)
         try:  # a step ends at the end, as otherwise torchdiffeq goes on; it interpolates even so, and loses a digit
             found = solve(scaled, wide, span, rtol=self.rtol, atol=atol, method=self.method, options=options)
         except AssertionError as failure:
+            why = given_up(failure)
             require_fixed("the rate", lambda u: field(t, u), y)  # of which no step is small enough
-            raise StepError(
-                f"the adaptive step of {self.method} was given up ({failure}): the field is stiff or its flow runs away"
-            ) from failure
+            raise StepError(f"the adaptive step of {self.method} was given up: {why}") from failure
         return found[-1].to(y.dtype), None
 
 
@@ -182,7 +210,7 @@ class _Scaled(nn.Module):
         self.field, self.t, self.h, self.dtype = field, t, h, dtype
 
     def forward(self, s: Tensor, u: Tensor) -> Tensor:
-        return self.h * self.field(self.t + float(s.detach()) * self.h, u.to(self.dtype)).double()
+        return self.h * self.field(self.t + float(s.detach()) * self.h, u.to(self.dtype)).to(u.dtype)
 
 
 def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: int = 1):

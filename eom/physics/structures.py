@@ -92,6 +92,8 @@ class DissipativeKernel(nn.Module):
     def __init__(self, grid: tuple[int, ...], width: int = 2, count: int | None = None, scale: float = 1.0):
         super().__init__()
         require_whole(width=width, count=1 if count is None else count)
+        if width == 1:
+            raise SettingError("width is 1, and a kernel that sums to zero is 0 there: expected 2, 3, ...")
         require_positive(scale=scale)
         _require_within(grid, 2 * width - 1)
         self.grid, self.scale = tuple(grid), scale
@@ -114,6 +116,8 @@ class SkewKernel(nn.Module):
 
     def __init__(self, grid: tuple[int, ...], width: int = 3, scale: float = 1.0):
         super().__init__()
+        if width == 1:
+            raise SettingError("width is 1, and a kernel less itself reversed is 0 there: expected 3, 5, ...")
         self.grid, self.free = tuple(grid), FreeKernel(grid, width, scale)
 
     @property

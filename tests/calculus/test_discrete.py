@@ -1,5 +1,7 @@
 """Discrete gradients: exact between two states, the gradient where they meet, of the second order, and trainable."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -232,6 +234,20 @@ def test_of_a_variance_it_is_the_gradient_at_the_midpoint_however_close_the_stat
     found, middle = discrete_gradient(lambda x: x.var(*settings), u, v), (u + v) / 2
     wanted = 2 * (middle - middle.mean(1, keepdim=True)) / (6 if len(settings) > 1 else 5)
     torch.testing.assert_close(found, wanted, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_weights_of_absolute_values_count(reduction):
+    u, v = states(1.0)
+    loss: Any = F.l1_loss  # whose stub has no weight
+    weight = torch.linspace(1, 3, u.numel(), dtype=u.dtype).view(u.shape)
+
+    def h(x: torch.Tensor) -> torch.Tensor:
+        rows = [loss(y, 0 * y, reduction=reduction, weight=w).sum() for y, w in zip(x, weight, strict=True)]
+        return torch.stack(rows)
+
+    found = discrete_gradient(h, u, v)
+    torch.testing.assert_close(found, weight * (u.abs() - v.abs()) / (u - v), rtol=1e-14, atol=0)
 
 
 def test_samples_may_be_numbers():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -157,6 +158,14 @@ def test_norms_in_torchs_own_order_of_arguments(name):
 def swapped(f: Callable[..., Tensor], *args, **kwargs) -> Tensor:
     with exact(3):
         return f(*args, **kwargs)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_weights_that_torch_leaves_out_are_found(reduction):
+    x, y, w = values(3, 4), values(3, 4, seed=1), values(3, 4, seed=2)
+    weighted: Any = partial(F.l1_loss, reduction=reduction)  # whose stub has no weight
+    assert_same(lambda *a: weighted(*a[:2], weight=a[2]), lambda *a: swapped(weighted, *a[:2], weight=a[2]), x, y, w)
+    assert_same(weighted, lambda *a: swapped(nn.L1Loss(reduction=reduction), *a), x, y)
 
 
 def test_hardsigmoid_in_place():

@@ -14,6 +14,7 @@ from eom.errors import (
     LossNotDifferentiableError,
     LossNotScalarError,
     SettingError,
+    StepError,
 )
 from eom.physics import LearnedSystem, Trajectories
 
@@ -27,6 +28,16 @@ class Paired(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         return self.net(u)
+
+
+class Whole(nn.Linear):
+    """Rates that are whole numbers."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).long()
 
 
 def learned(rule: Any, stepper: Any = None, field: nn.Module | None = None) -> LearnedSystem:
@@ -143,16 +154,53 @@ class Columns(nn.Module):
         return self.scale * nn.functional.pad(u, (0, self.count - u.shape[-1]))
 
 
+def test_a_point_that_stands_twice_in_single_precision_is_told_by_a_wider_model():
+    x, t = torch.linspace(0, 2 * math.pi, 20, dtype=torch.float32), 0.1 * torch.arange(10)
+    data = Trajectories(t, torch.sin(x - t[:, None])[None].float())
+    with pytest.raises(DataError, match="that point comes once"):
+        physics.fit(physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double(), data)
+
+
+@pytest.mark.parametrize("start", [[[1.0, 0.5], [1.0, 0.0], [1.0, 0.5]], [[1.0, 0.0]]], ids=["one of three", "first"])
+def test_masses_that_are_singular_are_told(start):
+    class Massless(nn.Module):  # L = k v^4 - q^2
+        def __init__(self):
+            super().__init__()
+            self.k = nn.Parameter(torch.ones(()))
+
+        def forward(self, u: Tensor) -> Tensor:
+            q, v = u.unbind(-1)
+            return self.k * v**4 - q**2 - v**2 / 2
+
+    with pytest.raises(StepError, match=r"masses d\^2L/dv\^2 are singular at one of the states"):
+        physics.lagrangian_network(2, Massless()).predict(torch.tensor(start), torch.tensor([0.0, 0.1]))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: physics.neural_ode(2, Columns(1)), r"maps states \[2, 2\] to \[2, 1\], expected a rate of each entry"),
-        (lambda: physics.second_order_ode(2, Columns(2)), r"maps states \[2, 2\] to \[2, 3\]"),
+        (lambda: physics.neural_ode(2, Columns(1)), r"maps \S+ \[2, 2\] to .*\[2, 1\], .* a rate of each entry"),
+        (
+            lambda: physics.neural_ode(2, nn.GRU(2, 2)),
+            r"maps states \[2, 2\] to a tuple, expected a rate of each entry",
+        ),
+        (lambda: physics.second_order_ode(2, nn.GRU(2, 1)), r"does not take states \[2, 2\]: expected Tensor"),
+        (lambda: physics.neural_ode(2, Whole()), r"to torch.int64 of shape \[2, 2\], .* a tensor of real numbers"),
+        (lambda: physics.second_order_ode(2, Columns(2)), r"maps states \[2, 2\] to .*\[2, 3\]"),
         (lambda: physics.symplectic_network(2, lambda a, b: Columns(3)), r"energy of states \[2, 1\] is \[2, 3\]"),
         (lambda: physics.lagrangian_network(2, Columns(2)), r"energy of states \[2, 2\] is \[2, 2\]"),
         (lambda: physics.neural_ode(2, nn.Linear(3, 2)), r"does not take states \[2, 2\]: .*cannot be multiplied"),
     ],
-    ids=["one rate", "two forces", "kinetic energies", "Lagrangians", "wider states"],
+    ids=[
+        "one rate",
+        "two results",
+        "two results of a force",
+        "whole numbers",
+        "two forces",
+        "kinetic energies",
+        "Lagrangians",
+        "wider states",
+    ],
 )
 def test_networks_of_another_width_are_refused_in_training_and_prediction(make, message):
     model, data = make().double(), spring_data()

@@ -1,5 +1,6 @@
 """Rules of learning: residuals that vanish on the true law, with their orders; states that are fitted too."""
 
+import cmath
 import copy
 import math
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import eom
 from eom import physics
+from eom.errors import SettingError, StepError
 from eom.physics import LearnedSystem, Trajectories, data_sets
 from eom.physics.rules import Rule, followed
 from eom.physics.systems import rotate
@@ -203,6 +205,44 @@ def test_a_compiled_field_or_network_has_the_same_rates_and_gradients(model, bac
 
     for one, other in zip(taken(compiled), taken(plain), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_adaptive_steps_turn_complex_states():
+    found = physics.Adaptive(1e-9).step(lambda t, u: -1j * u, 0.0, 1.0, torch.ones(1, 1) + 0j, None)[0]
+    assert complex(found) == pytest.approx(cmath.exp(-1j), abs=1e-8)
+
+
+def sensed(t: float, u: Tensor) -> Tensor:
+    assert bool((u < 1).all()), "out of the sensor's range"
+    return u
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "message"),
+    [
+        (
+            lambda t, u: u[:, :1],
+            SettingError,
+            r"rate of shape \[3, 1\] for states \[3, 2\], expected one of each entry",
+        ),
+        (lambda t, u: u / 0, StepError, "the rate is not finite at the start"),
+        (lambda t, u: 10 * u**2, StepError, "given up: no step is small enough: the flow runs away"),
+        (lambda t, u: -1e6 * (u - math.cos(t)), StepError, "given up: max_steps are used up, as by a stiff field"),
+        (sensed, AssertionError, "^out of the sensor's range"),
+    ],
+    ids=["one entry", "not finite", "away", "stiff", "its own"],
+)
+def test_adaptive_steps_that_fail_say_why(field, kind, message):
+    with pytest.raises(kind, match=message):
+        physics.Adaptive().step(field, 0.0, 1.0, torch.full((3, 2), 0.9), None)
+
+
+@pytest.mark.parametrize("stepper", [physics.RK4(), physics.Gauss(2)], ids=["explicit", "implicit"])
+def test_rates_of_another_shape_are_refused(stepper):
+    with pytest.raises(SettingError, match=r"rate of shape \[3, 1\] for states \[3, 2\]"):
+        list(eom.march(lambda t, u: u[:, :1], stepper, torch.ones(3, 2), h=0.1, steps=1))
+    with pytest.raises(SettingError, match=r"a rate that is a float for states \[3, 2\]"):
+        list(eom.march(lambda t, u: 1.0, stepper, torch.ones(3, 2), h=0.1, steps=1))
 
 
 class Chain(nn.Module):

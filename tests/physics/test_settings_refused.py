@@ -44,6 +44,18 @@ class Upwards(nn.Module):
         (lambda: physics.dense(2, 0), "inputs, outputs, width are 2, 0, 100; expected whole numbers"),
         (lambda: physics.energy_model(2, None, lambda g: g[:, :1]), r"maps \[32, 2\] to \[32, 1\]"),
         (lambda: physics.energy_model(2, None, lambda g: None), r"maps \[32, 2\] to a NoneType"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.neural_ode(2, "abc"), "net is 'abc', expected a function"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.second_order_ode(2, nn.Linear), "net is <class .*Linear'>, expected a function"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.lagrangian_network(2, "abc"), "net is 'abc', expected a function"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.latent_model(4, physics.energy_model(2), "x"), "encode is 'x', expected a function"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.symplectic_network(2, nn.Linear(1, 1)), r"net is Linear\(.*\), expected a function of sizes"),  # type: ignore[arg-type] - as a user may
+        (lambda: LearnedSystem(2, None, physics.midpoint, physics.RK4()), "the field is a NoneType, expected a module"),  # type: ignore[arg-type] - as a user may
+        (lambda: physics.SkewKernel((16,), 1), "width is 1, and a kernel less itself reversed is 0"),
+        (lambda: physics.DissipativeKernel((16,), 1), "width is 1, and a kernel that sums to zero is 0"),
+        (
+            lambda: physics.ErrorsInVariables("x", spring_data(), window=1, stride=1),  # type: ignore[arg-type] - as a user may
+            "the rule is 'x', expected a function of field and window",
+        ),
         (
             lambda: LearnedSystem(2, FIELD, physics.Shooting, physics.RK4()),  # type: ignore[arg-type] - as a user may
             "the rule is 'Shooting', expected a function of field and window",
@@ -70,6 +82,15 @@ class Upwards(nn.Module):
         "dense",
         "narrow",
         "none",
+        "net",
+        "class of a net",
+        "Lagrangian",
+        "code",
+        "net for sizes",
+        "no field",
+        "skew kernel",
+        "dissipative kernel",
+        "rule of states",
         "rule",
         "stepper",
     ],
