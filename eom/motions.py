@@ -50,8 +50,11 @@ def all_of(models: Models, test: Trajectories, predicted: Motions | None, member
 
 def rolled(motion: Trajectories, grid: Sequence[int], member: int) -> np.ndarray:
     """[s, m, m'] of one trajectory."""
-    if len(grid) != 2 or grid[0] * grid[1] != motion.size:
-        raise DataError(f"grid is {tuple(grid)}, and states have {motion.size} entries: expected its two factors")
+    if len(grid) != 2 or min(grid) < 2 or grid[0] * grid[1] != motion.size:
+        raise DataError(
+            f"grid is {tuple(grid)}, and states have {motion.size} entries: expected its two factors, of 2 or more; "
+            "fields of one dimension are drawn by space_time"
+        )
     return numpy(motion.states[member].unflatten(-1, tuple(grid)))
 
 

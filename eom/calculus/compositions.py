@@ -6,6 +6,7 @@ Each has the arguments of the torch function of its name and equals it to roundi
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -49,17 +50,19 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = map(
 # What torch leaves out
 
 
-def with_weight(settings: dict) -> dict:
-    """Those of the l1_loss being called, whose weight torch 2.13 does not tell to what takes the function's place."""
-    frame = sys._getframe(1)
-    while frame.f_code is not F.l1_loss.__code__ and frame.f_back:
+def settings_of(func: Callable, settings: dict) -> dict:
+    """Those of a function being called: torch 2.13 does not tell l1_loss's weight to what takes its place."""
+    if func is not F.l1_loss:
+        return settings
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code is not F.l1_loss.__code__:
         frame = frame.f_back
-    weight = frame.f_locals.get("weight")
+    weight = frame and frame.f_locals.get("weight")
     return settings if weight is None else {"weight": weight} | settings
 
 
 def l1_loss(*args, **kwargs) -> Tensor:
-    return F.l1_loss(*args, **with_weight(kwargs))
+    return F.l1_loss(*args, **settings_of(F.l1_loss, kwargs))
 
 
 # Attention: torch's own plain kernel

@@ -151,11 +151,6 @@ def smooth_l1_loss(
     return found if reduction == "none" else getattr(torch, reduction)(found)
 
 
-def l1_loss(input: Tensor, target: Tensor, *args: Any, **settings: Any) -> Tensor:
-    inside: Any = opened(torch.nn.functional.l1_loss)
-    return inside(input, target, *args, **compositions.with_weight(settings))
-
-
 def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Tensor:
     return x + value * (a * b)
 
@@ -201,6 +196,6 @@ COMPOSED: dict[str, Callable] = {
     f.__name__: f
     for f in (
         logaddexp, softmax, log_softmax, logsumexp, norm, batch_norm, group_norm, rms_norm, lerp, huber_loss,
-        smooth_l1_loss, l1_loss, addcmul, addcdiv, scaled_dot_product_attention, dropout,
+        smooth_l1_loss, addcmul, addcdiv, scaled_dot_product_attention, dropout,
     )
 } | POWERS | ACTIVATIONS | RECURRENT  # fmt: skip

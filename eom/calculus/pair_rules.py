@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eom.calculus.compositions import settings_of
 from eom.calculus.discrete import Pair
 from eom.calculus.pair_choices import decided, where
 from eom.calculus.pair_compositions import COMPOSED, opened
@@ -27,7 +28,7 @@ from eom.errors import DiscreteError
 
 def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     """What ``func`` does where some of its arguments are pairs."""
-    raw = named(func)
+    raw, kwargs = named(func), settings_of(func, kwargs)
     if raw in ABOUT:
         return func(*within((args, kwargs), lambda x: x.two.u)[0], **kwargs)
     if raw == "requires_grad_":  # as all that varies does

@@ -4,6 +4,7 @@ By the function's kind, the vjp at u, the mean of both, the divided difference o
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from eom.calculus.discrete import Pair, Step, Two, elementwise
 from eom.calculus.pair_choices import gated
 from eom.calculus.pair_kinds import AFFINE, CHOICES, ELEMENTWISE, ENTRYWISE, PRODUCTS, QUADRATIC, VIEWS
 from eom.calculus.wide import Wide
+
+SEEN = 1e-9  # of a row, by which others may change it in rounding
 
 
 def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -44,13 +47,19 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
     went = {i: Two(a, b) for i, (a, b) in enumerate(zip(flat_u, tree_flatten(found_v)[0], strict=True)) if is_tensor(a)}
     ends = [x for x in went.values() if x.u.requires_grad]
 
+    def mean_of(ws: list[Tensor], train: bool) -> list[Tensor]:
+        both = vjp([x.u for x in ends] + [x.v for x in ends], in_u + in_v, ws + ws, train)
+        return [(a + b) / 2 for a, b in zip(both[: len(in_u)], both[len(in_u) :], strict=True)]
+
     def pull(ws: list[Tensor]) -> list[Tensor]:
         if affine:
             return vjp([x.u for x in ends], in_u, ws, tape.train)
-        both = vjp([x.u for x in ends] + [x.v for x in ends], in_u + in_v, ws + ws, tape.train)
-        mean = [(a + b) / 2 for a, b in zip(both[: len(in_u)], both[len(in_u) :], strict=True)]
+        mean = mean_of(ws, tape.train)
+        if not ranked:
+            return mean
         rows = moving[0].u.numel() if name in ENTRYWISE else tape.samples
-        return corrected(mean, moving, ends, ws, rows) if ranked else mean
+        alone = name in ENTRYWISE or rows < 2 or separate(mean, moving, ends, ws, rows, partial(mean_of, train=False))
+        return corrected(mean, moving, ends, ws, rows if alone else min(rows, 1))
 
     if ends and moving:
         tape.steps.append(Step(moving, ends, pull))
@@ -90,15 +99,41 @@ def vjp(outs: list[Tensor], ins: list[Tensor], ws: list[Tensor], train: bool) ->
     return list(found)
 
 
+def separate(
+    mean: list[Tensor],
+    came: list[Two],
+    went: list[Two],
+    ws: list[Tensor],
+    rows: int,
+    mean_of: Callable[[list[Tensor]], list[Tensor]],
+) -> bool:
+    """Whether so many rows do not see each other: J_m^T w is scaled with w, row by row, by powers of two.
+
+    They do where an energy takes its samples one by one, and rows are those of a matrix in it.
+    """
+    if not all((x.u.ndim and len(x.u) % rows == 0) or x.u.numel() == rows for x in (*came, *went)):
+        return False
+    scales = 2.0 ** (torch.arange(rows, device=ws[0].device) % 31)[:, None]
+
+    def scaled(x: Tensor) -> Tensor:
+        return x.detach().reshape(rows, -1) * scales.to(x.dtype)
+
+    found = mean_of([scaled(w).view_as(w) for w in ws])
+    return all(
+        bool(((x.reshape(rows, -1) - y).abs() <= SEEN * y.abs().amax(1, keepdim=True)).logical_or(~y.isfinite()).all())
+        for x, y in zip(found, map(scaled, mean), strict=True)
+        if x.numel()
+    )
+
+
 def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Tensor], rows: int) -> list[Tensor]:
     """The rank-one rule, J_m^T w + d (dg . w - d . J_m^T w) / |d|^2, where |d| and the bracket are above rounding.
 
-    Each of so many rows has its own, if values come in such.
+    Each of so many rows has its own.
     """
     if not rows:
         return mean
-    every = all((x.u.ndim and len(x.u) % rows == 0) or x.u.numel() == rows for x in (*came, *went))
-    shape = (rows if every else 1, -1)
+    shape = (rows, -1)
 
     def dot(one: list[Tensor], other: list[Tensor]) -> Tensor:
         products = [(a * b.conj()).real.reshape(shape).sum(1) for a, b in zip(one, other, strict=True)]

@@ -20,7 +20,7 @@ from torch import Tensor
 from eom.calculus.discrete import discrete_gradient
 from eom.calculus.exact import exact
 from eom.calculus.modes import evaluated, require_derivatives
-from eom.dynamics.field import State, require_function
+from eom.dynamics.field import State, rate_of, require_function
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.iterations import Solved
 from eom.dynamics.stepper import require_tolerance
@@ -139,7 +139,7 @@ def itoh_abe(energy: Energy, u: State, v: State) -> State:
 def predicted(field: EnergySystem, h: float, u: State) -> State:
     """u + h f(u + (h / 2) f(u)), where to look for the next state, or u itself where such a step would run away."""
     with torch.no_grad():
-        first = h * field.structure(gradient(field.energy, u))
+        first = h * rate_of(field.structure, gradient(field.energy, u))
         second = h * field.structure(gradient(field.energy, u + first / 2))
         calm = (second - first).norm(dim=-1, keepdim=True) <= CALM * first.norm(dim=-1, keepdim=True)
     return torch.where(calm, u + second, u)
@@ -183,7 +183,7 @@ class DiscreteGradient:
 
         def from_(before: State, u: State) -> State:
             try:
-                return before + h * field.structure(self.rule(field.energy, u, before))
+                return before + h * rate_of(field.structure, self.rule(field.energy, u, before))
             except DiscreteError:
                 if bool(numbers(field.energy, u).isfinite().all()):
                     raise

@@ -116,11 +116,15 @@ def require_function(**settings: Any) -> None:
         raise SettingError(f"{', '.join(wrong)}, expected a function of states, as a network is")
 
 
-def require_rate(rate: Any, y: State) -> None:
-    """Raise where it is not one of each entry of ``y``, which torch would make of it in silence."""
-    if not isinstance(rate, Tensor) or rate.shape != y.shape:
-        came = f"of shape {list(rate.shape)}" if isinstance(rate, Tensor) else f"that is a {type(rate).__name__}"
-        raise SettingError(f"the field gives a rate {came} for states {list(y.shape)}, expected one of each entry")
+def rate_of(field: Callable[[State], Any], y: State) -> State:
+    """field(y), one of each entry of ``y``, which torch would make of others in silence."""
+    rate = field(y)
+    if not isinstance(rate, Tensor) or rate.shape != y.shape or rate.is_complex() > y.is_complex():
+        came = f"{rate.dtype} of shape {list(rate.shape)}" if isinstance(rate, Tensor) else f"a {type(rate).__name__}"
+        raise SettingError(
+            f"the rate of states {y.dtype} {list(y.shape)} is {came}, expected one of each entry, real if they are"
+        )
+    return rate
 
 
 def plus(*fields: VectorField) -> VectorField:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 from torch import Tensor
 
-from eom.dynamics.field import State, VectorField, require_rate
+from eom.dynamics.field import State, VectorField, rate_of
 
 Row = tuple[Fraction, ...]
 
@@ -33,8 +34,7 @@ class RungeKutta:
         stages: list[State] = []
         for row in self.a:
             at = y + h * _combine(row, stages) if any(row) else y
-            stages.append(field(t + float(sum(row)) * h, at))
-            require_rate(stages[-1], y)
+            stages.append(rate_of(partial(field, t + float(sum(row)) * h), at))
         return _combine(self.b, stages)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eom.dynamics.composition_order import composes
 from eom.dynamics.energy_law import energy_law
-from eom.dynamics.field import State, VectorField, require_rate
+from eom.dynamics.field import State, VectorField, rate_of
 from eom.dynamics.implicit import differentiable, place, solve
 from eom.dynamics.stepper import Stepper, require_stepper
 from eom.errors import SettingError, StepError
@@ -51,9 +51,9 @@ class Leapfrog:
                 "force), and positions and as many momenta"
             )
         q, p = y.chunk(2, -1)
-        p = p + h / 2 * field.force(q)
-        q = q + h * field.velocity(p)
-        p = p + h / 2 * field.force(q)
+        p = p + h / 2 * rate_of(field.force, q)
+        q = q + h * rate_of(field.velocity, p)
+        p = p + h / 2 * rate_of(field.force, q)
         return torch.cat([q, p], -1), None
 
 
@@ -147,9 +147,7 @@ class Gauss:
 
         def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]
             parts = zip(times, at.view(len(rows), self.stages, -1).unbind(1), strict=True)
-            rates = [field(s, x) for s, x in parts]
-            require_rate(rates[0], rows)
-            return torch.stack(rates, 1)
+            return torch.stack([rate_of(partial(field, s), x) for s, x in parts], 1).to(rows.dtype)
 
         def from_(before: Tensor, at: Tensor) -> Tensor:
             return (before[:, None] + each * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)

@@ -26,7 +26,7 @@ from eom.dynamics.field import VectorField, require_function
 from eom.errors import SettingError
 from eom.physics.laws import checked_states, in_floats_of, require_size
 from eom.physics.limits import is_number, said
-from eom.physics.models import LearnedSystem
+from eom.physics.models import LearnedSystem, as_predicting
 from eom.physics.systems import System
 
 FAR = 5.0  # times the power of ten above the spread, beyond which a mean is taken off
@@ -174,7 +174,7 @@ def conserved_quantity(
     rates_of: Any = getattr(field, "field", field)
     require_function(field=rates_of)
     u = states.detach().double()
-    with torch.no_grad():
+    with torch.no_grad(), as_predicting(rates_of):
         f = rates_of(0.0, in_floats_of(rates_of, states.detach()))
     if not isinstance(f, Tensor) or f.shape != states.shape or not bool(torch.isfinite(f).all()):
         raise SettingError(f"the field of states {list(u.shape)} is {said(f)}, or not finite")

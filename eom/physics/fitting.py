@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.optim import LBFGS, Adam, Optimizer
 
-from eom.errors import DiscreteError, LossNotFiniteError, SettingError, StepError
+from eom.errors import DataError, DiscreteError, LossNotFiniteError, SettingError, StepError
 from eom.physics.checkpoint import Kept, about, load, save
 from eom.physics.doors import accepted, require_fit, require_longer, require_loss, require_optimizer
 from eom.physics.models import LearnedSystem, as_predicting, mean_square
@@ -61,7 +61,9 @@ def fit(
         patience: measurements without a better one, after which training stops; one that has stopped so goes on from
             its checkpoint with more patience, not with more steps.
         checkpoint: a file, written at every measurement, from which training goes on if it is
-            there, with its optimizer's rate; of the same model, rule, loss and data.
+            there, with its optimizer's rate; of the same model, rule, loss and data. What torch draws, as for
+            Dropout, is not kept in it.
+        seed: of the batches that are drawn.
 
     Raises:
         DataError: data that are not of this model. SettingError: settings out of their range.
@@ -118,7 +120,7 @@ def fit(
                     seen = _after(model, squares, chosen) if unseen is None else validated()
                 if not all(map(math.isfinite, (value, after, seen))):
                     raise LossNotFiniteError(f"the loss is {value}, and {after} (mean square {seen}) after the step")
-            except (LossNotFiniteError, StepError, DiscreteError) as failure:
+            except (LossNotFiniteError, StepError, DiscreteError, DataError) as failure:
                 model.load_state_dict(kept.parameters)
                 raise type(failure)(
                     f"at step {step}, {failure}. The model has its parameters of step {kept.best} again: take a "

@@ -15,7 +15,7 @@ from eom.calculus.modes import evaluated
 from eom.dynamics.field import require_function
 from eom.errors import SettingError
 from eom.physics.limits import said
-from eom.physics.models import LearnedSystem
+from eom.physics.models import LearnedSystem, as_predicting
 from eom.physics.systems import System
 
 Energy = Callable[[Tensor], Tensor]  # [b, n] -> [b]
@@ -118,12 +118,20 @@ def energy_of(name: str, source: Any, states: Tensor) -> Energy:
     if not hasattr(field, "energy"):
         raise SettingError(f"the {name} model has no energy, expected one that learns it, as energy_model(size)")
     energy: Energy = field.energy
-    return (lambda u: energy(u.to(source.dtype))) if isinstance(source, LearnedSystem) else energy
+    if isinstance(source, System):
+        return energy
+
+    def own(u: Tensor) -> Tensor:
+        with as_predicting(source):
+            return energy(u.to(source.dtype))
+
+    return own
 
 
 def scalars(name: str, energy: Energy, states: Tensor) -> Tensor:
     """[b] the energy of each state."""
-    found = evaluated(energy, in_floats_of(energy, states).clone())  # which it may write to
+    with as_predicting(energy):
+        found = evaluated(energy, in_floats_of(energy, states).clone())  # which it may write to
     shape = found.shape if isinstance(found, Tensor) else None
     found = found[..., 0] if shape == (len(states), 1) else found
     if shape not in (states.shape[:1], (len(states), 1)) or found.is_complex():

@@ -169,9 +169,9 @@ def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:
     that are each of a quarter of the jump or more. Only of trajectories [b, s, n] it is told that a point stands twice:
     a single state may have equal ends, as where it is symmetric or far from what moves.
     """
-    u = states.detach().reshape(-1, *grid)
+    u = (states if states.is_floating_point() else states.double()).detach().reshape(-1, *grid)
     size = float(u.abs().max())
-    rounding = max(ROUNDING[0], ROUNDING[1] * torch.finfo(u.dtype).eps) * size if u.is_floating_point() else 0.0
+    rounding = max(ROUNDING[0], ROUNDING[1] * torch.finfo(u.dtype).eps) * size
     for axis in (k for k in range(1, u.ndim) if u.shape[k] > 3):
         first, second, *_, before, last = u.unbind(axis)
         jump, inside = (x.abs().reshape(len(u), -1).amax(1) for x in (first - last, u.diff(dim=axis)))
@@ -188,5 +188,5 @@ def require_periodic(states: Tensor, grid: tuple[int, ...]) -> None:
             raise DataError(
                 f"values jump by {float(jump[worst]):.3g} from the last to the first point along axis {axis - 1} of "
                 f"the grid, and by {float(inside[worst]):.3g} at most between neighbours: it is not periodic, and the "
-                "model assumes it is. Take a domain that is, or a plain network for the energy"
+                "model assumes it is. Take a domain that is, or a plain network; or roll states whose jump is their own"
             )

@@ -22,7 +22,8 @@ class Scores(NamedTuple):
 
     ``derivative`` mean |f(u) - u'|^2 per entry on true states; ``energy`` mean (H(v) - H(u))^2 of the true H, v
     predicted; ``state`` mean |v - u|^2 per entry; ``drift`` largest change of the model's own energy, or largest rise
-    in a step where its structure dissipates, over its spread on the test states; ``invariants`` largest change of what
+    in a step where its structure dissipates, over its spread on the test states, be it that of a code of them, whose
+    errors count; ``invariants`` largest change of what
     the flow keeps; ``rising`` share of steps in which the true H rises though the system dissipates; ``horizon`` mean
     time to a relative error of 1/2 of the state, of at most the length of the test. Of a single trajectory there is no
     spread, and no ``drift`` of an energy that is to stay.

@@ -159,11 +159,12 @@ class LearnedSystem(nn.Module):
 
 
 @contextmanager
-def as_predicting(model: nn.Module) -> Iterator[None]:
-    """Its modules in the mode of ``eval()``, as for Dropout, and as they were afterwards."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
+def as_predicting(model: Any) -> Iterator[None]:
+    """The modules of one, if it has any, in the mode of ``eval()``, as for Dropout, and as they were afterwards."""
+    modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
     try:
+        for m in modes:
+            m.training = False
         yield
     finally:
         for m, training in modes.items():
@@ -183,7 +184,8 @@ def given(net: nn.Module | None, inputs: int, outputs: int, **settings: Any) -> 
 def neural_ode(size: int, net: nn.Module | None = None, *, adjoint: bool = False) -> LearnedSystem:
     """u' = net(u), trained through adaptive steps (Chen et al. 2018).
 
-    Each takes several evaluations of net: where the data are close in time, ``LearnedSystem(size, PlainField(net),
+    Each takes several evaluations of net, and none that draws random numbers, as Dropout does: where data are close in
+    time, or with Dropout, ``LearnedSystem(size, PlainField(net),
     Shooting(RK4()), Adaptive())`` is trained through one step of four.
     """
     steps = Adaptive(adjoint=adjoint)

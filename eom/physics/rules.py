@@ -14,7 +14,7 @@ import torchdiffeq
 from torch import Tensor, nn
 
 from eom.calculus.discrete import discrete_gradient
-from eom.dynamics.field import require_rate
+from eom.dynamics.field import rate_of
 from eom.dynamics.runge_kutta import RK4
 from eom.dynamics.stepper import Stepper, require_stepper, require_tolerance
 from eom.errors import DataError, SettingError, StepError
@@ -188,7 +188,6 @@ class Adaptive:
         scaled, wide = _Scaled(field, t, h, y.dtype), y.to(torch.promote_types(y.dtype, torch.float64))
         with torch.no_grad():  # that of torchdiffeq's own choice has a gradient
             rate = scaled(span[0], wide)
-            require_rate(rate, y)
             if not bool(rate.isfinite().all()):
                 raise StepError("the rate is not finite at the start of the step")
             share = 0.1 * wide.norm() / rate.norm()
@@ -210,7 +209,8 @@ class _Scaled(nn.Module):
         self.field, self.t, self.h, self.dtype = field, t, h, dtype
 
     def forward(self, s: Tensor, u: Tensor) -> Tensor:
-        return self.h * self.field(self.t + float(s.detach()) * self.h, u.to(self.dtype)).to(u.dtype)
+        rate = rate_of(partial(self.field, self.t + float(s.detach()) * self.h), u.to(self.dtype))
+        return self.h * rate.to(u.dtype)
 
 
 def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: int = 1):

@@ -364,6 +364,9 @@ def test_fields_in_two_dimensions_are_rolled_up_and_a_wrong_grid_is_named(tmp_pa
         picturing.animate({"m": model}, test, tmp_path / "f.gif", predicted={"m": test})
     with pytest.raises(DataError, match=r"grid is \(6, 5\), and states have 36"):
         picturing.snapshots({"m": model}, test, (6, 5), predicted={"m": test})
+    for line in ((36,), (36, 1)):
+        with pytest.raises(DataError, match="of one dimension are drawn by space_time"):
+            picturing.animate({"m": model}, test, tmp_path / "f.gif", line, predicted={"m": test})  # type: ignore[arg-type]
 
 
 def test_what_pictures_are_not_made_of_is_named(tmp_path):

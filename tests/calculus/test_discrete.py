@@ -1,5 +1,6 @@
 """Discrete gradients: exact between two states, the gradient where they meet, of the second order, and trainable."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -240,14 +241,51 @@ def test_of_a_variance_it_is_the_gradient_at_the_midpoint_however_close_the_stat
 def test_weights_of_absolute_values_count(reduction):
     u, v = states(1.0)
     loss: Any = F.l1_loss  # whose stub has no weight
-    weight = torch.linspace(1, 3, u.numel(), dtype=u.dtype).view(u.shape)
+    weights = torch.linspace(1, 3, u.numel(), dtype=u.dtype).view(u.shape)
 
-    def h(x: torch.Tensor) -> torch.Tensor:
-        rows = [loss(y, 0 * y, reduction=reduction, weight=w).sum() for y, w in zip(x, weight, strict=True)]
+    def weighted(x: torch.Tensor) -> torch.Tensor:
+        rows = [loss(y, 0 * y, reduction=reduction, weight=w).sum() for y, w in zip(x, weights, strict=True)]
         return torch.stack(rows)
 
-    found = discrete_gradient(h, u, v)
-    torch.testing.assert_close(found, weight * (u.abs() - v.abs()) / (u - v), rtol=1e-14, atol=0)
+    found = discrete_gradient(weighted, u, v)
+    torch.testing.assert_close(found, weights * (u.abs() - v.abs()) / (u - v), rtol=1e-14, atol=0)
+    weight = weights  # a name that others have, too
+    for plain in (
+        lambda x: torch.stack([nn.L1Loss(reduction=reduction)(y, 0 * y).sum() for y in x]),
+        lambda x: torch.ops.aten.l1_loss(x, 0 * x, 0).sum(-1),
+    ):
+        changed = (discrete_gradient(plain, u, v) * (u - v)).sum(-1)
+        torch.testing.assert_close(changed, (u.abs() - v.abs()).sum(-1), rtol=1e-13, atol=0)
+    assert weight is weights
+
+
+def in_turn(of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda u: torch.stack([of(x) for x in u])
+
+
+def with_masses(x: torch.Tensor) -> torch.Tensor:
+    """p M(q)^-1 p / 2 with M [2, 2]."""
+    q, p = x[:2], x[2:4]
+    c = 0.3 * torch.sin(q[0] - q[1])
+    masses = torch.stack([torch.stack([2 + 0 * c, c]), torch.stack([c, 1 + 0 * c])])
+    return p @ torch.linalg.solve(masses, p) / 2
+
+
+def outer(x: torch.Tensor) -> torch.Tensor:
+    """|1 + a b^T|^2 with a [2]."""
+    return torch.addr(torch.ones(2, 2, dtype=x.dtype), x[:2], x[2:4]).square().sum()
+
+
+@pytest.mark.parametrize("of", [with_masses, outer], ids=["masses", "outer product"])
+def test_samples_that_are_taken_in_turn_do_not_depend_on_their_number(of):
+    h, (u, v) = in_turn(of), states(1e-3)
+    alone = torch.cat([discrete_gradient(h, x[None], y[None]) for x, y in zip(u, v, strict=True)])
+    for count in (2, 4):  # as many as rows in them, and twice
+        found = discrete_gradient(h, u[:count], v[:count])
+        torch.testing.assert_close(found, alone[:count], rtol=1e-12, atol=1e-13)
+    middle = ((u + v) / 2).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(h(middle).sum(), middle)
+    torch.testing.assert_close(alone, slope, rtol=0, atol=1e-5)  # ten times the step's square
 
 
 def test_samples_may_be_numbers():

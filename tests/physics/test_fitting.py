@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from known_laws import WIDE, Quadratic, in_velocities, newton, shot, spring_data
@@ -207,6 +208,29 @@ def test_validation_is_of_the_model_that_predicts():
     assert model.training
     found = float(physics.mean_square(model.eval(), unseen.windows()).detach())
     assert fitted.history.validation.min() == found
+
+
+class Later(nn.Linear):
+    """Draws random numbers once it has been trained a little."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        found = super().forward(input)
+        return found if self.calls_left() else found + torch.randn_like(found)
+
+    left = 60
+
+    def calls_left(self) -> bool:
+        self.left -= 1
+        return self.left > 0
+
+
+def test_rates_that_are_drawn_later_on_leave_the_best_parameters():
+    model = physics.neural_ode(2, Later(2, 2)).double()
+    before = [x.detach().clone() for x in model.parameters()]
+    with pytest.raises(DataError, match=r"^at step \d+, the rate .* random numbers.* parameters of step 0 again"):
+        physics.fit(model, spring_data(), steps=np.int64(50))  # type: ignore[arg-type] - as of a history
+    for a, b in zip(before, model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(

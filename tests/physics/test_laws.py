@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from eom import physics
 from eom.errors import DataError, SettingError
@@ -31,6 +32,27 @@ def test_energies_agree_up_to_an_offset_and_a_scale():
     assert (same.scale, same.offset) == (pytest.approx(3, abs=1e-12), pytest.approx(7, abs=1e-12))
     assert same.residual < 1e-14
     assert same.residual_at_scale_one == pytest.approx(2 / 3, abs=1e-12)  # 1 - 1/3 of the spread
+
+
+class Dropped(nn.Module):
+    """What it is of u, with Dropout."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of, self.drop = of, nn.Dropout(0.3)
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        return self.of(self.drop(u))
+
+
+def test_the_law_that_is_read_is_the_one_that_predicts():
+    u = sample(50, 2)
+    model = physics.neural_ode(2, Dropped(lambda u: 2 * physics.systems.rotate(u))).train()
+    assert conserved_quantity(model, u).independent == 1
+    energy = Dropped(lambda u: (u**2).sum(-1)).train()
+    for learned in (energy, physics.energy_model(2, energy)):
+        assert compare_energies(learned, spring(), u).residual < 1e-14
+    assert all(m.training for m in (*model.modules(), *energy.modules()))
 
 
 @pytest.mark.parametrize("constant", [1.0, -7.7, 1 / 3])

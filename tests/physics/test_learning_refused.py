@@ -154,11 +154,22 @@ class Columns(nn.Module):
         return self.scale * nn.functional.pad(u, (0, self.count - u.shape[-1]))
 
 
-def test_a_point_that_stands_twice_in_single_precision_is_told_by_a_wider_model():
-    x, t = torch.linspace(0, 2 * math.pi, 20, dtype=torch.float32), 0.1 * torch.arange(10)
-    data = Trajectories(t, torch.sin(x - t[:, None])[None].float())
+@pytest.mark.parametrize(
+    ("measured", "given", "wanted"),
+    [
+        (torch.float32, torch.float32, WIDE),
+        (torch.float32, WIDE, torch.float32),
+        (WIDE, torch.bfloat16, torch.float32),
+        (WIDE, WIDE, WIDE),
+    ],
+    ids=["wider model", "widened data", "narrow data", "all wide"],
+)
+def test_a_point_that_stands_twice_is_told_in_floats_of_data_and_of_model(measured, given, wanted):
+    x, t = torch.linspace(0, 2 * math.pi, 33, dtype=measured), 0.1 * torch.arange(20, dtype=measured)
+    data = Trajectories(t, torch.sin(x - t[:, None])[None].to(given))
+    model = physics.energy_model(33, physics.GridEnergy((33,), 4), physics.SkewKernel((33,)))
     with pytest.raises(DataError, match="that point comes once"):
-        physics.fit(physics.energy_model(20, physics.GridEnergy((20,), 4), physics.SkewKernel((20,))).double(), data)
+        physics.fit(model.to(wanted), data, steps=1)
 
 
 @pytest.mark.parametrize("start", [[[1.0, 0.5], [1.0, 0.0], [1.0, 0.5]], [[1.0, 0.0]]], ids=["one of three", "first"])

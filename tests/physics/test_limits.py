@@ -43,6 +43,13 @@ def test_one_jump_inside_hides_no_edge_of_other_states():
         require_periodic(states, (20,))
 
 
+def test_whole_numbers_do_not_wrap_around():
+    ramp = torch.tensor([[[250, 200, 150, 100, 50, 0]] * 2], dtype=torch.uint8)
+    with pytest.raises(DataError, match=r"jump by 250 .* by 50 at most"):
+        require_periodic(ramp, (6,))
+    require_periodic(torch.tensor([[[0, 50, 100, 100, 50]] * 2], dtype=torch.uint8), (5,))
+
+
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_a_point_that_stands_twice_is_told_through_rounding_and_not_from_symmetry(dimensions):
     random = torch.Generator().manual_seed(0)

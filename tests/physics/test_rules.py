@@ -220,29 +220,51 @@ def sensed(t: float, u: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("field", "kind", "message"),
     [
-        (
-            lambda t, u: u[:, :1],
-            SettingError,
-            r"rate of shape \[3, 1\] for states \[3, 2\], expected one of each entry",
-        ),
+        (lambda t, u: u[:, :1], SettingError, r"rate of states \S+ \[3, 2\] is \S+ of shape \[3, 1\], expected one"),
+        (lambda t, u: 1.0, SettingError, r"rate of states \S+ \[3, 2\] is a float, expected one"),
+        (lambda t, u: 1j * u, SettingError, r"rate of states \S+ \[3, 2\] is torch.complex128 .*, real if they are"),
         (lambda t, u: u / 0, StepError, "the rate is not finite at the start"),
         (lambda t, u: 10 * u**2, StepError, "given up: no step is small enough: the flow runs away"),
         (lambda t, u: -1e6 * (u - math.cos(t)), StepError, "given up: max_steps are used up, as by a stiff field"),
         (sensed, AssertionError, "^out of the sensor's range"),
     ],
-    ids=["one entry", "not finite", "away", "stiff", "its own"],
+    ids=["one entry", "number", "complex", "not finite", "away", "stiff", "its own"],
 )
 def test_adaptive_steps_that_fail_say_why(field, kind, message):
     with pytest.raises(kind, match=message):
         physics.Adaptive().step(field, 0.0, 1.0, torch.full((3, 2), 0.9), None)
 
 
-@pytest.mark.parametrize("stepper", [physics.RK4(), physics.Gauss(2)], ids=["explicit", "implicit"])
-def test_rates_of_another_shape_are_refused(stepper):
-    with pytest.raises(SettingError, match=r"rate of shape \[3, 1\] for states \[3, 2\]"):
-        list(eom.march(lambda t, u: u[:, :1], stepper, torch.ones(3, 2), h=0.1, steps=1))
-    with pytest.raises(SettingError, match=r"a rate that is a float for states \[3, 2\]"):
-        list(eom.march(lambda t, u: 1.0, stepper, torch.ones(3, 2), h=0.1, steps=1))
+STEPPED = {
+    "explicit": (lambda f: lambda t, u: f(u), physics.RK4()),
+    "implicit": (lambda f: lambda t, u: f(u), physics.Gauss(2)),
+    "force": (lambda f: physics.Separable(lambda p: p, f), physics.Leapfrog()),
+    "velocity": (lambda f: physics.Separable(f, lambda q: -q), physics.yoshida(physics.Leapfrog())),
+    "structure": (lambda f: physics.EnergySystem(lambda u: (u**2).sum(-1), f), physics.DiscreteGradient()),
+}
+
+
+@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.parametrize(
+    ("rate", "came"),
+    [
+        (lambda u: u[:, :1], r"torch.float64 of shape \[3, 1\]"),
+        (lambda u: u[0], r"torch.float64 of shape \[\d\]"),
+        (lambda u: 1.0, "a float"),
+        (lambda u: 1j * u, "torch.complex128"),
+    ],
+    ids=["of one entry", "of one state", "number", "complex"],
+)
+def test_rates_of_another_kind_are_refused(name, rate, came):
+    wrap, stepper = STEPPED[name]
+    with pytest.raises(SettingError, match=rf"rate of states torch.float64 \[3, \d\] is {came}"):
+        list(eom.march(wrap(rate), stepper, torch.ones(3, 4), h=0.1, steps=1))
+
+
+def test_implicit_steps_stay_in_the_floats_of_states():
+    start = torch.ones(3, 2, dtype=torch.float32)
+    [_, (_, found)] = list(eom.march(lambda t, u: -u.double(), physics.Gauss(2), start, h=0.1, steps=1))
+    torch.testing.assert_close(found, math.exp(-0.1) * start, rtol=1e-6, atol=0)
 
 
 class Chain(nn.Module):
