@@ -16,6 +16,7 @@ from eom.calculus.pair_choices import gated
 from eom.calculus.pair_kinds import AFFINE, CHOICES, ELEMENTWISE, ENTRYWISE, PRODUCTS, QUADRATIC, VIEWS
 from eom.calculus.wide import Wide
 
+SCALES = 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 4.0  # of rows: exact, and as small as to leave algorithms as they are
 SEEN = 1e-9  # of a row, by which others may change it in rounding
 
 
@@ -107,23 +108,23 @@ def separate(
     rows: int,
     mean_of: Callable[[list[Tensor]], list[Tensor]],
 ) -> bool:
-    """Whether so many rows do not see each other: J_m^T w is scaled with w, row by row, by powers of two.
+    """Whether so many rows do not see each other: J_m^T w is scaled with w, row by row.
 
     They do where an energy takes its samples one by one, and rows are those of a matrix in it.
     """
     if not all((x.u.ndim and len(x.u) % rows == 0) or x.u.numel() == rows for x in (*came, *went)):
         return False
-    scales = 2.0 ** (torch.arange(rows, device=ws[0].device) % 31)[:, None]
+    scales = torch.tensor(SCALES)[torch.arange(rows) % len(SCALES), None].to(ws[0].device)
 
     def scaled(x: Tensor) -> Tensor:
         return x.detach().reshape(rows, -1) * scales.to(x.dtype)
 
-    found = mean_of([scaled(w).view_as(w) for w in ws])
-    return all(
-        bool(((x.reshape(rows, -1) - y).abs() <= SEEN * y.abs().amax(1, keepdim=True)).logical_or(~y.isfinite()).all())
-        for x, y in zip(found, map(scaled, mean), strict=True)
-        if x.numel()
-    )
+    for x, y in zip(mean_of([scaled(w).view_as(w) for w in ws]), map(scaled, mean), strict=True):
+        known = y.isfinite()  # others are of no row
+        off, size = ((z.abs() * known).nan_to_num() for z in (x.reshape(rows, -1) - y, y))
+        if x.numel() and bool((off > SEEN * size.amax(1, keepdim=True)).any()):
+            return False
+    return True
 
 
 def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Tensor], rows: int) -> list[Tensor]:

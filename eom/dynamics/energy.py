@@ -179,7 +179,7 @@ class DiscreteGradient:
                 f"a discrete gradient was given a {type(field).__name__}, expected EnergySystem(H, G), or such as has "
                 "an energy and a structure; for others take Gauss(2) or RK4()"
             )
-        rows, grid = y if y.ndim > 1 else y[None], getattr(field, "grid", ())
+        rows, grid = y.reshape(-1, y.shape[-1]), getattr(field, "grid", ())
 
         def from_(before: State, u: State) -> State:
             try:

@@ -117,14 +117,14 @@ def require_function(**settings: Any) -> None:
 
 
 def rate_of(field: Callable[[State], Any], y: State) -> State:
-    """field(y), one of each entry of ``y``, which torch would make of others in silence."""
+    """field(y) in the floats of ``y``; one of each entry, which torch would make of others in silence."""
     rate = field(y)
     if not isinstance(rate, Tensor) or rate.shape != y.shape or rate.is_complex() > y.is_complex():
         came = f"{rate.dtype} of shape {list(rate.shape)}" if isinstance(rate, Tensor) else f"a {type(rate).__name__}"
         raise SettingError(
             f"the rate of states {y.dtype} {list(y.shape)} is {came}, expected one of each entry, real if they are"
         )
-    return rate
+    return rate.to(y.dtype)
 
 
 def plus(*fields: VectorField) -> VectorField:

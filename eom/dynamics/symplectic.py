@@ -147,7 +147,7 @@ class Gauss:
 
         def slopes(at: Tensor) -> Tensor:  # [b, s n] -> [b, s, n]
             parts = zip(times, at.view(len(rows), self.stages, -1).unbind(1), strict=True)
-            return torch.stack([rate_of(partial(field, s), x) for s, x in parts], 1).to(rows.dtype)
+            return torch.stack([rate_of(partial(field, s), x) for s, x in parts], 1)
 
         def from_(before: Tensor, at: Tensor) -> Tensor:
             return (before[:, None] + each * torch.einsum("ij,bjn->bin", a, slopes(at))).flatten(1)

@@ -1,7 +1,6 @@
 """What a training is not begun with: data of another system, energies that are not what the model means."""
 
 from collections.abc import Mapping
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from eom.calculus.modes import require_derivatives
 from eom.errors import DataError, LossNotDifferentiableError, LossNotScalarError, SettingError
 from eom.physics.learned_fields import LagrangianField
-from eom.physics.limits import require_periodic, require_seed, said
+from eom.physics.limits import is_whole, require_periodic, require_seed, said
 from eom.physics.models import LearnedSystem
 from eom.physics.systems import System
 from eom.physics.trajectories import Trajectories, Window
@@ -92,8 +91,7 @@ def require_fit(
             "is, or set requires_grad_()"
         )
     named = {"window": window, "stride": stride, "steps": steps, "every": every, "batch": batch, "patience": patience}
-    given = {name: x for name, x in named.items() if x is not None}
-    wrong = [f"{k} is {x!r}" for k, x in given.items() if not isinstance(x, Integral) or isinstance(x, bool) or x < 1]
+    wrong = [f"{name} is {x!r}" for name, x in named.items() if x is not None and not (is_whole(x) and x > 0)]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
     if loss is not None and not callable(loss):

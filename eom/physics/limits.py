@@ -32,9 +32,14 @@ def require_whole(**settings: Any) -> None:
         raise SettingError(f"{', '.join(wrong)}, expected 1 or more, as whole numbers")
 
 
+def is_whole(x: Any) -> bool:
+    """Whether it is a whole number, be it one of numpy's."""
+    return isinstance(x, Integral) and not isinstance(x, bool)
+
+
 def require_seed(seed: Any) -> None:
     """Raise where torch's generators do not take it."""
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not -(2**63) <= int(seed) < 2**64:
+    if not is_whole(seed) or not -(2**63) <= int(seed) < 2**64:
         raise SettingError(f"seed is {seed!r}, expected a whole number of at most 64 bits")
 
 

@@ -209,8 +209,7 @@ class _Scaled(nn.Module):
         self.field, self.t, self.h, self.dtype = field, t, h, dtype
 
     def forward(self, s: Tensor, u: Tensor) -> Tensor:
-        rate = rate_of(partial(self.field, self.t + float(s.detach()) * self.h), u.to(self.dtype))
-        return self.h * rate.to(u.dtype)
+        return self.h * rate_of(partial(self.field, self.t + float(s.detach()) * self.h), u.to(self.dtype)).to(u.dtype)
 
 
 def followed(field: Any, stepper: Stepper, u: Tensor, times: Tensor, substeps: int = 1):

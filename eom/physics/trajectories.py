@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eom.errors import DataError, SettingError
 from eom.physics.archives import read_arrays
-from eom.physics.limits import is_dense, is_number, require_file, require_names, said
+from eom.physics.limits import is_dense, is_number, is_whole, require_file, require_names, said
 
 
 class Window(NamedTuple):
@@ -104,12 +104,13 @@ class Trajectories:
 
     def windows(self, steps: int = 1, stride: int = 1) -> Window:
         """Stretches of ``steps`` steps, of every trajectory, each beginning ``stride`` points after the last."""
-        whole = type(steps) is int and type(stride) is int
+        whole = is_whole(steps) and is_whole(stride)
         if not whole or not 1 <= steps < self.states.shape[1] or stride < 1:
             raise DataError(
                 f"windows of {steps!r} steps in trajectories of {self.states.shape[1]} points, {stride!r} points "
                 "apart, expected whole numbers and windows of fewer steps than a trajectory has points"
             )
+        steps, stride = int(steps), int(stride)
         t = self.times.unfold(1, steps + 1, stride).flatten(0, 1)  # of [b, windows, k + 1]
         u, slope = (
             None if x is None else x.unfold(1, steps + 1, stride).transpose(2, 3).flatten(0, 1).contiguous()

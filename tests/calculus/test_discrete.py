@@ -259,6 +259,21 @@ def test_weights_of_absolute_values_count(reduction):
     assert weight is weights
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_samples_do_not_see_each_other_in_large_batches_and_where_a_derivative_is_none(kind):
+    torch.manual_seed(0)
+    u = 0.5 * torch.randn(64, 4, dtype=kind)
+    v = u + 0.03 * torch.randn_like(u)
+    low, high = torch.rand(2, 9, 4, dtype=kind)
+    low[0, 0] = 0  # x log x has none there
+    for h, x, y in (
+        (lambda x: torch.linalg.matrix_exp(x.view(-1, 2, 2)).sum((1, 2)), u, v),
+        (lambda x: torch.xlogy(x, x).sum(1), low, high),
+    ):
+        alone = torch.cat([discrete_gradient(h, a[None], b[None]) for a, b in zip(x, y, strict=True)])
+        torch.testing.assert_close(discrete_gradient(h, x, y), alone, rtol=0, atol=100 * torch.finfo(kind).eps)
+
+
 def in_turn(of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda u: torch.stack([of(x) for x in u])
 

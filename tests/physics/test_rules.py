@@ -261,10 +261,19 @@ def test_rates_of_another_kind_are_refused(name, rate, came):
         list(eom.march(wrap(rate), stepper, torch.ones(3, 4), h=0.1, steps=1))
 
 
-def test_implicit_steps_stay_in_the_floats_of_states():
+def test_steps_stay_in_the_floats_of_states():
     start = torch.ones(3, 2, dtype=torch.float32)
-    [_, (_, found)] = list(eom.march(lambda t, u: -u.double(), physics.Gauss(2), start, h=0.1, steps=1))
-    torch.testing.assert_close(found, math.exp(-0.1) * start, rtol=1e-6, atol=0)
+    for stepper in (physics.Gauss(2), physics.RK4(), physics.Adaptive()):
+        [_, (_, found)] = list(eom.march(lambda t, u: -u.double(), stepper, start, h=0.1, steps=1))
+        torch.testing.assert_close(found, math.exp(-0.1) * start, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rule", [physics.discrete_gradient, physics.MeanValue(2)], ids=["automatic", "mean value"])
+def test_states_may_have_any_number_of_axes(rule):
+    u = torch.arange(12.0).view(2, 3, 2) / 10
+    step = physics.DiscreteGradient(rule).step
+    found = step(physics.pendulum().field, 0.0, 0.1, u, None)[0]
+    torch.testing.assert_close(found.flatten(0, 1), step(physics.pendulum().field, 0.0, 0.1, u.flatten(0, 1), None)[0])
 
 
 class Chain(nn.Module):
