@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad
 
-from eom.calculus.lie import Field
+from eom.calculus.lie import Field, directional
 
 Energy = Callable[[Tensor], Tensor]  # [b, n] -> [b], row by row
 Pairs = Callable[[Tensor, Tensor], Tensor]  # (q [b, n], p [b, n]) -> [b]
@@ -33,13 +33,13 @@ def derivative(energy: Energy, u: Tensor, *directions: Tensor) -> Tensor:
     if not directions:
         return energy(u)
     first, *rest = directions
-    return jvp(lambda x: derivative(energy, x, *rest), (u,), (first,))[1]
+    return directional(lambda x: derivative(energy, x, *rest), u, first)
 
 
 def perturbed(functional: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """d/de of ``functional`` (e) at e = 0, the derivative of a number in the direction of a change of its energies."""
     e = like.new_zeros(())
-    return jvp(functional, (e,), (torch.ones_like(e),))[1]
+    return directional(functional, e, torch.ones_like(e))
 
 
 def chains(weights: Mapping[str, float], velocity: Field, force: Field) -> Pairs:
@@ -55,9 +55,9 @@ def chains(weights: Mapping[str, float], velocity: Field, force: Field) -> Pairs
     def total(q: Tensor, p: Tensor) -> Tensor:
         parts = []
         if "T" in inner:
-            parts.append(jvp(lambda x: inner["T"](x, p), (q,), (velocity(p),))[1])
+            parts.append(directional(lambda x: inner["T"](x, p), q, velocity(p)))
         if "V" in inner:
-            parts.append(jvp(lambda x: inner["V"](q, x), (p,), (force(q),))[1])
+            parts.append(directional(lambda x: inner["V"](q, x), p, force(q)))
         return torch.stack(parts).sum(0)
 
     return total

@@ -78,6 +78,14 @@ def multi_head_attention_forward(*args, **kwargs) -> tuple[Tensor, Tensor | None
         return F.multi_head_attention_forward(*args, **kwargs)
 
 
+# A gate, whose tangent torch does not differentiate
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, gate = input.chunk(2, dim)
+    return value * torch.sigmoid(gate)
+
+
 # Tables and distances
 
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from eom.calculus import compositions as plain
-from eom.calculus import norms
+from eom.calculus import norms, solutions
 
 Table = dict[Callable, Callable]
 
@@ -56,7 +56,23 @@ def _with_operators(table: Table) -> Table:
     return table | packets | {getattr(f, o): p for f, p in packets.items() for o in f.overloads() if o != "out"}
 
 
+NESTED: Table = {  # derivatives in forward mode are right, those of them are not
+    torch.linalg.solve: solutions.solve,
+    torch.linalg.solve_ex: solutions.solve_ex,
+    torch.linalg.tensorsolve: solutions.tensorsolve,
+    **{
+        f: getattr(solutions, f.__name__)
+        for kind in (torch, torch.Tensor)
+        for f in (kind.det, kind.slogdet, kind.logdet)
+    },
+    torch.linalg.det: solutions.det,
+    torch.linalg.slogdet: solutions.slogdet,
+    torch.cholesky_inverse: solutions.cholesky_inverse,
+    torch.Tensor.cholesky_inverse: solutions.cholesky_inverse,
+    F.glu: plain.glu,
+}
 TABLES = {2: _with_operators(SECOND), 3: _with_operators(SECOND | THIRD)}
+IN_FORWARD_MODE = TABLES[3] | NESTED
 
 
 class _Swap(TorchFunctionMode):
@@ -81,7 +97,18 @@ def exact(order: int) -> Iterator[_Swap]:
     checkpointed segments are evaluated again in them (there, attention is swapped and nothing else, as torch runs
     backward passes outside such modes). Compiled modules and functions run as they were written.
     """
-    with as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(TABLES[order]) as swap:
+    with _swapping(TABLES[order]) as swap:
+        yield swap
+
+
+def nested() -> AbstractContextManager:
+    """Inside, derivatives in forward mode can be differentiated again."""
+    return _swapping(IN_FORWARD_MODE)
+
+
+@contextmanager
+def _swapping(table: Table) -> Iterator[_Swap]:
+    with as_written(), sdpa_kernel(SDPBackend.MATH), _Swap(table) as swap:
         yield swap
 
 

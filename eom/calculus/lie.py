@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from eom.calculus.exact import nested
+
 Field = Callable[[Tensor], Tensor]  # [n] -> [n], autonomous
 
 
+def directional(f: Callable[[Tensor], Tensor], y: Tensor, v: Tensor) -> Tensor:
+    """f'(y) v, by forward mode; it can be nested."""
+    with nested():
+        return jvp(f, (y,), (v,))[1]
+
+
 def along(u: Field, w: Field) -> Field:
-    """D_u w = w'(y) u(y), [n]: the derivative of the field ``w`` along the field ``u``, by forward mode."""
-    return lambda y: jvp(w, (y,), (u(y),))[1]
+    """D_u w = w'(y) u(y), [n]: the derivative of the field ``w`` along the field ``u``."""
+    return lambda y: directional(w, y, u(y))
 
 
 def taylor(step: Callable[[Tensor, Tensor], Tensor], order: int) -> list[Field]:
@@ -29,7 +37,7 @@ def taylor(step: Callable[[Tensor, Tensor], Tensor], order: int) -> list[Field]:
             def nth(m: int, h: Tensor) -> Tensor:
                 if m == 0:
                     return step(h, y)
-                return jvp(lambda s: nth(m - 1, s), (h,), (torch.ones_like(h),))[1]
+                return directional(lambda s: nth(m - 1, s), h, torch.ones_like(h))
 
             return nth(k, torch.zeros((), dtype=y.dtype, device=y.device)) / math.factorial(k)
 
@@ -66,13 +74,13 @@ def modified_terms(increments: Sequence[Field]) -> list[Field]:
     terms: list[Field] = []
 
     @cache
-    def nested(ks: tuple[int, ...]) -> Field:
+    def chain(ks: tuple[int, ...]) -> Field:
         if len(ks) == 1:
             return terms[ks[0] - 1]
-        return along(terms[ks[0] - 1], nested(ks[1:]))
+        return along(terms[ks[0] - 1], chain(ks[1:]))
 
     def term(j: int) -> Field:
-        parts = [(1 / math.factorial(i), nested(ks)) for i in range(2, j + 1) for ks in compositions(j, i)]
+        parts = [(1 / math.factorial(i), chain(ks)) for i in range(2, j + 1) for ks in compositions(j, i)]
         return lambda y: increments[j - 1](y) - sum((c * w(y) for c, w in parts), start=torch.zeros_like(y))
 
     for j in range(1, len(increments) + 1):

@@ -6,8 +6,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
+from eom.calculus.lie import directional
 from eom.calculus.potentials import Function, Potential
 from eom.calculus.products import ScalarFunction
 from eom.errors import SettingError
@@ -150,7 +150,7 @@ def derivative(field: VectorField, t: float, y: State, v: State) -> State:
     """f'(y) v, [n]: the field's own where it brings one, else by forward mode."""
     if isinstance(field, SmoothField):
         return field.linearize(t, y)[1](v)
-    return jvp(lambda x: field(t, x), (y,), (v,))[1]
+    return directional(lambda x: field(t, x), y, v)
 
 
 def _total(terms) -> State:

@@ -6,9 +6,9 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from eom.calculus.inner import dot
+from eom.calculus.lie import directional
 from eom.dynamics.field import State, VectorField
 
 Run = tuple[int, int]  # [start, stop)
@@ -19,7 +19,7 @@ Observable = Callable[[State], Tensor]  # [n] -> [], or [g] with one number per 
 
 def rate(observable: Observable, field: VectorField) -> Callable[[float, State], Tensor]:
     """d/dt of ``observable`` along ``field``: (t, [n]) -> grad q . f, one directional derivative."""
-    return lambda t, y: jvp(observable, (y,), (field(t, y),))[1]
+    return lambda t, y: directional(observable, y, field(t, y))
 
 
 class IndexSets(Mapping[str, Tensor]):

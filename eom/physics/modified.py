@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from eom.calculus.brackets import Energy, chains, derivative, motion, perturbed, slope
+from eom.calculus.lie import directional
 from eom.dynamics.energy import EnergySystem, numbers
 from eom.dynamics.energy_law import energy_law
 from eom.dynamics.field import State
@@ -140,7 +140,7 @@ def mixing(energy: Energy, at: State) -> float:
     require_halves(at.shape[-1])
     pull, n = slope(partial(numbers, energy)), at.shape[-1] // 2
     unit = torch.eye(2 * n, dtype=at.dtype, device=at.device)
-    rows = torch.stack([jvp(pull, (at,), (e.expand_as(at),))[1] for e in unit], 1)  # [b, 2 n, 2 n]
+    rows = torch.stack([directional(pull, at, e.expand_as(at)) for e in unit], 1)  # [b, 2 n, 2 n]
     whole = float(rows.square().sum())
     mixed = 2 * float(rows[:, :n, n:].square().sum())
     return (mixed / whole) ** 0.5 if whole else 0.0
@@ -183,7 +183,7 @@ def _midpoint(field: Any, h: float, order: int, weights: Any) -> Energy:
 
     def fourth(u: State) -> Tensor:
         v = f(u)
-        g = jvp(f, (u,), (v,))[1]
+        g = directional(f, u, v)
         straight = star * derivative(energy, u, v, v, v, v) + chair * derivative(energy, u, v, v, g)
         return straight + path * derivative(energy, u, g, g)
 

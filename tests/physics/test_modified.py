@@ -24,7 +24,29 @@ HENON_HEILES = Split(
 RELATIVISTIC = Split(lambda p: torch.sqrt(1 + p.square()).sum(-1), PENDULUM.potential)
 AT = torch.tensor([[1.0, 0.5], [0.3, 0.9], [-0.4, 0.2]], dtype=torch.float64)
 WIDE = torch.cat([AT.flip(0), AT], -1)[:2] / 2
+
+
+def by_masses(u: torch.Tensor) -> torch.Tensor:
+    """p M(q)^-1 p / 2 + V(q), M = 2 + cos q."""
+    q, p = u.chunk(2, -1)
+    return (p * torch.linalg.solve((2 + torch.cos(q))[..., None], p)).sum(-1) / 2 + PENDULUM.potential(q)
+
+
+class Normed(nn.Module):
+    """T and V of a network that normalises."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        return self.net(u)
+
+
 MARCHES = {
+    "midpoint, masses": (ImplicitMidpoint(), EnergySystem(by_masses, rotate), AT),
+    "leapfrog, layer norm": (Leapfrog(), Split(Normed(), Normed()), WIDE),
     "leapfrog, pendulum": (Leapfrog(), PENDULUM, AT),
     "leapfrog, Henon-Heiles": (Leapfrog(), HENON_HEILES, WIDE),
     "leapfrog, T not quadratic": (Leapfrog(), RELATIVISTIC, AT),
