@@ -72,7 +72,7 @@ NESTED: Table = {  # derivatives in forward mode are right, those of them are no
     F.glu: plain.glu,
 }
 TABLES = {2: _with_operators(SECOND), 3: _with_operators(SECOND | THIRD)}
-IN_FORWARD_MODE = TABLES[3] | NESTED
+IN_FORWARD_MODE = _with_operators(SECOND | THIRD | NESTED)
 
 
 class _Swap(TorchFunctionMode):

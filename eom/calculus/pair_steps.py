@@ -16,7 +16,7 @@ from eom.calculus.pair_choices import gated
 from eom.calculus.pair_kinds import AFFINE, CHOICES, ELEMENTWISE, ENTRYWISE, PRODUCTS, QUADRATIC, VIEWS
 from eom.calculus.wide import Wide
 
-SCALES = 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 4.0  # of rows: exact, and as small as to leave algorithms as they are
+SCALES = 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 4.0, -4.0, 0.25, -0.25  # exact, and so near 1 that algorithms stay the same
 SEEN = 1e-9  # of a row, by which others may change it in rounding
 
 
@@ -58,9 +58,11 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
         mean = mean_of(ws, tape.train)
         if not ranked:
             return mean
-        rows = moving[0].u.numel() if name in ENTRYWISE else tape.samples
-        alone = name in ENTRYWISE or rows < 2 or separate(mean, moving, ends, ws, rows, partial(mean_of, train=False))
-        return corrected(mean, moving, ends, ws, rows if alone else min(rows, 1))
+        if name in ENTRYWISE:
+            return corrected(mean, moving, ends, ws, moving[0].u.numel())
+        counts = dict.fromkeys((*(len(x.u) for x in moving[:1] if x.u.ndim), tape.samples, min(tape.samples, 1)))
+        rows = next(k for k in counts if k < 2 or separate(mean, moving, ends, ws, k, partial(mean_of, train=False)))
+        return corrected(mean, moving, ends, ws, rows)
 
     if ends and moving:
         tape.steps.append(Step(moving, ends, pull))
@@ -114,7 +116,9 @@ def separate(
     """
     if not all((x.u.ndim and len(x.u) % rows == 0) or x.u.numel() == rows for x in (*came, *went)):
         return False
-    scales = torch.tensor(SCALES)[torch.arange(rows) % len(SCALES), None].to(ws[0].device)
+    draw = torch.Generator().manual_seed(0)
+    chosen = torch.cat([torch.randperm(len(SCALES), generator=draw) for _ in range(0, rows, len(SCALES))])[:rows]
+    scales = torch.tensor(SCALES)[chosen, None].to(ws[0].device)
 
     def scaled(x: Tensor) -> Tensor:
         return x.detach().reshape(rows, -1) * scales.to(x.dtype)

@@ -208,6 +208,8 @@ def hamiltonian_network(size: int, energy: nn.Module | None = None, *, rule: Rul
 def symplectic_network(size: int, net: Callable[[int, int], nn.Module] = dense) -> LearnedSystem:
     """H = T(p) + V(q), trained and predicted by leapfrog steps, which learns the modified energy of one step size.
 
+    Uneven times have no one step size, and what is learned of them is none in particular.
+
     Sources: Chen, Zhang, Arjovsky & Bottou, ICLR 2020; Zhu, Jin & Tang 2020 (what it learns).
     """
     require_whole(size=size)
@@ -248,7 +250,10 @@ def damped_energy_model(size: int, energy: nn.Module | None = None) -> LearnedSy
 def lagrangian_network(size: int, net: nn.Module | None = None) -> LearnedSystem:
     """Euler-Lagrange equations of a learned L(q, v), for states of positions and velocities (Cranmer et al. 2020).
 
-    ``fit`` refuses states whose positions plainly change 1.8 times as fast as their velocities say, as with momenta.
+    ``net`` [b, size] -> [b, 1] is L less |v|^2 / 2, with which training starts.
+
+    ``fit`` refuses states of which a position plainly changes 1.8 times as fast as its velocity says, as momenta of
+    bodies do whose masses are not coupled.
 
     Motion of one dimension is that of many L: the energy that is learned may be any function of the true one.
     """

@@ -291,6 +291,27 @@ def outer(x: torch.Tensor) -> torch.Tensor:
     return torch.addr(torch.ones(2, 2, dtype=x.dtype), x[:2], x[2:4]).square().sum()
 
 
+@pytest.mark.parametrize("count", [2, 7, 14])
+def test_rows_far_apart_that_see_each_other_are_seen(count):
+    torch.manual_seed(0)
+    u = 0.5 + torch.rand(count, 14, dtype=torch.float64)
+    v = u + 0.05 * torch.randn_like(u)
+    for of in (lambda x: torch.cumprod(x.view(2, 7), 0).sum(), lambda x: torch.atan2(x, 1 + x.cos()).sum()):
+        alone = torch.cat([discrete_gradient(in_turn(of), a[None], b[None]) for a, b in zip(u, v, strict=True)])
+        torch.testing.assert_close(discrete_gradient(in_turn(of), u, v), alone, rtol=1e-12, atol=1e-13)
+
+
+def test_samples_that_are_laid_out_twice_are_exact():
+    u, v = states(1.0)
+
+    def h(x: torch.Tensor) -> torch.Tensor:
+        twice = torch.hypot(torch.cat([x, x + 1]), torch.cat([x.cos(), x.sin()]))
+        return twice.view(2, len(x), -1).sum((0, 2))
+
+    changed = ((u - v) * discrete_gradient(h, u, v)).sum(1)
+    torch.testing.assert_close(changed, h(u) - h(v), rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("of", [with_masses, outer], ids=["masses", "outer product"])
 def test_samples_that_are_taken_in_turn_do_not_depend_on_their_number(of):
     h, (u, v) = in_turn(of), states(1e-3)

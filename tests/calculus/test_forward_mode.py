@@ -81,12 +81,15 @@ def test_derivatives_of_derivatives_are_those_of_the_function_written_out(name):
 def test_solutions_are_torchs_own(shape):
     a = randn(*shape) + 3 * torch.eye(3, dtype=torch.float64)
     vectors, columns = randn(*shape[:-1], seed=1), randn(*shape[:-1], 4, seed=2)
+    wide = randn(*shape[:-2], 5, 5, seed=3)
     pairs = [
         (solutions.solve(a, vectors), torch.linalg.solve(a, vectors)),
         (solutions.solve(a, columns), torch.linalg.solve(a, columns)),
         (solutions.solve(a, columns.mT, left=False), torch.linalg.solve(a, columns.mT, left=False)),
         *zip(solutions.solve_ex(a, columns), torch.linalg.solve_ex(a, columns), strict=True),
-        (solutions.det(-a), torch.det(-a)),
+        (solutions.solve(a[..., :1, :1], vectors[..., :1]), torch.linalg.solve(a[..., :1, :1], vectors[..., :1])),
+        *((solutions.det(-a[..., :n, :n]), torch.det(-a[..., :n, :n])) for n in (1, 2, 3)),
+        (solutions.det(wide), torch.det(wide)),
         (solutions.logdet(a @ a.mT), torch.logdet(a @ a.mT)),
         *zip(solutions.slogdet(-a), torch.slogdet(-a), strict=True),
         (solutions.cholesky_inverse(a.tril()), torch.cholesky_inverse(a.tril())),
@@ -94,6 +97,29 @@ def test_solutions_are_torchs_own(shape):
     ]
     for found, wanted in pairs:
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+def test_determinants_have_rates_far_from_one_and_where_they_are_zero():
+    """ln det exp(diag y) = sum y; q x p of motions that start at rest, where both rows are parallel."""
+    y = torch.full((200,), -5.0, dtype=torch.float64)
+    found = directional(lambda x: torch.logdet(torch.diag(torch.exp(x))), y, -y)
+    torch.testing.assert_close(found, -y.sum(), rtol=1e-12, atol=0)
+    here, there = torch.tensor([1.0, 0.0, 0.0, 0.0]).double(), torch.tensor([0.5, -1.0, 1.0, 2.0]).double()
+    turning = directional(lambda x: torch.linalg.det(x.view(2, 2)), here, there)
+    assert float(turning) == 2.0
+    assert bool(torch.logdet(-torch.eye(3)).isnan())
+    assert bool(solutions.logdet(-torch.eye(3)).isnan())
+
+
+def test_results_have_their_names_and_arguments_torchs():
+    def number(x: Tensor) -> Tensor:
+        a = matrix(x)
+        found = torch.linalg.slogdet(a).logabsdet + torch.linalg.solve_ex(a, x).result.sum() + a.slogdet().logabsdet
+        return found + torch.det(input=a) + torch.logdet(input=a) + torch.cholesky_inverse(input=a.tril()).sum()
+
+    at = AT.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(number(at), at)
+    torch.testing.assert_close(directional(number, AT, ALONG), slope @ ALONG, rtol=1e-12, atol=1e-12)
 
 
 def test_solutions_of_tensors_are_torchs_own():
