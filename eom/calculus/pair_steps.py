@@ -60,9 +60,9 @@ def stepped(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
             return mean
         if name in ENTRYWISE:
             return corrected(mean, moving, ends, ws, moving[0].u.numel())
-        counts = dict.fromkeys((*(len(x.u) for x in moving[:1] if x.u.ndim), tape.samples, min(tape.samples, 1)))
-        rows = next(k for k in counts if k < 2 or separate(mean, moving, ends, ws, k, partial(mean_of, train=False)))
-        return corrected(mean, moving, ends, ws, rows)
+        rows = tape.samples
+        alone = rows < 2 or separate(mean, moving, ends, ws, rows, partial(mean_of, train=False))
+        return corrected(mean, moving, ends, ws, rows if alone else 1)
 
     if ends and moving:
         tape.steps.append(Step(moving, ends, pull))

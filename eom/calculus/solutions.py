@@ -43,7 +43,7 @@ def slogdet(*A: Tensor, **named: Tensor) -> tuple[Tensor, Tensor]:
 
 def logdet(*A: Tensor, **named: Tensor) -> Tensor:
     sign, value = slogdet(*A, **named)
-    return torch.where(sign < 0, torch.nan, value)
+    return value + torch.log(sign) if sign.is_complex() else torch.where(sign < 0, torch.nan, value)
 
 
 def det(*A: Tensor, **named: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def det(*A: Tensor, **named: Tensor) -> Tensor:
     if 0 < n <= 3:
         first, rest = matrix[..., 0, :], matrix[..., 1:, :]
         if n == 1:
-            return first[..., 0]
+            return first[..., 0].clone()
         minors = [det(torch.cat([rest[..., :k], rest[..., k + 1 :]], -1)) for k in range(n)]
         return sum((-1) ** k * first[..., k] * minors[k] for k in range(1, n)) + first[..., 0] * minors[0]
     permutation, _, upper = torch.linalg.lu(matrix)

@@ -107,6 +107,23 @@ def test_determinants_have_rates_far_from_one_and_where_they_are_zero():
     here, there = torch.tensor([1.0, 0.0, 0.0, 0.0]).double(), torch.tensor([0.5, -1.0, 1.0, 2.0]).double()
     turning = directional(lambda x: torch.linalg.det(x.view(2, 2)), here, there)
     assert float(turning) == 2.0
+
+    def hermitian(x: Tensor) -> Tensor:  # det = 1 - x^2 / 4
+        zero = 0 * x
+        rows = torch.stack([torch.stack([zero, x]), torch.stack([-x, zero])])
+        return torch.logdet(torch.eye(2, dtype=torch.complex128) + 0.5j * rows).real
+
+    x = torch.tensor(0.5, dtype=torch.float64)
+    slope = directional(hermitian, x, torch.ones_like(x))
+    torch.testing.assert_close(slope, -(x / 2) / (1 - x**2 / 4), rtol=1e-12, atol=0)
+
+    def written_to(x: Tensor) -> Tensor:  # (2 + x^2) (1 + x^2)
+        a = (1 + x**2).view(1, 1)
+        d = torch.det(a)
+        d += 1
+        return d * a.sum()
+
+    torch.testing.assert_close(directional(written_to, x, torch.ones_like(x)), 2 * x * (3 + 2 * x**2))
     assert bool(torch.logdet(-torch.eye(3)).isnan())
     assert bool(solutions.logdet(-torch.eye(3)).isnan())
 
