@@ -63,6 +63,8 @@ class Tape:
                     for end in (x.u, x.v)
                 ]
             for x, w in zip(step.came, step.pull(filled), strict=True):
+                if sizes is not None and w.numel():
+                    sizes += [self.largest(w * end) for end in (x.u, x.v)]
                 weights[id(x)] = weights[id(x)] + w if id(x) in weights else w
         return weights.get(id(start), torch.zeros_like(start.u))
 

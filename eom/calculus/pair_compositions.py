@@ -51,14 +51,10 @@ def softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torc
 
 
 def log_softmax(x: Any, dim: Any = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    """By a step of its own: x - logsumexp(x) would lose digits of large x."""
-    two: Two = x.two
-
-    def pull(ws: list[Tensor]) -> list[Tensor]:
-        return [ws[0] - divided.logsumexp(two.u, two.v, dim) * ws[0].sum(dim, keepdim=True)]
-
+    """x - logsumexp(x), of values that lose no digits of large x."""
+    two, total = x.two, logsumexp(x, dim, keepdim=True).two  # type: ignore[attr-defined] - a pair
     went = Two(torch.log_softmax(two.u, dim), torch.log_softmax(two.v, dim))
-    x.tape.steps.append(Step([two], [went], pull))
+    x.tape.steps.append(Step([two, total], [went], lambda ws: [ws[0], -ws[0].sum(dim, keepdim=True)]))
     return Pair.of(went, x.tape)
 
 

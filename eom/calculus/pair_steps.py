@@ -149,7 +149,9 @@ def corrected(mean: list[Tensor], came: list[Two], went: list[Two], ws: list[Ten
     size = dot([x.u for x in came], [x.u for x in came]) + dot([x.v for x in came], [x.v for x in came])
     square, off = dot(d, d), dot([x.u - x.v for x in went], ws) - dot(d, mean)
     eps = torch.finfo(square.dtype).eps
-    rounding = 4 * eps * dot([x.u.abs() + x.v.abs() for x in went], [w.abs() for w in ws])  # of g(u), g(v), both terms
+    of_g = dot([x.u.abs() + x.v.abs() for x in went], [w.abs() for w in ws])  # both terms
+    of_inputs = dot([x.u.abs() + x.v.abs() for x in came], [g.abs() for g in mean])  # which shows where g is near 0
+    rounding = 4 * eps * (of_g + of_inputs)
     far = (square > size * (100 * eps) ** 2) & (off.abs() >= rounding)
     share = torch.where(far, off, 0.0) / torch.where(far, square, 1.0)
     return [g + (x.reshape(shape) * share[:, None]).view_as(x) for g, x in zip(mean, d, strict=True)]

@@ -124,7 +124,7 @@ def rate_of(field: Callable[[State], Any], y: State) -> State:
         raise SettingError(
             f"the rate of states {y.dtype} {list(y.shape)} is {came}, expected one of each entry, real if they are"
         )
-    return rate.to(y.dtype)
+    return rate.to(y.dtype) if y.is_floating_point() or y.is_complex() else rate
 
 
 def plus(*fields: VectorField) -> VectorField:

@@ -311,6 +311,31 @@ def test_samples_may_stand_along_the_last_of_two_axes():
     torch.testing.assert_close(changed, h(u) - h(v), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("gap", [1e-7, 1e-10, 1e-12])
+def test_without_a_rule_it_is_the_gradient_where_values_are_small_beside_what_they_are_of(gap):
+    torch.manual_seed(0)
+    v = torch.randn(500, 4, dtype=torch.float64)
+    u = v + gap * torch.randn_like(v)
+    unit = torch.eye(4, dtype=torch.float64)
+
+    def h(x: torch.Tensor) -> torch.Tensor:
+        return torch.logdet(unit + 0.2 * x.sin()[:, :, None] * x.sin()[:, None])
+
+    middle = ((u + v) / 2).requires_grad_()
+    (slope,) = torch.autograd.grad(h(middle).sum(), middle)
+    torch.testing.assert_close(discrete_gradient(h, u, v), slope, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("gap", [1.0, 1e-3, 1e-8])
+def test_what_a_confident_class_leaves_is_rounding_of_its_scores(gap):
+    torch.manual_seed(0)
+    v = torch.randn(500, 4, dtype=torch.float64)
+    u = v + gap * torch.randn_like(v)
+    found = discrete_gradient(lambda x: torch.log_softmax(10 * x, -1)[:, 0], u, v)
+    wanted = discrete_gradient(lambda x: 10 * x[:, 0] - torch.logsumexp(10 * x, -1), u, v)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+
+
 def test_a_sample_that_moves_in_one_entry_alone_has_the_gradient_of_the_others():
     u = torch.tensor([[0.0, 24.0]], dtype=torch.float64)
     v = u - torch.tensor([[0.1, 1e-9]])

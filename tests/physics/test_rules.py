@@ -268,6 +268,13 @@ def test_steps_stay_in_the_floats_of_states():
         torch.testing.assert_close(found, math.exp(-0.1) * start, rtol=1e-6, atol=0)
 
 
+def test_states_that_are_whole_numbers_have_rates_that_are_none():
+    found = [
+        physics.RK4().step(lambda t, u: -u / 2, 0.0, 0.1, x, None)[0] for x in (torch.ones(1), torch.ones(1).long())
+    ]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("rule", [physics.discrete_gradient, physics.MeanValue(2)], ids=["automatic", "mean value"])
 def test_states_may_have_any_number_of_axes(rule):
     u = torch.arange(12.0).view(2, 3, 2) / 10
