@@ -109,6 +109,8 @@ def elementwise(x: Any, value: Function, difference: Function) -> Pair:
 def discrete_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
     """[b, ...] DG(u, v), with H(u) - H(v) = DG . (u - v) for each sample and DG(u, u) = grad H(u).
 
+    The identity holds to rounding: of H, or of what goes into a function that has no rule of its own.
+
     Args:
         energy: [b, ...] -> [b] or [b, 1], one number for each sample. u, v: [b, ...].
 
