@@ -240,6 +240,16 @@ def test_principal_codes_are_white_and_decode_to_the_best_states_of_their_rank()
     torch.testing.assert_close(decode[1](codes), u)  # the states have rank two
 
 
+def test_principal_codes_do_not_depend_on_the_signs_that_a_decomposition_leaves_open():
+    """Of the same states in another order, LAPACK gives some of its vectors with the other sign."""
+    film = pendulum_film(6, 0, frames=12)
+    own, *others = (frame_pairs(film.frames.roll(k, 0), film.dt) for k in range(6))
+    code = principal_coding(own, 2, components=6)[0][0]  # type: ignore[index] - a Sequential
+    for data in others:
+        again = principal_coding(data, 2, components=6)[0][0]  # type: ignore[index]
+        torch.testing.assert_close(again(own.states), code(own.states), rtol=0, atol=1e-9)
+
+
 def swings(count: int, seed: int) -> Trajectories:
     film = pendulum_film(count, seed, frames=24)
     return frame_pairs(film.frames, film.dt)
