@@ -2,9 +2,7 @@
 
 import os
 
-# before numpy and torch read them; processes that tests start have them too
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # compiled where they are asked for, in no pool of threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it; processes that tests start have it too
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -10,18 +10,18 @@ from typing import Any
 
 import joblib
 import torch
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 from rich.live import Live
 
 from eom.errors import EomError, FolderNotWritableError, SettingError, SweepWarning, warn_user
 from eom.objective.explain import check_setup
 from eom.records import Run
-from eom.sweeps.caller import BEGUN, DIED, Caller
+from eom.sweeps.caller import BEGUN, Caller
 from eom.sweeps.door import check_sent, check_tracking, in_words
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell, grid, whole_number
 from eom.sweeps.live import overview
+from eom.sweeps.pool import parallel
 from eom.sweeps.start import MakeOptimizer, Setup, check_sizes, make, settings_of, start
 from eom.sweeps.train import contained, run
 
@@ -152,35 +152,3 @@ def in_torch(name: str) -> MakeOptimizer:
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise SettingError(f"there is no optimizer {name!r} in torch.optim, expected a name like SGD or Adam")
     return found
-
-
-def parallel(
-    work: Callable[[Cell], str], cells: Sequence[Cell], jobs: int, folder: Folder
-) -> Iterator[tuple[Cell, str]]:
-    """Yield every run that is over, with what went wrong or nothing.
-
-    A process that dies takes its pool with it: the runs that were at work are tried once more, each alone.
-    """
-
-    def pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
-        calls = (joblib.delayed(named)(work, cell) for cell in cells)
-        yield from joblib.Parallel(jobs, batch_size=1, return_as="generator_unordered")(calls)  # type: ignore[misc] - a generator, so asked
-
-    waiting = list(cells)
-    while waiting:
-        try:
-            for cell, why in pool(tuple(waiting), jobs):
-                waiting.remove(cell)
-                yield cell, why
-        except TerminatedWorkerError:
-            for cell in [cell for cell in waiting if folder.of(cell).exists()] or waiting[:1]:
-                try:
-                    found = list(pool([cell], 2))  # of one process the pool would be this one
-                except TerminatedWorkerError:
-                    found = [(cell, DIED)]
-                waiting.remove(cell)
-                yield from found
-
-
-def named(work: Callable[[Cell], str], cell: Cell) -> tuple[Cell, str]:
-    return cell, work(cell)

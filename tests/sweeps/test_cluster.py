@@ -41,11 +41,16 @@ def test_the_runs_of_a_worker_that_is_killed_are_done_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_kills_its_worker_is_a_row(tmp_path):
-    """As the system does where memory ends: the others come to their end."""
-    distributed = pytest.importorskip("distributed")
+@pytest.mark.parametrize("allowed", [0, 3])
+def test_a_run_that_kills_its_worker_is_a_row(tmp_path, allowed):
+    """As the system does where memory ends: the others come to their end.
+
+    So it is where dask gives up what was given to workers of which ``allowed`` and one more died, at work or not.
+    """
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -55,8 +60,35 @@ def test_a_run_that_kills_its_worker_is_a_row(tmp_path):
     assert ["finished" in run.manifest for run in runs if "Fatal" not in run.path.name] == [True, True]
 
 
+@pytest.mark.slow
+def test_a_cluster_that_is_lost_is_told_and_the_sweep_goes_on_elsewhere(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    settings = {"out": tmp_path / "sweep", "every": 5, "order": None, "threads": 1}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.upload_file(setups.__file__, load=False)
+        lost = threading.Thread(target=close_at_work, args=(tmp_path / "sweep", cluster))
+        lost.start()
+        with joblib.parallel_config(backend="dask"), pytest.warns(SweepWarning, match="lr-0.05: the cluster was clo"):
+            eom.sweep(setups.plain, LRS, 4000, **settings)
+        lost.join()
+    runs = eom.sweep(setups.plain, LRS, 4000, jobs=1, **settings)
+    assert all("finished" in run.manifest for run in runs)
+
+
 def kill_one_at_work(folder: Path, workers: list[int]) -> None:
-    """Wait until two runs have records, and kill one of the two processes behind them."""
+    """One of the two processes behind the runs that have records by now."""
+    wait_for_two_at_work(folder)
+    os.kill(workers[0], signal.SIGKILL)
+
+
+def close_at_work(folder: Path, cluster) -> None:
+    wait_for_two_at_work(folder)
+    cluster.close()
+
+
+def wait_for_two_at_work(folder: Path) -> None:
     while sum(table.stat().st_size > 20_000 for table in folder.glob("*/table.csv")) < 2:
         time.sleep(0.02)
-    os.kill(workers[0], signal.SIGKILL)
