@@ -102,9 +102,9 @@ def principal_coding(
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder [..., n] -> [..., latents] and decoder: networks of the whitened principal components of the states.
 
-    c = S^-1 V^T (u - mean) with the leading singular values S and vectors V of the data, each with its largest entry
-    positive, which stay as they are; small networks go between c and the latents. All components weigh alike in c:
-    velocities, of which two frames in a row show little, as much as positions.
+    c = S^-1 V^T (u - mean) with the leading singular values S and vectors V of the data, each with its (first) largest
+    entry positive, which stay as they are; small networks go between c and the latents. All components weigh alike in
+    c: velocities, of which two frames in a row show little, as much as positions.
 
     Raises:
         SettingError: fewer components than latents. DataError: states that vary in fewer directions than that.
@@ -122,8 +122,10 @@ def principal_coding(
     if rank < components:
         raise DataError(f"the states vary in {rank} directions, fewer than components={components}: take fewer")
     sigma, rows = sizes[:components] / len(u) ** 0.5, rows[:components]
-    # of either sign otherwise, as the processor's instructions have it, and a network between would learn another code
-    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    # of either sign otherwise, as the processor's instructions have it, and a network between would learn another code;
+    # the first of the largest, as mirrored films have them twice, to rounding, with both signs
+    largest = (rows.abs() > 0.999 * rows.abs().amax(1, keepdim=True)).int().argmax(1, keepdim=True)
+    rows = rows * rows.gather(1, largest).sign()
     whiten, colour = nn.Linear(len(mean), components), nn.Linear(components, len(mean))
     with torch.no_grad():
         whiten.weight.copy_(rows / sigma[:, None])

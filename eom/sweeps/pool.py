@@ -1,6 +1,7 @@
 """The runs of a sweep at work: in processes of this machine, or on the user's cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -8,22 +9,40 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from joblib.parallel import get_active_backend
 
-from eom.sweeps.caller import DIED
+from eom.sweeps.caller import ATTEMPTS, DIED
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell
 
-LOST = "the cluster was closed or lost before the end of it"
+LOST = "the cluster was closed, restarted or lost before the end of it"
 
 Work = Callable[[Cell], str]
 
 
 def parallel(work: Work, cells: Sequence[Cell], jobs: int, folder: Folder) -> Iterator[tuple[Cell, str]]:
     """Yield every run that is over, with what went wrong or nothing."""
-    backend: Any = get_active_backend()[0]
-    if hasattr(backend, "client"):  # of dask's alone
-        yield from on_cluster(backend.client, work, cells, backend.submit_kwargs)
-    else:
+    if (backend := cluster()) is None:
         yield from in_processes(work, cells, jobs, folder)
+    else:
+        yield from on_cluster(backend, work, cells)
+
+
+def everywhere(function: Callable[[Any], Any], things: Iterable[Any], jobs: int) -> list[Any]:
+    """What a function makes of each of these in another process."""
+    if (backend := cluster()) is None:
+        return joblib.Parallel(jobs)(joblib.delayed(function)(x) for x in things)  # type: ignore[return-value] - a list, by default
+    with backend.retrieval_context():
+        return [future.result() for future in [asked(backend, function, x) for x in things]]
+
+
+def cluster() -> Any:
+    """joblib's backend on dask, if that is active; its client is asked itself, as it tells joblib of no dead worker."""
+    backend = get_active_backend()[0]
+    return backend if hasattr(backend, "client") else None
+
+
+def asked(backend: Any, function: Callable[[Any], Any], x: Any) -> Any:
+    """The future of a call on the cluster, which is made even if there was the same before."""
+    return backend.client.submit(function, x, **backend.submit_kwargs | {"pure": False})
 
 
 def in_processes(work: Work, cells: Sequence[Cell], jobs: int, folder: Folder) -> Iterator[tuple[Cell, str]]:
@@ -53,33 +72,34 @@ def named(work: Work, cell: Cell) -> tuple[Cell, str]:
     return cell, work(cell)
 
 
-def on_cluster(client: Any, work: Work, cells: Sequence[Cell], options: dict[str, Any]) -> Iterator[tuple[Cell, str]]:
-    """By dask's own client: joblib waits for ever for what dask has given up.
+def on_cluster(backend: Any, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
+    """What dask gives up, as the workers it was given to died, be it of other runs, is asked for anew.
 
-    That is a run given to a few workers that died, be it of another run. It is asked for anew: a run counts itself how
-    often it was begun.
+    A run counts itself how often it was begun; all runs together die no more often than each of them may.
     """
     from distributed import KilledWorker, as_completed  # which a user with a client has
     from distributed.client import ClosedClientError
 
-    def submitted(cell: Cell) -> Any:
-        return client.submit(work, cell, pure=False, **options)
-
-    futures = {submitted(cell): cell for cell in cells}
-    ended = as_completed(futures)
+    futures: dict[Any, Cell] = {}
+    given_up: Counter[Cell] = Counter()
     try:
-        for future in ended:
-            cell = futures.pop(future)
-            if future.cancelled():
-                yield cell, LOST
-                continue
-            try:
-                why = future.result()
-            except KilledWorker:
-                futures[again := submitted(cell)] = cell
-                ended.add(again)
-            else:
-                yield cell, why
+        futures |= {asked(backend, work, cell): cell for cell in cells}
+        ended = as_completed(futures, loop=backend.client.loop)
+        with backend.retrieval_context():
+            for future in ended:
+                cell = futures.pop(future)
+                if future.cancelled():
+                    yield cell, LOST
+                    continue
+                try:
+                    yield cell, future.result()
+                except KilledWorker:
+                    given_up[cell] += 1
+                    if given_up[cell] > ATTEMPTS * len(cells):
+                        yield cell, DIED
+                        continue
+                    futures[again := asked(backend, work, cell)] = cell
+                    ended.add(again)
     finally:
         with suppress(ClosedClientError):
-            client.cancel(list(futures))
+            backend.client.cancel(list(futures))

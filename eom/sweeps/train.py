@@ -1,6 +1,7 @@
 """One run of a sweep, in whatever process it is given to."""
 
 import multiprocessing
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,27 +23,32 @@ from eom.sweeps.grid import Cell
 from eom.sweeps.start import Made, MakeOptimizer, Setup, make, start
 from eom.tracking.track import track
 
+ALONE = threading.RLock()
+
 
 @contextmanager
 def contained(threads: int, dtype: torch.dtype) -> Iterator[None]:
     """With so many threads and this default dtype; they and the global generators are afterwards as they were.
 
+    Which they are of a process: where a worker of a cluster has several threads, they take turns.
+
     A loader's own processes are begun as Python does by default: joblib's way works for joblib alone.
     """
-    before = torch.get_num_threads(), torch.get_default_dtype()
-    method = multiprocessing.get_start_method(allow_none=True)
-    if method == "loky":
-        multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type] - which is the default
-    torch.set_num_threads(threads)
-    torch.set_default_dtype(dtype)
-    try:
-        with Replay.capture(nn.Module()).states(outside=True):
-            yield
-    finally:
+    with ALONE:
+        before = torch.get_num_threads(), torch.get_default_dtype()
+        method = multiprocessing.get_start_method(allow_none=True)
         if method == "loky":
-            multiprocessing.set_start_method(method, force=True)
-        torch.set_num_threads(before[0])
-        torch.set_default_dtype(before[1])
+            multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type] - which is the default
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        try:
+            with Replay.capture(nn.Module()).states(outside=True):
+                yield
+        finally:
+            if method == "loky":
+                multiprocessing.set_start_method(method, force=True)
+            torch.set_num_threads(before[0])
+            torch.set_default_dtype(before[1])
 
 
 def run(

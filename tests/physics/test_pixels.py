@@ -240,10 +240,12 @@ def test_principal_codes_are_white_and_decode_to_the_best_states_of_their_rank()
     torch.testing.assert_close(decode[1](codes), u)  # the states have rank two
 
 
-def test_principal_codes_do_not_depend_on_the_signs_that_a_decomposition_leaves_open():
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_principal_codes_do_not_depend_on_the_signs_that_a_decomposition_leaves_open(mirrored):
     """Of the same states in another order, LAPACK gives some of its vectors with the other sign."""
     film = pendulum_film(6, 0, frames=12)
-    own, *others = (frame_pairs(film.frames.roll(k, 0), film.dt) for k in range(6))
+    frames = torch.cat([film.frames, film.frames.flip(-1)]) if mirrored else film.frames
+    own, *others = (frame_pairs(frames.roll(k, 0), film.dt) for k in range(6))
     code = principal_coding(own, 2, components=6)[0][0]  # type: ignore[index] - a Sequential
     for data in others:
         again = principal_coding(data, 2, components=6)[0][0]  # type: ignore[index]

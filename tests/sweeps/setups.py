@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import eom
 
 KEPT: list[nn.Module] = []
 CALLS: list[int] = []
@@ -28,6 +31,16 @@ def network() -> nn.Module:
 
 def plain():
     return network(), cross_entropy, batch()
+
+
+def dropping():
+    return nn.Sequential(network(), nn.Dropout(0.2)), cross_entropy, batch()
+
+
+def swept_there(lrs: list[float], folder: Path) -> int:
+    """Runs of a sweep that a task of a cluster calls."""
+    with joblib.parallel_config(backend="dask"):
+        return len(eom.sweep(plain, lrs, 20, out=folder, threads=1))
 
 
 def doubled(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -61,6 +61,34 @@ def test_a_run_that_kills_its_worker_is_a_row(tmp_path, allowed):
 
 
 @pytest.mark.slow
+def test_runs_of_one_process_take_turns_and_are_as_they_are_here(tmp_path):
+    """In a worker with threads they share torch's generators; and its client is not the default one."""
+    distributed = pytest.importorskip("distributed")
+    settings = {"steps": 200, "every": 5, "order": None, "threads": 1}
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=4, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        client.upload_file(setups.__file__, load=False)
+        with joblib.parallel_config(backend="dask", client=client, priority=1):
+            runs = eom.sweep(setups.dropping, LRS, out=tmp_path / "sweep", **settings)
+    own = eom.sweep(setups.dropping, LRS, out=tmp_path / "own", jobs=1, **settings)
+    assert [content(run)["table"] for run in runs] == [content(run)["table"] for run in own]
+
+
+@pytest.mark.slow
+def test_a_sweep_may_be_called_by_a_task_of_the_cluster(tmp_path):
+    """It makes room for its own runs, though there is one thread."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.upload_file(setups.__file__, load=False)
+        assert client.submit(setups.swept_there, LRS, tmp_path / "sweep").result(timeout=60) == len(LRS)
+
+
+@pytest.mark.slow
 def test_a_cluster_that_is_lost_is_told_and_the_sweep_goes_on_elsewhere(tmp_path):
     distributed = pytest.importorskip("distributed")
     settings = {"out": tmp_path / "sweep", "every": 5, "order": None, "threads": 1}
