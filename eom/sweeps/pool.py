@@ -1,5 +1,6 @@
 """The runs of a sweep at work: in processes of this machine, or on the user's cluster."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -9,7 +10,8 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from joblib.parallel import get_active_backend
 
-from eom.sweeps.caller import ATTEMPTS, DIED
+from eom.errors import SweepWarning, warn_user
+from eom.sweeps.caller import ATTEMPTS, DIED, LOOK, PATIENCE
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell
 
@@ -72,6 +74,28 @@ def named(work: Work, cell: Cell) -> tuple[Cell, str]:
     return cell, work(cell)
 
 
+def with_patience(ended: Any, client: Any) -> Iterator[Any]:
+    """Futures as they end; told is where no worker lives that could end one, as a cluster may be without for a time."""
+    looked = alive = time.monotonic()
+    while not ended.is_empty():
+        if ended.has_ready():
+            yield next(ended)
+            continue
+        time.sleep(0.02)
+        if (now := time.monotonic()) - looked > LOOK:
+            looked = now
+            with suppress(OSError):  # of a scheduler that is lost: its futures are cancelled in a moment
+                if client.status != "running" or client.ncores():
+                    alive = now
+        if now - alive > PATIENCE:
+            alive = now
+            warn_user(
+                f"the cluster has had no worker for {PATIENCE:g} s, and the runs wait for one: add workers, or "
+                "interrupt the sweep and call it again, with another cluster or without, to go on",
+                SweepWarning,
+            )
+
+
 def on_cluster(backend: Any, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
     """What dask gives up, as the workers it was given to died, be it of other runs, is asked for anew.
 
@@ -86,7 +110,7 @@ def on_cluster(backend: Any, work: Work, cells: Sequence[Cell]) -> Iterator[tupl
         futures |= {asked(backend, work, cell): cell for cell in cells}
         ended = as_completed(futures, loop=backend.client.loop)
         with backend.retrieval_context():
-            for future in ended:
+            for future in with_patience(ended, backend.client):
                 cell = futures.pop(future)
                 if future.cancelled():
                     yield cell, LOST

@@ -14,6 +14,7 @@ from test_sweep import content
 
 import eom
 from eom.errors import SweepWarning
+from eom.sweeps import pool
 
 LRS = [0.05, 0.1, 0.2, 0.4]
 
@@ -49,8 +50,9 @@ def test_a_run_that_kills_its_worker_is_a_row(tmp_path, allowed):
     """
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
+    kept = {"distributed.deploy.lost-worker-timeout": "1 hour"}  # a local cluster lets go of those that restart then
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": allowed}),
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed} | kept),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -89,6 +91,23 @@ def test_a_sweep_may_be_called_by_a_task_of_the_cluster(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_cluster_without_workers_is_told_and_waited_for(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(pool, "PATIENCE", 1.0)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.upload_file(setups.__file__, load=False)
+        scaled = threading.Thread(target=scale_at_work, args=(tmp_path / "sweep", cluster))
+        scaled.start()
+        with joblib.parallel_config(backend="dask"), pytest.warns(SweepWarning, match="no worker for 1 s"):
+            runs = eom.sweep(setups.plain, LRS, 4000, out=tmp_path / "sweep", every=5, order=None, threads=1)
+        scaled.join()
+    assert all("finished" in run.manifest for run in runs)
+
+
+@pytest.mark.slow
 def test_a_cluster_that_is_lost_is_told_and_the_sweep_goes_on_elsewhere(tmp_path):
     distributed = pytest.importorskip("distributed")
     settings = {"out": tmp_path / "sweep", "every": 5, "order": None, "threads": 1}
@@ -110,6 +129,14 @@ def kill_one_at_work(folder: Path, workers: list[int]) -> None:
     """One of the two processes behind the runs that have records by now."""
     wait_for_two_at_work(folder)
     os.kill(workers[0], signal.SIGKILL)
+
+
+def scale_at_work(folder: Path, cluster) -> None:
+    """To no worker for some seconds."""
+    wait_for_two_at_work(folder)
+    cluster.scale(0)
+    time.sleep(8)
+    cluster.scale(1)
 
 
 def close_at_work(folder: Path, cluster) -> None:
