@@ -32,7 +32,8 @@ def compare(study: Path, size: str) -> None:
     assert not outside
 
 
-LONG = {"learned_mechanics", "learned_lattices", "pixel_pendulum", "modified_energy"}  # 7 seconds or more each
+# 7 seconds or more each
+LONG = {"learned_mechanics", "learned_lattices", "pixel_pendulum", "modified_energy", "norm_rates_digits"}
 
 
 @pytest.mark.parametrize(
