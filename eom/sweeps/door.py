@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eom.errors import SettingError
 from eom.objective.data import digest
-from eom.sweeps.pool import everywhere
+from eom.sweeps.pool import elsewhere
 from eom.sweeps.start import MakeOptimizer, Setup
 from eom.tracking.door import check_settings
 from eom.tracking.moment import Settings
@@ -38,7 +38,7 @@ def check_tracking(settings: Mapping[str, Any]) -> None:
 def check_sent(setup: Setup, makers: Mapping[str, MakeOptimizer], jobs: int) -> None:
     """Raise unless another process can be given the setup and the optimizers."""
     try:
-        everywhere(callable, (setup, *makers.values()), jobs)
+        elsewhere(callable, (setup, *makers.values()), jobs)
     except Exception as error:  # as many kinds as there are ways to fail, in pickle, loky and dask
         raise SettingError(
             f"setup or an optimizer cannot be sent to another process ({type(error).__name__}: {error}): put it into a "

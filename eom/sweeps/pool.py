@@ -15,7 +15,7 @@ from eom.sweeps.caller import ATTEMPTS, DIED, LOOK, PATIENCE
 from eom.sweeps.folder import Folder
 from eom.sweeps.grid import Cell
 
-LOST = "the cluster was closed, restarted or lost before the end of it"
+LOST = "the cluster was closed, restarted or lost before the end of it: call the sweep again to go on"
 
 Work = Callable[[Cell], str]
 
@@ -28,7 +28,7 @@ def parallel(work: Work, cells: Sequence[Cell], jobs: int, folder: Folder) -> It
         yield from on_cluster(backend, work, cells)
 
 
-def everywhere(function: Callable[[Any], Any], things: Iterable[Any], jobs: int) -> list[Any]:
+def elsewhere(function: Callable[[Any], Any], things: Iterable[Any], jobs: int) -> list[Any]:
     """What a function makes of each of these in another process."""
     if (backend := cluster()) is None:
         return joblib.Parallel(jobs)(joblib.delayed(function)(x) for x in things)  # type: ignore[return-value] - a list, by default
@@ -39,7 +39,7 @@ def everywhere(function: Callable[[Any], Any], things: Iterable[Any], jobs: int)
 def cluster() -> Any:
     """joblib's backend on dask, if that is active; its client is asked itself, as it tells joblib of no dead worker."""
     backend = get_active_backend()[0]
-    return backend if hasattr(backend, "client") else None
+    return backend if hasattr(backend, "client") else None  # which no other one has
 
 
 def asked(backend: Any, function: Callable[[Any], Any], x: Any) -> Any:

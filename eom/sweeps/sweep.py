@@ -57,7 +57,8 @@ def sweep(
         batch_sizes: cut the data, one batch, into batches of this size, shuffled anew in each pass.
         optimizers: names in ``torch.optim``, or {name: (parameters, lr=) -> optimizer}.
         jobs: runs at once, as many as there are cores by default; a ``joblib.parallel_config`` around the call, such
-            as that of a dask cluster, is used. threads: of each run; by default the cores are used once.
+            as that of a dask cluster, is used, where each worker takes one run at a time. threads: of each run; by
+            default the cores are used once.
         console: where the table of runs is shown. settings: those of ``eom.track``, with sharpness=5 by default, as
             the edge of stability is looked for.
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -16,19 +17,29 @@ import eom
 from eom.errors import SweepWarning
 from eom.sweeps import pool
 
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+
 LRS = [0.05, 0.1, 0.2, 0.4]
+
+
+@contextmanager
+def local_cluster(workers: int = 2, threads: int = 1, **options):
+    """The client of a cluster on this machine, with the setups."""
+    with (
+        distributed.LocalCluster(
+            workers, threads_per_worker=threads, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, **options) as client,
+    ):
+        client.upload_file(setups.__file__, load=False)  # this process has it, and is to keep its own
+        yield client
 
 
 @pytest.mark.slow
 def test_the_runs_of_a_worker_that_is_killed_are_done_again(tmp_path):
     """On two worker processes, of which one is killed while it trains."""
-    distributed = pytest.importorskip("distributed")
     settings = {"steps": 4000, "every": 5, "order": None, "threads": 1}
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.upload_file(setups.__file__, load=False)  # this process has it, and is to keep its own
+    with local_cluster() as client:
         workers = dict(client.run(os.getpid))
         killed = threading.Thread(target=kill_one_at_work, args=(tmp_path / "sweep", list(workers.values())))
         killed.start()
@@ -48,32 +59,27 @@ def test_a_run_that_kills_its_worker_is_a_row(tmp_path, allowed):
 
     So it is where dask gives up what was given to workers of which ``allowed`` and one more died, at work or not.
     """
-    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     kinds = {"SGD": torch.optim.SGD, "Fatal": setups.Fatal}
     kept = {"distributed.deploy.lost-worker-timeout": "1 hour"}  # a local cluster lets go of those that restart then
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": allowed} | kept),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
+        local_cluster(),
+        joblib.parallel_config(backend="dask"),
+        pytest.warns(SweepWarning, match="Fatal: its process died"),
     ):
-        client.upload_file(setups.__file__, load=False)
-        with joblib.parallel_config(backend="dask"), pytest.warns(SweepWarning, match="Fatal: its process died"):
-            runs = eom.sweep(setups.plain, LRS[:2], 40, out=tmp_path / "sweep", every=5, threads=1, optimizers=kinds)
+        runs = eom.sweep(setups.plain, LRS[:2], 40, out=tmp_path / "sweep", every=5, threads=1, optimizers=kinds)
     assert ["finished" in run.manifest for run in runs if "Fatal" not in run.path.name] == [True, True]
 
 
 @pytest.mark.slow
 def test_runs_of_one_process_take_turns_and_are_as_they_are_here(tmp_path):
     """In a worker with threads they share torch's generators; and its client is not the default one."""
-    distributed = pytest.importorskip("distributed")
     settings = {"steps": 200, "every": 5, "order": None, "threads": 1}
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=4, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        local_cluster(1, 4, set_as_default=False) as client,
+        joblib.parallel_config(backend="dask", client=client, priority=1),
     ):
-        client.upload_file(setups.__file__, load=False)
-        with joblib.parallel_config(backend="dask", client=client, priority=1):
-            runs = eom.sweep(setups.dropping, LRS, out=tmp_path / "sweep", **settings)
+        runs = eom.sweep(setups.dropping, LRS, out=tmp_path / "sweep", **settings)
     own = eom.sweep(setups.dropping, LRS, out=tmp_path / "own", jobs=1, **settings)
     assert [content(run)["table"] for run in runs] == [content(run)["table"] for run in own]
 
@@ -81,25 +87,15 @@ def test_runs_of_one_process_take_turns_and_are_as_they_are_here(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_may_be_called_by_a_task_of_the_cluster(tmp_path):
     """It makes room for its own runs, though there is one thread."""
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.upload_file(setups.__file__, load=False)
+    with local_cluster(1, 1) as client:
         assert client.submit(setups.swept_there, LRS, tmp_path / "sweep").result(timeout=60) == len(LRS)
 
 
 @pytest.mark.slow
 def test_a_cluster_without_workers_is_told_and_waited_for(tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(pool, "PATIENCE", 1.0)
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.upload_file(setups.__file__, load=False)
-        scaled = threading.Thread(target=scale_at_work, args=(tmp_path / "sweep", cluster))
+    with local_cluster() as client:
+        scaled = threading.Thread(target=scale_at_work, args=(tmp_path / "sweep", client.cluster))
         scaled.start()
         with joblib.parallel_config(backend="dask"), pytest.warns(SweepWarning, match="no worker for 1 s"):
             runs = eom.sweep(setups.plain, LRS, 4000, out=tmp_path / "sweep", every=5, order=None, threads=1)
@@ -109,14 +105,9 @@ def test_a_cluster_without_workers_is_told_and_waited_for(tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_a_cluster_that_is_lost_is_told_and_the_sweep_goes_on_elsewhere(tmp_path):
-    distributed = pytest.importorskip("distributed")
     settings = {"out": tmp_path / "sweep", "every": 5, "order": None, "threads": 1}
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.upload_file(setups.__file__, load=False)
-        lost = threading.Thread(target=close_at_work, args=(tmp_path / "sweep", cluster))
+    with local_cluster() as client:
+        lost = threading.Thread(target=close_at_work, args=(tmp_path / "sweep", client.cluster))
         lost.start()
         with joblib.parallel_config(backend="dask"), pytest.warns(SweepWarning, match="lr-0.05: the cluster was clo"):
             eom.sweep(setups.plain, LRS, 4000, **settings)
